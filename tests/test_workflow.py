@@ -1,4 +1,4 @@
-"""The one call: what it decides, that it is its parts, and that it reads no labels."""
+"""`annotate`: its decisions, its equivalence with the single steps, and that it reads no labels."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def model(_synthetic_hierarchy: ad.AnnData) -> hdi.SCHDeepInsight:
     model = hdi.SCHDeepInsight(reference, layout="random")
     quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
     model.train(12, batch_size=32, validation_size=0.2, **quiet)
-    del model.recipe_["mean_profiles"]  # types have few cells, and the steps are told apart here
+    del model.recipe_["mean_profiles"]  # types have few cells; the steps are tested separately
     return model
 
 
@@ -34,25 +34,25 @@ def result(model, _synthetic_hierarchy) -> hdi.Annotation:
     return hdi.annotate(_synthetic_hierarchy[240:].copy(), model, batch_key="batch")
 
 
-def test_switched_off_it_is_plain_annotation(model, query):
+def test_annotate_without_steps_equals_model_annotate(model, query):
     plain = model.annotate(query)
     result = hdi.annotate(query, model, adapt="off", refine="off")
     np.testing.assert_array_equal(result.node_probabilities, plain.node_probabilities)
     assert result.decisions == ()
 
 
-def test_adaptation_alone_is_load_query_data(model, query):
-    mapped = hdi.SCHDeepInsight.load_query_data(query, model)
-    mapped.train()
+def test_adaptation_alone_equals_load_query_data(model, query):
+    adapted = hdi.SCHDeepInsight.load_query_data(query, model)
+    adapted.train()
     result = hdi.annotate(query, model, refine="off")
     np.testing.assert_allclose(
-        result.node_probabilities, mapped.annotate().node_probabilities, atol=1e-6
+        result.node_probabilities, adapted.annotate().node_probabilities, atol=1e-6
     )
     assert [d.step for d in result.decisions] == ["adapt"]
-    assert result.decisions[0].applied == mapped.is_adapted
+    assert result.decisions[0].applied == adapted.is_adapted
 
 
-def test_refinement_alone_is_refine_as_sure_as_before(model, query):
+def test_refinement_alone_equals_refine_at_the_same_mean_confidence(model, query):
     hdi.tl.expression_pca(query, key_added="X_pca")
     before = model.annotate(query)
     sharper = hdi.annotation.sharpen(before, 2.0)
@@ -68,9 +68,9 @@ def _mean_leaf_confidence(result: hdi.Annotation) -> float:
     return result.node_probabilities[:, result.taxonomy.leaves].max(axis=1).mean()
 
 
-def test_one_more_batch_of_the_reference_is_neither_adapted_nor_refined(synthetic_hierarchy):
+def test_another_batch_of_the_reference_is_neither_adapted_nor_refined(synthetic_hierarchy):
     cells, rng = synthetic_hierarchy, np.random.default_rng(0)
-    factor = np.exp(rng.normal(0, 0.4, cells.n_vars))  # batches that differ
+    factor = np.exp(rng.normal(0, 0.4, cells.n_vars))  # batch effect per gene
     counts = np.where((cells.obs["batch"] == "second").to_numpy()[:, None], factor, 1.0)
     cells.X = sparse.csr_matrix(rng.poisson(cells.X.toarray() * counts).astype(np.float32))
     reference, query = cells[:240].copy(), cells[240:].copy()
@@ -78,8 +78,8 @@ def test_one_more_batch_of_the_reference_is_neither_adapted_nor_refined(syntheti
     model = hdi.SCHDeepInsight(reference, layout="random")
     model.train(6, validation_size=0.2, enable_progress_bar=False, accelerator="cpu")
     result = hdi.annotate(query, model)
-    said = [(d.step, d.applied) for d in result.decisions]
-    assert said == [("profiles", True), ("adapt", False), ("refine", False)]
+    steps = [(d.step, d.applied) for d in result.decisions]
+    assert steps == [("profiles", True), ("adapt", False), ("refine", False)]
     assert all("batch" in d.reason for d in result.decisions[1:])
     np.testing.assert_array_equal(
         result.node_probabilities, model.annotate(query).node_probabilities
@@ -91,13 +91,13 @@ def test_one_more_batch_of_the_reference_is_neither_adapted_nor_refined(syntheti
     ]
 
 
-def test_every_step_says_what_was_decided_and_why(result):
+def test_decisions_list_each_step_with_reason_and_figures(result):
     assert [d.step for d in result.decisions] == ["adapt", "refine"]
     assert all(d.reason and d.figures for d in result.decisions)
     assert result.to_dict()["decisions"] == [str(d) for d in result.decisions]
 
 
-def test_levels_stay_consistent_and_no_worse(result, model, query):
+def test_levels_stay_consistent_and_accuracy_is_kept(result, model, query):
     tree = model.taxonomy
     children = [result.node_probabilities[:, tree.children(v)].sum(1) for v in (0, *range(1, 4))]
     parents = [np.ones(len(result)), *(result.node_probabilities[:, v] for v in range(1, 4))]
@@ -110,7 +110,7 @@ def test_levels_stay_consistent_and_no_worse(result, model, query):
     assert right[1] >= right[0] - 0.02
 
 
-def test_no_label_of_the_query_is_read_and_nothing_written(model, query, result):
+def test_labels_of_the_query_are_not_read_and_nothing_is_written(model, query, result):
     query.obs[LEVELS] = query.obs[LEVELS].sample(frac=1, random_state=0).to_numpy()
     before = query.copy()
     again = hdi.annotate(query, model, batch_key="batch")
@@ -120,13 +120,13 @@ def test_no_label_of_the_query_is_read_and_nothing_written(model, query, result)
     assert query.obs.equals(before.obs)
 
 
-def test_promises_that_no_longer_hold_do_not_come_along(result):
+def test_refined_annotations_have_no_calibration(result):
     assert result.calibration is None
     with pytest.raises(ValueError, match="calibration"):
         result.label_sets(alpha=0.1)
 
 
-def test_few_cells_have_no_graph(model, query):
+def test_queries_of_few_cells_are_not_refined(model, query):
     result = hdi.annotate(query[:20].copy(), model, adapt="off")
     assert not result.decisions[0].applied
     assert "20 cells are too few" in result.decisions[0].reason
@@ -134,7 +134,7 @@ def test_few_cells_have_no_graph(model, query):
     np.testing.assert_array_equal(result.node_probabilities, plain.node_probabilities)
 
 
-def test_a_graph_that_says_nothing_is_left_out(model, query, monkeypatch):
+def test_uninformative_graph_is_not_used(model, query, monkeypatch):
     rng = np.random.default_rng(0)
 
     def noise(cells):
@@ -145,10 +145,10 @@ def test_a_graph_that_says_nothing_is_left_out(model, query, monkeypatch):
     assert not result.decisions[0].applied
     asked = hdi.annotate(query, model, adapt="off", refine="on")
     assert asked.decisions[0].applied
-    assert "asked for" in asked.decisions[0].reason
+    assert "as requested" in asked.decisions[0].reason
 
 
-def test_counts_are_read_as_the_model_reads_them(model, query):
+def test_counts_are_read_from_the_layer(model, query):
     layered = query.copy()
     layered.layers["raw"] = layered.X.copy()
     layered.X = layered.X * 0
@@ -157,7 +157,7 @@ def test_counts_are_read_as_the_model_reads_them(model, query):
     np.testing.assert_array_equal(result.node_probabilities, expected.node_probabilities)
 
 
-def test_few_genes_are_warned_of_once(model, query):
+def test_low_gene_coverage_warns_once(model, query):
     few = query[:, : query.n_vars // 4].copy()
     with pytest.warns(hdi.data.GeneCoverageWarning) as caught:
         hdi.annotate(few, model, adapt="on", refine="on")
@@ -180,21 +180,21 @@ def test_few_genes_are_warned_of_once(model, query):
         ({"exclude": ["Plasma"]}, ValueError, "exclude: .*no node 'Plasma'"),
     ],
 )
-def test_wrong_settings_are_refused(model, query, options, error, message):
+def test_invalid_settings_raise(model, query, options, error, message):
     with pytest.raises(error, match=message):
         hdi.annotate(query, model, **options)
 
 
-def test_majority_voting_is_called_vote(query):
+def test_unexpected_arguments_raise_with_the_intended_one(query):
     with pytest.raises(TypeError, match=r"no argument 'majority_voting'.*Pass vote=True"):
         hdi.annotate(query, majority_voting=True)
-    with pytest.raises(TypeError, match=r"no argument 'treshold'.*Pass threshold= if"):
+    with pytest.raises(TypeError, match=r"no argument 'treshold'.*mean threshold="):
         hdi.annotate(query, treshold=0.9)
-    with pytest.raises(TypeError, match=r"no argument 'batch_keys'.*Pass batch_key= if"):
+    with pytest.raises(TypeError, match=r"no argument 'batch_keys'.*mean batch_key="):
         hdi.annotate(query, batch_keys="donor")
 
 
-def test_clusters_of_a_column_vote(model, query):
+def test_vote_within_the_clusters_of_a_column(model, query):
     plain = {"adapt": "off", "refine": "off"}
     query.obs["cluster"] = query.obs["cell_type"].astype(str)
     result = hdi.annotate(query, model, vote="cluster", **plain)
@@ -210,7 +210,7 @@ def test_clusters_of_a_column_vote(model, query):
         hdi.annotate(query, model, vote="leiden", **plain)
 
 
-def test_cells_are_clustered_where_there_are_no_clusters(model, query):
+def test_vote_clusters_the_cells_itself(model, query):
     result = hdi.annotate(query, model, adapt="off", refine="off", vote=True)
     points = hdi.tl.expression_pca(query)
     expected = hdi.tl.vote(query, model.annotate(query), use_rep=points)
@@ -221,7 +221,7 @@ def test_cells_are_clustered_where_there_are_no_clusters(model, query):
     np.testing.assert_array_equal(left.node_probabilities, model.annotate(alike).node_probabilities)
 
 
-def test_the_answer_is_restricted_before_labels_are_smoothed(model, query):
+def test_types_are_restricted_before_labels_are_smoothed(model, query):
     result = hdi.annotate(query, model, types=["T", "Myeloid"], exclude=["DC"])
     assert not set(result.labels["lineage"]) - {"T", "Myeloid", "Unknown"}
     assert "DC" not in set(result.labels["cell_type"])
@@ -232,29 +232,29 @@ def test_the_answer_is_restricted_before_labels_are_smoothed(model, query):
     np.testing.assert_array_equal(plain.node_probabilities, expected.node_probabilities)
 
 
-def test_a_query_unlike_the_reference_is_not_smoothed(model, query, monkeypatch):
+def test_query_that_does_not_resemble_the_reference_is_not_smoothed(model, query, monkeypatch):
     red = hdi.annotation.Verdict(light="red", sentences=("It is not blood.",))
     annotate = type(model).annotate
 
-    def judged(*words, **named):
-        return replace(annotate(*words, **named), verdict=red)
+    def annotate_with_red_verdict(*args, **kwargs):
+        return replace(annotate(*args, **kwargs), verdict=red)
 
-    monkeypatch.setattr(type(model), "annotate", judged)
+    monkeypatch.setattr(type(model), "annotate", annotate_with_red_verdict)
     result = hdi.annotate(query, model, adapt="off")
     assert [(d.step, d.applied) for d in result.decisions] == [("refine", False)]
-    assert "does not look like what the model knows" in result.decisions[0].reason
+    assert "does not resemble the model's reference" in result.decisions[0].reason
     assert result.verdict == red
     assert hdi.annotate(query, model, adapt="off", refine="on").decisions[0].applied
 
 
-def test_settings_are_checked_before_any_work(query, monkeypatch):
+def test_settings_are_checked_before_the_model_is_loaded(query, monkeypatch):
     monkeypatch.setattr("hdeepinsight._workflow.load_annotator", None)
     for options in ({"threshold": 0.2}, {"decoder": "best"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             hdi.annotate(query, "pbmc", **options)
 
 
-def test_what_is_no_model_is_refused(model, query):
+def test_swapped_query_and_model_raise(model, query):
     for wrong in (None, query):
         with pytest.raises(TypeError, match="query first and the model second"):
             hdi.annotate(model, wrong)
@@ -278,7 +278,7 @@ def test_the_matrix_is_scanned_once_and_read_at_most_three_times(
     monkeypatch.setattr(
         hdi.SCHDeepInsight,
         "open",
-        lambda *words, **named: opened.append(OPEN(*words, **named)) or opened[-1],
+        lambda *args, **kwargs: opened.append(OPEN(*args, **kwargs)) or opened[-1],
     )
     path = tmp_path / "query.h5ad"
     query.write_h5ad(path)
@@ -289,8 +289,8 @@ def test_the_matrix_is_scanned_once_and_read_at_most_three_times(
     assert opened[0].n_passes <= most
 
 
-def test_a_refinement_that_fails_is_left_out_with_its_reason(model, query, monkeypatch):
-    def fails(*words, **named):
+def test_failing_refinement_is_skipped_with_its_reason(model, query, monkeypatch):
+    def fails(*args, **kwargs):
         raise RuntimeError("cannot cache function")
 
     monkeypatch.setattr("hdeepinsight.tl.expression_pca", fails)
@@ -301,7 +301,7 @@ def test_a_refinement_that_fails_is_left_out_with_its_reason(model, query, monke
         hdi.annotate(query, model, adapt="off", refine="on")
 
 
-def test_markers_take_the_place_of_a_model():
+def test_markers_replace_the_model():
     query = hdi.datasets.pbmc3k()[::5].copy()
     scorer = hdi.tl.MarkerScorer("blood")
     plain = hdi.annotate(query, markers=scorer, refine="off")
@@ -312,5 +312,5 @@ def test_markers_take_the_place_of_a_model():
     refined = hdi.annotate(query, markers="blood", types=["T", "NK"])
     assert [(d.step, d.applied) for d in refined.decisions] == [("refine", True)]
     assert set(refined.labels["lineage"].unique()) <= {"T", "NK", "Unknown"}
-    with pytest.raises(ValueError, match="model and reference cannot be had"):
+    with pytest.raises(ValueError, match="without a model and a reference"):
         hdi.annotate(query, "other", markers="blood", reference=query)

@@ -1,6 +1,6 @@
 """Hierarchical annotation of single cells from gene images.
 
-Rooms and names are loaded when they are first used: scvi-tools takes seconds to import.
+Subpackages are imported on first use, because importing scvi-tools takes seconds.
 
 Examples
 --------
@@ -19,7 +19,7 @@ _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    """Load a room; what imports make is no garbage, and looking for some takes a quarter longer."""
+    """Import a subpackage or name without garbage collection, which would slow it by a quarter."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

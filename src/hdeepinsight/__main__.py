@@ -1,4 +1,4 @@
-"""``python -m hdeepinsight`` is the command line."""
+"""Run the command line interface as ``python -m hdeepinsight``."""
 
 from hdeepinsight.cli import app
 

@@ -1,6 +1,6 @@
-"""Plain types and tensors in one archive of PyTorch's format; reading one runs no code.
+"""Read and write plain types and tensors as a PyTorch archive, without executing code.
 
-It is read within bounds, and ends with a checksum of its own.
+Archives are read within bounds of size and depth, and end with a checksum of their content.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from hdeepinsight._io import sha256
 
 logger = logging.getLogger(__name__)
 
-UNFIT = "It holds settings or weights that do not fit the model it describes"
+UNFIT = "Its settings or weights do not match the model class"
 _MAX_NESTING, _MAX_DIMENSIONS = 64, 16
 
 
 class ModelFileError(ValueError):
-    """A file that is not a model of ours, or is damaged."""
+    """File that is not a model of this package, or is damaged."""
 
 
 def damaged(name: object, found: object) -> ModelFileError:
-    """Return the error of a file that was a model once."""
-    said = (str(found).strip() or type(found).__name__).splitlines()[0].split(". ")[0][:300]
+    """Return the error for a damaged model file."""
+    reason = (str(found).strip() or type(found).__name__).splitlines()[0].split(". ")[0][:300]
     return ModelFileError(
-        f"{name} is damaged: {said.rstrip('.')}. Copy or download the model again."
+        f"{name} is damaged: {reason.rstrip('.')}. Copy or download the model again."
     )
 
 
 @contextmanager
 def damaged_if_unfit(name: object) -> Iterator[None]:
-    """Raise ``ModelFileError`` for whatever a class says of settings or weights of another one."""
+    """Raise `ModelFileError` if a model class cannot be built from the settings and weights."""
     try:
         yield
     except (TypeError, LookupError, ValueError, AttributeError, RuntimeError) as error:
@@ -53,24 +53,24 @@ def damaged_if_unfit(name: object) -> Iterator[None]:
 
 
 def refused(name: object, found: object) -> ModelFileError:
-    """Return the error of a file that no model of ours looks like."""
+    """Return the error for a file that is not in the format of model files."""
     return ModelFileError(
-        f"{name} is refused: found {str(found)[:200]}. A model file has plain types and tensors "
-        "only; anything else could run code or fill the memory. If you made this file yourself, "
-        "and trust it, `hdeepinsight convert --trust OLD NEW` makes a valid one."
+        f"{name} is refused: found {str(found)[:200]}. Model files contain only plain types and "
+        "tensors; anything else could run code or exhaust memory. If you made this file yourself "
+        "and trust it, `hdeepinsight convert --trust OLD NEW` converts it."
     )
 
 
 def to_plain(value: Any) -> Any:
-    """Return plain types and tensors that hold the same information.
+    """Convert a value to plain types and tensors.
 
-    Arrays of numbers become tensors, arrays of text lists; DataFrames become mappings that
-    :func:`frame_from_plain` turns back. Tensors come to the CPU.
+    Arrays of numbers become tensors, arrays of text become lists, and DataFrames become mappings
+    that :func:`frame_from_plain` converts back. Tensors are moved to the CPU.
 
     Raises
     ------
     TypeError
-        If there is something else in it.
+        If the value contains other types.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -86,25 +86,26 @@ def to_plain(value: Any) -> Any:
         values = value.to_numpy(dtype=float).tolist()
         return to_plain({"__dataframe__": value.columns.tolist(), **index, "values": values})
     if isinstance(value, torch.Tensor):
-        # A copy: of a view, all that it is a view of would be written.
+        # A copy, because torch.save writes the whole storage of a view.
         return value.detach().cpu().contiguous().clone()
     if isinstance(value, str):
-        return intern(str(value))  # equal text is one object, so equal models are equal bytes
+        return intern(str(value))  # equal strings are one object, so equal models have equal bytes
     if value is None or isinstance(value, int | float | bool):
         return value
     raise TypeError(f"A {type(value).__name__} cannot be saved with a model; use plain types.")
 
 
 def frame_from_plain(value: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the DataFrame that :func:`to_plain` took apart."""
+    """Convert a mapping from :func:`to_plain` back to a DataFrame."""
     index = pd.Index(value["index"], name=value["name"])
     return pd.DataFrame(value["values"], index=index, columns=value["__dataframe__"])
 
 
 def check_plain(payload: Any, name: object) -> dict[str, Any]:
-    """Refuse what :func:`to_plain` does not make, and what is larger than it looks.
+    """Raise an error unless the payload has the types that :func:`to_plain` returns.
 
-    One container in two places is refused too: a few bytes could stand for more than any memory.
+    A container that occurs twice raises an error too, because nested repetitions could expand a
+    few bytes beyond any memory.
     """
     if type(payload) is not dict:
         raise damaged(name, f"It holds a {type(payload).__name__}, not a model")
@@ -126,41 +127,41 @@ def check_plain(payload: Any, name: object) -> dict[str, Any]:
     return payload
 
 
-#: What is before the digest in the comment of the archive, which every reader of archives skips.
+#: Prefix and length of the digest in the archive comment, which zip readers ignore.
 _MARK, _DIGITS = b"hdeepinsight sha256 ", 64
 
 
 def append_digest(content: bytes) -> bytes:
-    """Append the SHA-256 of all bytes before it, as the comment of an archive."""
+    """Append the SHA-256 of the preceding bytes as the archive comment."""
     content = content[:-2] + (len(_MARK) + _DIGITS).to_bytes(2, "little") + _MARK
     return content + sha256(content).encode()
 
 
 def dump(payload: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a file that ``torch.load(..., weights_only=True)`` reads.
+    """Return the bytes of a file that ``torch.load(..., weights_only=True)`` can read.
 
     Parameters
     ----------
     payload
         Nested mappings and sequences of plain types, tensors, arrays and DataFrames.
     """
-    buffer = io.BytesIO()  # torch turns the error of a full disk into one of its own
+    buffer = io.BytesIO()  # torch would replace the OSError of a full disk
     torch.save({**to_plain(payload), "sealed": True}, buffer)
     content = buffer.getvalue()
     if content[-22:-18] != b"PK\5\6":
-        raise RuntimeError("PyTorch wrote an archive that ends as none did before. Report this.")
+        raise RuntimeError("PyTorch wrote an archive with an unknown ending. Report this error.")
     return append_digest(content)
 
 
 def parse(content: bytes, name: object) -> dict[str, Any]:
-    """Read what :func:`dump` wrote; nothing in it is ever executed.
+    """Parse the content of a file written by :func:`dump`, without executing code.
 
     Parameters
     ----------
     content
-        The whole file.
+        Content of the file.
     name
-        Its path, for the error.
+        Path of the file, for error messages.
 
     Returns
     -------
@@ -169,16 +170,16 @@ def parse(content: bytes, name: object) -> dict[str, Any]:
     Raises
     ------
     ModelFileError
-        If it is damaged, or holds more than plain types and tensors.
+        If it is damaged, or contains other than plain types and tensors.
     """
     has_digest = content[-_DIGITS - len(_MARK) : -_DIGITS] == _MARK
     if has_digest and sha256(memoryview(content)[:-_DIGITS]).encode() != content[-_DIGITS:]:
-        raise damaged(name, "Its bytes do not have the checksum that was written with them")
+        raise damaged(name, "Its content does not match its checksum")
     check_pickle(content, name)
     try:
-        with warnings.catch_warnings(action="ignore"):  # the error says enough
+        with warnings.catch_warnings(action="ignore"):  # the error is sufficient
             payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - what torch raises about odd files is open
+    except Exception as error:  # noqa: BLE001 - torch raises any exception for damaged files
         raise damaged(name, error) from None
     payload = check_plain(payload, name)
     if payload.pop("sealed", False) and not has_digest:
@@ -187,23 +188,23 @@ def parse(content: bytes, name: object) -> dict[str, Any]:
 
 
 def unpickle(path: Path) -> dict[str, Any]:
-    """Unpickle a file, **which runs whatever code is in it**, and return what of it is plain.
+    """Unpickle a file, **which runs any code in it**, and return its plain entries.
 
     Returns
     -------
-    The mappings in it, each with those of its entries that are plain, or objects of ours.
+    The mappings in the file, each with its entries of plain types or of classes of this package.
 
     Raises
     ------
     ModelFileError
-        If it cannot be unpickled, or holds no mapping.
+        If the file cannot be unpickled, or contains no mapping.
     """
-    logger.warning("%s is unpickled, which runs whatever code is in it.", path)
+    logger.warning("%s is unpickled, which runs any code in it.", path)
     try:
         pickled = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:  # whatever the code in the file raises
+    except Exception as error:  # code in the file may raise any exception
         msg = f"{path} could not be unpickled ({type(error).__name__}: {str(error)[:200]})."
-        raise ModelFileError(f"{msg} Use the versions of the packages that wrote it.") from error
+        raise ModelFileError(f"{msg} Use the package versions that wrote it.") from error
     if not isinstance(pickled, Mapping):
         msg = f"{path} holds a {type(pickled).__name__}, not a model. Check the path."
         raise ModelFileError(msg)
@@ -214,24 +215,24 @@ def unpickle(path: Path) -> dict[str, Any]:
             try:
                 kept[key] = to_plain(value.to_dict() if is_ours else value)
             except (TypeError, AttributeError) as error:
-                logger.warning("%s of %s is left out: %s", key, path, error)
+                logger.warning("%s of %s is skipped: %s", key, path, error)
     return found
 
 
 def parse_pair(description: bytes, weights: bytes, name: object) -> dict[str, Any]:
-    """Read the format of earlier releases, ``model.json`` and ``model.safetensors``.
+    """Parse the format of earlier releases, ``model.json`` and ``model.safetensors``.
 
     Parameters
     ----------
     description, weights
-        The two files.
+        Contents of the two files.
     name
-        Their folder, for the error.
+        Their folder, for error messages.
 
     Raises
     ------
     ModelFileError
-        If they are damaged, or are not of one model.
+        If they are damaged, or belong to different models.
     """
     from safetensors.torch import load
 
@@ -243,26 +244,26 @@ def parse_pair(description: bytes, weights: bytes, name: object) -> dict[str, An
     body, mark, digest = description.rpartition(b',\n"sha256": "')
     try:
         if digest != f'{sha256(body + mark)}"\n}}\n'.encode():
-            raise ValueError("model.json does not have the checksum that is written in it")
+            raise ValueError("model.json does not match its checksum")
         if json.loads(description)["weights_sha256"] != sha256(weights):
-            raise ValueError("model.safetensors does not have the checksum of model.json")
+            raise ValueError("model.safetensors does not match the checksum in model.json")
         tensors = load(weights)
         payload = json.loads(description, object_hook=restore)["model"]
-    except Exception as error:  # noqa: BLE001 - what safetensors raises is open
+    except Exception as error:  # noqa: BLE001 - safetensors raises any exception
         raise damaged(name, error) from None
     return check_plain(payload, name)
 
 
 _INSIDE = r"data\.pkl|data/\d{1,9}|byteorder|version|\.(format_version|storage_alignment|data/\w+)"
 _ENTRY = re.compile(rf"([^/\\]+)/({_INSIDE})")
-#: What torch.save writes, and at the end three with which others name what they would run.
+#: Instructions that torch.save writes, followed by three with which other pickles name callables.
 _INSTRUCTIONS = b"\x80.(N\x88\x89JKM\x8aGX\x8c}])t\x85\x86\x87aesuqrhjcQR\x93\x94\x95"
 _BYTES = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2}
 _BYTES |= {"Char": 1, "Byte": 1, "Bool": 1}
 
 
 def _check_tensor(*arguments: Any) -> None:
-    """Refuse a tensor that is larger than its storage."""
+    """Raise an error if a tensor is larger than its storage."""
     storage, offset, size, stride, _, hooks = arguments
     numbers = (storage, offset, *size, *stride)
     if hooks or len(size) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in numbers):
@@ -270,17 +271,17 @@ def _check_tensor(*arguments: Any) -> None:
     n_elements = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if n_elements and max(n_elements, last + 1) > storage:
-        raise ValueError(f"A tensor declares {n_elements:,} elements where it has {storage:,}")
+        raise ValueError(f"A tensor declares {n_elements:,} elements but stores {storage:,}")
 
 
-#: All that may be named: storages, by the bytes of an element, and what is called.
+#: Allowed global names: storages with the bytes per element, and callables.
 _NAMES: dict[tuple[str, str], Any] = {("torch", f"{k}Storage"): n for k, n in _BYTES.items()}
 _NAMES["torch._utils", "_rebuild_tensor_v2"] = _check_tensor
 _NAMES["collections", "OrderedDict"] = lambda: {}
 
 
 class _ForeignError(Exception):
-    """Something that no file of ours has."""
+    """Content that model files never have."""
 
 
 class _Instructions(dict[int, Any]):
@@ -288,8 +289,8 @@ class _Instructions(dict[int, Any]):
         raise _ForeignError(f"objects of other types (pickle instruction {bytes([code])!r})")
 
 
-class _Follower(pickle._Unpickler):
-    """Follow a pickle as PyTorch will, but build no tensor: compare what each one declares."""
+class _SizeChecker(pickle._Unpickler):
+    """Interpret a pickle as PyTorch does, but check declared sizes instead of building tensors."""
 
     dispatch = _Instructions((code, pickle._Unpickler.dispatch[code]) for code in _INSTRUCTIONS)
     sizes: Mapping[str, int] = {}
@@ -305,21 +306,21 @@ class _Follower(pickle._Unpickler):
                 found, declared = self.sizes.get(f"data/{key}"), n_elements * n_bytes
                 if declared == found:
                     return n_elements
-                raise ValueError(f"It declares {declared:,} bytes where it holds {found}")
-        raise ValueError("It refers to something that is not a storage")
+                raise ValueError(f"A storage declares {declared:,} bytes but has {found}")
+        raise ValueError("It refers to an object that is not a storage")
 
 
 def check_pickle(content: bytes, name: object) -> None:
-    """Refuse a file that would make PyTorch run code, or take more memory than the file.
+    """Raise an error for a file that would run code in PyTorch or exceed its own size in memory.
 
-    ``weights_only=True`` keeps code out. What it does not check are sizes: a storage that declares
-    more elements than its record has bytes is read past its end, and a packed archive unfolds to
-    any size.
+    ``weights_only=True`` prevents code execution, but does not check sizes: a storage that declares
+    more elements than its record has bytes is read past its end, and a compressed archive can
+    expand to any size.
 
     Raises
     ------
     ModelFileError
-        Naming what was found.
+        If the file has unexpected content or sizes.
     """
     try:
         if not content.startswith(b"PK\3\4"):
@@ -327,25 +328,27 @@ def check_pickle(content: bytes, name: object) -> None:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             top = archive.namelist()[0].partition("/")[0]
             sizes = _entry_sizes(archive.infolist(), top, len(content))
-            follower = _Follower(io.BytesIO(archive.read(f"{top}/data.pkl")))
-        follower.sizes = sizes
-        follower.load()
+            checker = _SizeChecker(io.BytesIO(archive.read(f"{top}/data.pkl")))
+        checker.sizes = sizes
+        checker.load()
     except _ForeignError as error:
         raise refused(name, error) from None
-    except Exception as error:  # noqa: BLE001 - what odd archives raise is open
+    except Exception as error:  # noqa: BLE001 - damaged archives raise any exception
         raise damaged(name, error) from None
 
 
 def _entry_sizes(entries: list[zipfile.ZipInfo], top: str, n_bytes: int) -> dict[str, int]:
-    """Return the size of every entry by its name inside the folder of the archive."""
+    """Return the size of each entry by its name in the archive."""
     sizes: dict[str, int] = {}
     for entry in entries:
         match = _ENTRY.fullmatch(entry.filename)
         if not match or match[1] != top or top == ".." or match[2] in sizes:
             raise _ForeignError(f"a file named {entry.filename[:80]!r} in its archive")
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise _ForeignError(f"a packed file of {entry.file_size:,} bytes in its archive")
+            raise _ForeignError(f"a compressed file of {entry.file_size:,} bytes in its archive")
         sizes[match[2]] = entry.file_size
     if sum(sizes.values()) > n_bytes:
-        raise _ForeignError(f"an archive of {sum(sizes.values()):,} bytes in one of {n_bytes:,}")
+        raise _ForeignError(
+            f"entries of {sum(sizes.values()):,} bytes in an archive of {n_bytes:,} bytes"
+        )
     return sizes

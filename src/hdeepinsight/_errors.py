@@ -1,4 +1,4 @@
-"""Errors in one dialect: what was expected, what was found, what to do."""
+"""Build error messages that state what was expected, what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-#: Arguments that an error about a matrix may advise, under the names that they have where it is
-#: raised. A caller that takes fewer of them, or by other names, passes its own.
+#: Arguments that errors about a matrix may recommend, by their names in the calling function.
+#: Functions that lack some of them, or use other names, pass their own mapping.
 ARGUMENTS: Final[Mapping[str, str]] = {
     name: name for name in ("layer", "use_raw", "scale", "fold_case")
 }
 
 
 class InputError(ValueError):
-    """Input that cannot be used, said in three parts.
+    """Error for invalid input, in three parts.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class InputError(ValueError):
     valid
         What is valid.
     do_next
-        What to do next.
+        What to do.
 
     Examples
     --------
@@ -50,16 +50,16 @@ class InputError(ValueError):
 
 
 def invalid(name: str, value: object, expected: str, hint: str = "") -> ValueError:
-    """Return the error of an argument that is out of its range.
+    """Return the error for an argument with an invalid value.
 
     Parameters
     ----------
     name
         Name of the argument.
     value
-        What was given.
+        Value of the argument.
     expected
-        What it must be, such as ``"an integer >= 1"``.
+        Description of valid values, such as ``"an integer >= 1"``.
     hint
         What to do, as a sentence.
 
@@ -72,7 +72,7 @@ def invalid(name: str, value: object, expected: str, hint: str = "") -> ValueErr
 
 
 def counted(n: int, noun: str, plural: str = "") -> str:
-    """Return a number of things in words that agree with it.
+    """Return a number with its noun in singular or plural.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def counted(n: int, noun: str, plural: str = "") -> str:
 
 
 def examples(names: Iterable[str], n: int = 3) -> str:
-    """Return the first names, joined for a sentence, with how many more there are.
+    """Join the first names for a sentence, with the number of further ones.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def check_integer(
 ) -> None:
     """Raise ``ValueError`` unless the value is an integer of at least ``minimum``.
 
-    With ``optional``, ``None`` passes too.
+    With ``optional``, ``None`` is valid too.
     """
     if optional and value is None:
         return
@@ -131,13 +131,13 @@ def check_choice(name: str, value: object, choices: Iterable[object], hint: str 
 
 
 def check_key(name: str, value: object) -> None:
-    """Raise ``ValueError`` unless the value can begin the names of what is added."""
+    """Raise ``ValueError`` unless the value can be a prefix of keys in AnnData."""
     if not isinstance(value, str) or not value.strip():
         raise invalid(name, value, "a name such as 'hdi'", "Omit it to use the default.")
 
 
 def check_keywords(call: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ``TypeError`` for keyword arguments that a call does not take; names the valid ones."""
+    """Raise ``TypeError``, with the valid names, for unexpected keyword arguments."""
     if unknown := sorted(set(given) - set(known)):
         valid = ", ".join(dict.fromkeys(known))
         raise TypeError(f"{call} got {', '.join(unknown)}; it takes {valid}. Omit the others.")
@@ -146,7 +146,7 @@ def check_keywords(call: str, given: Iterable[str], known: Iterable[str]) -> Non
 def missing_column(
     key: object, columns: Iterable[object], *, where: str = "obs", hint: str = ""
 ) -> KeyError:
-    """Return the error of a column that a table does not have.
+    """Return the error for a missing column.
 
     Examples
     --------
@@ -159,7 +159,7 @@ def missing_column(
 
 
 def one_column(obs: pd.DataFrame, key: str, *, hint: str = "") -> pd.Series:
-    """Return a column; raises ``KeyError`` with those that there are, or ``ValueError`` for two."""
+    """Return a column; raise ``KeyError`` if it is missing, ``ValueError`` if it is duplicated."""
     if not isinstance(key, Hashable) or key not in obs:
         raise missing_column(key, obs.columns, hint=hint)
     found = obs[key]
@@ -170,11 +170,11 @@ def one_column(obs: pd.DataFrame, key: str, *, hint: str = "") -> pd.Series:
 
 
 def batch_column(obs: pd.DataFrame, key: str) -> pd.Series:
-    """Return a column that says the batch of every cell; ``ValueError`` where it does not."""
+    """Return the batch column; raise ``ValueError`` if a cell has no batch."""
     found = one_column(obs, key)
     if n_missing := int(found.isna().sum()):
         n_cells = f"{counted(n_missing, 'cell')} {'has' if n_missing == 1 else 'have'}"
-        msg = f"{n_cells} no batch: {key!r} is missing there. Fill it in, or leave them out."
+        msg = f"{n_cells} no batch: {key!r} is missing there. Fill it in, or remove these cells."
         raise ValueError(msg)
     return found
 
@@ -189,12 +189,12 @@ def need_extra(module: str, extra: str, purpose: str) -> ModuleType:
     extra
         Extra of this package that installs it.
     purpose
-        What needs it, as the start of a sentence.
+        What needs it, as the beginning of a sentence.
 
     Raises
     ------
     ImportError
-        With the command that installs it.
+        If it is not installed, with the command that installs it.
     """
     try:
         return import_module(module)

@@ -1,4 +1,4 @@
-"""Files: written in one piece, read within bounds, and text that is safe to show."""
+"""Write files atomically, read files of bounded size, and escape control characters."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SHOWN_CONTROLS = "\t\n"
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that takes its place when the block ends well.
+    """Yield a temporary path that replaces ``path`` if the block succeeds.
 
-    Whatever goes wrong, ``path`` holds either what it held before or the complete result, which
-    may be a file or a folder. A link stays one: what it leads to is replaced.
+    After an error, ``path`` has its old content. The result may be a file or a folder. If ``path``
+    is a link, its target is replaced.
 
     Parameters
     ----------
     path
-        File or folder to write; missing parent folders are made.
+        File or folder to write; missing parent folders are created.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         if unfinished.is_file():
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
-        if path.is_dir() or unfinished.is_dir():  # only a file can take the place of a file
+        if path.is_dir() or unfinished.is_dir():  # a rename replaces files only by files
             remove(path)
         unfinished.replace(path)
     finally:
@@ -56,7 +56,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, where there is one."""
+    """Remove a file or a folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -69,8 +69,8 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     Raises
     ------
     OSError
-        If it is a pipe, a device or another file without an end, or larger; neither blocks, nor
-        is more than ``limit + 1`` bytes ever held.
+        If it is larger, or not a regular file, such as a pipe or a device. Reading never blocks,
+        and never takes more than ``limit + 1`` bytes of memory.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(handle, "rb") as file:
@@ -81,7 +81,7 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
             raise OSError(errno.EINVAL, "It is not a regular file", str(path))
         content = b""
         if kind.st_size <= limit:
-            content = file.read(kind.st_size + 1)  # which is reserved at once
+            content = file.read(kind.st_size + 1)  # allocated at once
             while len(content) <= limit and (more := file.read(min(_BLOCK, limit + 1))):
                 content += more
         if kind.st_size > limit or len(content) > limit:
@@ -90,7 +90,7 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def sha256(content: bytes | memoryview | Path) -> str:
-    """Return the SHA-256 of some bytes, or of the file at a path, in hexadecimal digits."""
+    """Return the hexadecimal SHA-256 of bytes, or of the file at a path."""
     if not isinstance(content, Path):
         return hashlib.sha256(content).hexdigest()
     digest = hashlib.sha256()
@@ -106,9 +106,7 @@ _CONTROLS = re.compile(
 
 
 def escape_controls(text: object) -> str:
-    r"""Return text in which control and direction characters are written out.
-
-    Line ends and tabs stay, so that paragraphs keep their form.
+    r"""Escape control and direction characters in a text, except newlines and tabs.
 
     Examples
     --------
@@ -121,7 +119,7 @@ def escape_controls(text: object) -> str:
 
 
 def plain_form(text: str) -> str:
-    """Return the form by which texts that look alike are found: NFKC, one kind of blank, folded.
+    """Normalise a text so that texts that look alike are equal: NFKC, whitespace and case.
 
     Examples
     --------

@@ -1,13 +1,13 @@
-"""Every name that we read from or write to an AnnData or a registry, once."""
+"""Define the keys that are read from or written to AnnData objects and registries."""
 
 from typing import Final, NamedTuple
 
 
 class LabelColumns(NamedTuple):
-    """Names in a table of labels beside those of the taxonomy's levels.
+    """Names in a table of labels besides the levels of the taxonomy.
 
-    The label where a cell's path stops is ``stop_label``, not ``cell_type``, because many
-    taxonomies have a level of that name.
+    The assigned label is called ``stop_label`` instead of ``cell_type``, because many taxonomies
+    have a level of that name.
     """
 
     STOP: str = "stop_label"
@@ -15,10 +15,10 @@ class LabelColumns(NamedTuple):
 
 
 class AddedKeys(NamedTuple):
-    """What `Annotation.to_adata` adds after its ``key_added``.
+    """Keys that `Annotation.to_adata` adds, without the prefix ``key_added``.
 
-    With ``key_added="hdi"`` the confidence lands in ``obs["hdi_confidence"]``, that of the label at
-    a level in ``obs["hdi_<level>_confidence"]``.
+    With ``key_added="hdi"``, the confidence is stored in ``obs["hdi_confidence"]``, and that of
+    the label at a level in ``obs["hdi_<level>_confidence"]``.
     """
 
     CONFIDENCE: str = "confidence"
@@ -32,7 +32,7 @@ class AddedKeys(NamedTuple):
 
 
 class AuditKeys(NamedTuple):
-    """What `LabelAudit.to_adata` adds after its ``key_added``; columns of its table of cells."""
+    """Columns of a label audit, which `LabelAudit.to_adata` adds with the prefix ``key_added``."""
 
     GIVEN: str = "given"
     SUGGESTED: str = "suggested"
@@ -45,7 +45,7 @@ class AuditKeys(NamedTuple):
 
 
 class FieldKeys(NamedTuple):
-    """Names of our fields in the registry of scvi-tools' data manager, beside its own ``X``."""
+    """Names of fields in the registry of scvi-tools' data manager, besides ``X``."""
 
     LABELS: str = "labels"
     BATCH: str = "batch"
@@ -53,7 +53,7 @@ class FieldKeys(NamedTuple):
 
 
 class SaveKeys(NamedTuple):
-    """Entries of a model file, as scvi-tools calls them."""
+    """Keys of a model file, as in scvi-tools."""
 
     WEIGHTS: str = "model_state_dict"
     GENES: str = "var_names"
@@ -65,9 +65,9 @@ ADDED_KEYS: Final = AddedKeys()
 AUDIT_KEYS: Final = AuditKeys()
 FIELD_KEYS: Final = FieldKeys()
 SAVE_KEYS: Final = SaveKeys()
-#: In ``uns`` of what the hub publishes beside a model: features and labels, but no counts.
+#: Key in ``uns`` of the published latent features and labels of reference cells.
 REFERENCE_BUNDLE_KEY: Final = "hdeepinsight_reference"
-#: Cell Ontology ids and their absence, as the CELLxGENE schema calls them.
+#: Cell Ontology ids, and the value for missing ids, in the CELLxGENE schema.
 ONTOLOGY_KEY: Final = "cell_type_ontology_term_id"
 UNKNOWN_TERM: Final = "unknown"
 ONTOLOGY_NAME: Final = "cell_type_ontology_term"

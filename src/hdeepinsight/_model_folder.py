@@ -1,7 +1,7 @@
-"""A saved model: the files of its folder, read within bounds and written in one step.
+"""Save models to folders atomically, and read them back with size limits and checksums.
 
-``model.pt`` has the layout of scvi-tools, whose hub fetches it alone; ``manifest.json`` lists sizes
-and checksums of all files of the model.
+``model.pt`` has the layout of scvi-tools, whose hub downloads only this file; ``manifest.json``
+lists the sizes and checksums of all files of the model.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from hdeepinsight._errors import invalid
 from hdeepinsight._io import read_bounded, remove, sha256
 
 MODEL_FILE, MANIFEST_FILE = "model.pt", "manifest.json"
-#: Beside the model, and in its place in the format of earlier releases.
+#: Reference data saved with a model, and model files in the format of earlier releases.
 REFERENCE_FILES, OLD_FILES = ("adata.h5ad", "mdata.h5mu"), ("model.json", "model.safetensors")
 _MAX_MODEL_BYTES, _MAX_MANIFEST_BYTES = 2**32, 2**22
-#: What writes each reference to the path that it is given.
+#: Functions that write the reference files, by name; each takes the path to write to.
 Writers: TypeAlias = Mapping[str, Callable[[Path], object]]
 
 
 def _manifest(parts: Mapping[str, Any]) -> bytes:
-    """Return the bytes of the only manifest that lists these sizes and checksums."""
+    """Return the bytes of the manifest with these sizes and checksums."""
     start = '{\n"format": "hdeepinsight.manifest",\n"container_version": 1,\n"parts": '
     body = f'{start}{json.dumps(parts)},\n"sha256": "'
     return f'{body}{sha256(body.encode())}"\n}}\n'.encode()
@@ -38,18 +38,18 @@ def _manifest(parts: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with at most one model under each prefix.
+    """Folder with at most one saved model per prefix.
 
-    A new model is first written to a hidden folder inside. One rename makes it *the* model,
-    whatever happens afterwards: readers look there first. Its files then move to their places one
-    by one, and whoever comes next moves what a killed process left.
+    A model is saved in three steps. Its files are written to a hidden subfolder; renaming this
+    subfolder commits the model, because readers search there first; the files are then moved to
+    their places. If a process is killed, the next one moves the remaining files.
 
     Parameters
     ----------
     path
         The folder.
     prefix
-        Put before the name of every file.
+        Prefix of the file names.
 
     Examples
     --------
@@ -69,48 +69,49 @@ class ModelFolder:
 
     def __post_init__(self) -> None:
         if self.prefix and not re.fullmatch(r"[\w.+-]*[\w+-][\w.+-]*", self.prefix):
-            hint = "To keep models apart by a path, give another folder."
+            hint = "To save models separately, use another folder."
             raise invalid("prefix", self.prefix, "made of letters, digits and ._+-", hint)
 
     @property
     def holds_model(self) -> bool:
-        """Whether there is a model, whole or not."""
+        """Whether the folder contains any file of a model."""
         return any(map(self._find, (MANIFEST_FILE, MODEL_FILE, *OLD_FILES)))
 
     def file(self, name: str) -> Path:
-        """Return where a file of the model belongs."""
+        """Return the path of a file of the model."""
         return self.path / f"{self.prefix}{name}"
 
     def write(self, payload: Mapping[str, Any], references: Writers | None = None) -> None:
-        """Replace the model, in one step, and remove what only the old one had.
+        """Replace the model atomically, and remove files that only the old model had.
 
         Parameters
         ----------
         payload
             Nested mappings and sequences of plain types, tensors, arrays and DataFrames.
         references
-            What writes ``adata.h5ad`` or ``mdata.h5mu`` to the path that it is given.
+            Functions that write ``adata.h5ad`` or ``mdata.h5mu`` to a given path.
 
         Raises
         ------
         OSError
-            If the disk is full or cannot be written. The old model is then untouched.
+            If the disk is full or cannot be written. The old model is then unchanged.
         TypeError
-            If the payload holds something else.
+            If the payload contains other types.
         """
         content, references = dump(payload), references or {}
         if len(content) > _MAX_MODEL_BYTES:
-            raise ValueError(f"A model may have {_MAX_MODEL_BYTES:,} bytes; this one has more.")
+            limit = f"A model must have at most {_MAX_MODEL_BYTES:,} bytes, got {len(content):,}."
+            raise ValueError(f"{limit} Save fewer or smaller networks.")
         start = f".{self.prefix}model-saving-{node()}-"
         self.path.mkdir(parents=True, exist_ok=True)
         for path in self.path.glob(f"{start}*"):
             with suppress(OSError, OverflowError, ValueError):
                 try:
                     os.kill(int(path.name.removeprefix(start).partition("-")[0]), 0)
-                except ProcessLookupError:  # killed on this machine while it saved
+                except ProcessLookupError:  # killed on this machine while saving
                     remove(path)
         replaced: set[str] = set()
-        with suppress(ModelFileError):  # of what is damaged, nothing is known to be the model's
+        with suppress(ModelFileError):  # a damaged manifest does not tell which files to replace
             replaced = set(self._parts() or ())
         place = self.path / f"{start}{os.getpid()}-{os.urandom(4).hex()}"
         unfinished = ModelFolder(place, self.prefix)
@@ -126,7 +127,7 @@ class ModelFolder:
                     os.fsync(file.fileno())
             _sync_folder(place)
             while place.exists():
-                self._settle()  # the files of an earlier model, maybe of another process
+                self._settle()  # files of an earlier model, possibly of another process
                 try:
                     place.rename(self._committed)
                 except OSError as error:
@@ -137,11 +138,11 @@ class ModelFolder:
             remove(place)
         self._settle()
         with suppress(ModelFileError):
-            for name in replaced.difference(self._parts() or parts):  # such as its reference
+            for name in replaced.difference(self._parts() or parts):  # such as the reference
                 remove(self.file(name))
 
     def read(self) -> dict[str, Any]:
-        """Read the model, with size and checksum verified first; nothing in it is executed.
+        """Verify size and checksum of the model and read it, without executing code.
 
         Returns
         -------
@@ -150,8 +151,8 @@ class ModelFolder:
         Raises
         ------
         ModelFileError
-            If there is no model, its files are not as they were written, one of them is a pipe, a
-            device or larger than any model, or they hold more than plain types and tensors.
+            If there is no model, a file does not match the manifest, is not a regular file or is
+            too large, or contains other than plain types and tensors.
         """
         while True:
             parts = self._parts()
@@ -164,21 +165,22 @@ class ModelFolder:
                     raise self._not_as_written(MODEL_FILE)
                 if content is not None:
                     return parse(content, self.file(MODEL_FILE))
-                msg = f"There is no model at {self.path}: that is not a folder with {self.prefix}"
-                hint = "Give one that save() wrote; hdi.hub.pull gets what was published, and "
-                hint += "`hdeepinsight convert` reads older formats."
-                raise ModelFileError(f"{msg}{MODEL_FILE}. {hint}")
+                raise ModelFileError(
+                    f"There is no model at {self.path}: that is not a folder with "
+                    f"{self.prefix}{MODEL_FILE}. Pass a folder that save() wrote; hdi.hub.pull "
+                    "downloads published models, and `hdeepinsight convert` reads older formats."
+                )
             except ModelFileError:
                 if self._parts() == parts:
-                    raise  # otherwise another process has saved a new model in the meantime
+                    raise  # unless another process has saved a new model in the meantime
 
     def reference(self) -> Path | None:
-        """Return the path of the reference that was saved with the model, verified.
+        """Verify the reference that was saved with the model, and return its path.
 
         Raises
         ------
         ModelFileError
-            If it is not as it was written, or is a pipe or a device.
+            If it does not match the manifest, or is not a regular file.
         """
         parts = self._parts()
         for name in REFERENCE_FILES:
@@ -194,7 +196,7 @@ class ModelFolder:
         return None
 
     def _parts(self) -> dict[str, Any] | None:
-        """Return size and checksum of each file that the manifest lists, where there is one."""
+        """Return the sizes and checksums in the manifest, or ``None`` without a manifest."""
         listed = self.content(MANIFEST_FILE, _MAX_MANIFEST_BYTES)
         if listed is None:
             return None
@@ -204,7 +206,7 @@ class ModelFolder:
             known = {MODEL_FILE, *OLD_FILES, *REFERENCE_FILES}
             if names <= known and types == {int} and _manifest(parts) == listed:
                 return parts
-        raise damaged(self.file(MANIFEST_FILE), "It is not the list of a model's files")
+        raise damaged(self.file(MANIFEST_FILE), "It is not the list of files that save() writes")
 
     def _not_as_written(self, name: str) -> ModelFileError:
         manifest = f"{self.prefix}{MANIFEST_FILE}"
@@ -216,14 +218,14 @@ class ModelFolder:
         return self.path / f".{self.prefix}model-saved"
 
     def _places(self, name: str) -> tuple[Path, Path]:
-        """Return where a file may be: where it was committed, and where it belongs."""
+        """Return the paths where a file may be: committed, and in its place."""
         return self._committed / f"{self.prefix}{name}", self.file(name)
 
     def _find(self, name: str) -> Path | None:
         return next(filter(Path.exists, self._places(name)), None)
 
     def content(self, name: str, limit: int) -> bytes | None:
-        """Return the content of a regular file of at most so many bytes."""
+        """Return the content of a regular file of at most ``limit`` bytes, or ``None``."""
         found = f"It is not a regular file of at most {limit:,} bytes"
         for path in self._places(name):
             try:
@@ -236,11 +238,11 @@ class ModelFolder:
         return None
 
     def _settle(self) -> None:
-        """Move the files of the model to their places; several processes may do so at once."""
+        """Move committed files to their places; several processes may do so at once."""
         with suppress(FileNotFoundError):
             for path in sorted(self._committed.iterdir()):
                 path.replace(self.path / path.name)
-        with suppress(OSError):  # not there, or filled again by another process
+        with suppress(OSError):  # missing, or filled again by another process
             self._committed.rmdir()
 
 
@@ -249,7 +251,7 @@ def _part(path: Path) -> dict[str, Any]:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make renames in a folder last, where the system can do so."""
+    """Flush renames in a folder to disk, if the system supports it."""
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Colours of categories and of trees, for figures and for what is written beside them."""
+"""Choose colours for categories and for the nodes of a tree."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -7,12 +7,12 @@ from typing import Final
 
 import numpy as np
 
-#: Of what has no label.
+#: Colour of missing labels.
 MISSING: Final = "#BFBFBF"
 
-#: Six colours of Okabe and Ito, then those that stay farthest from all earlier ones, from white and
-#: from grey, in CIELAB as seen with full colour vision and with protanopia and deuteranopia. Those
-#: past the palette are for large trees: unlike each other, but no longer told apart at sight.
+#: Six colours of Okabe and Ito, followed by colours with the largest distance to all earlier ones,
+#: to white and to grey in CIELAB, with normal colour vision, protanopia and deuteranopia. Colours
+#: beyond the first forty are for large trees; they differ, but are hard to tell apart.
 _COLORS: Final = tuple(Path(__file__).with_name("palette.txt").read_text("utf-8").split())
 PALETTE: Final = _COLORS[:40]
 
@@ -23,26 +23,26 @@ def categorical_colors(n: int) -> list[str]:
 
 
 def label_colors(labels: Iterable[str]) -> dict[str, str]:
-    """Colour of every label, in the order of their first occurrence; beyond 104 they repeat."""
+    """Return a colour for each label, by order of first occurrence; beyond 104 they repeat."""
     distinct = dict.fromkeys(labels)
     return {label: _COLORS[i % len(_COLORS)] for i, label in enumerate(distinct)}
 
 
 def tree_colors(labels: Sequence[str], parents: Iterable[int]) -> dict[str, str]:
-    """Return a colour for every label of a tree, those of a branch all alike.
+    """Return a colour for each label of a tree, with similar hues in each branch.
 
     Parameters
     ----------
     labels
-        Label of every node, the root first, parents before their children.
+        Label of each node, the root first and parents before their children.
     parents
-        Number of the node above each one; -1 for the root.
+        Index of the parent of each node; -1 for the root.
 
     Returns
     -------
-    Colours by label, without the root. Labels of the first level have those of the palette.
-    Every further one has a hue near that of its parent, and of such colours the one that is
-    farthest from all others so far, with full colour vision and with red or green deficiency.
+    Colours by label, without the root. Labels of the first level have the colours of the palette.
+    Further labels have a hue similar to that of their parent, and among such colours the one with
+    the largest distance to all earlier ones, with normal, red and green deficient colour vision.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def tree_colors(labels: Sequence[str], parents: Iterable[int]) -> dict[str, str]
 def _tree_colors(labels: tuple[str, ...], parents: tuple[int, ...]) -> dict[str, str]:
     top = [label for label, parent in zip(labels, parents, strict=True) if parent == 0]
     colors = label_colors(top)
-    taken = _seen([MISSING, "#FFFFFF", *colors.values()])
+    taken = _perceived([MISSING, "#FFFFFF", *colors.values()])
     for label, parent in zip(labels[1:], parents[1:], strict=True):
         if label in colors:
             continue
@@ -69,17 +69,17 @@ def _tree_colors(labels: tuple[str, ...], parents: tuple[int, ...]) -> dict[str,
         lab = np.stack([light, strength * np.cos(angle), strength * np.sin(angle)], axis=1)
         rgb = _linear(lab)
         shown = [_hex(color) for color in rgb[((rgb >= 0) & (rgb <= 1)).all(axis=1)]]
-        distance = np.linalg.norm(_seen(shown)[:, None] - taken, axis=2).min(axis=1)
+        distance = np.linalg.norm(_perceived(shown)[:, None] - taken, axis=2).min(axis=1)
         colors[label] = shown[int(distance.argmax())]
-        taken = np.concatenate([taken, _seen([colors[label]])])
+        taken = np.concatenate([taken, _perceived([colors[label]])])
     return colors
 
 
-#: Steps of hue in degrees, of lightness and of chroma (OKLab) among which a colour is chosen.
+#: Candidate steps of hue (degrees), lightness and chroma in OKLab.
 _HUES: Final = (-20, -10, 0, 10, 20)
 _LIGHT: Final = np.linspace(0.36, 0.88, 9)
 _STRENGTH: Final = (0.08, 0.11, 0.14, 0.17)
-#: Linear light of who lacks red, or green, cones (Vienot et al. 1999), and OKLab (Ottosson 2020).
+#: Linear RGB as perceived without red or green cones (Vienot et al. 1999); OKLab (Ottosson 2020).
 _VISION: Final = (
     np.eye(3),
     np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]]),
@@ -102,7 +102,7 @@ _TO_LAB: Final = np.array(
 
 
 def _rgb(colors: Sequence[str]) -> np.ndarray:
-    """Return linear light from 0 to 1, ``(n, 3)``."""
+    """Return linear RGB from 0 to 1, ``(n, 3)``."""
     values = [[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color in colors]
     gamma = np.array(values).reshape(-1, 3)
     return np.where(gamma <= 0.04045, gamma / 12.92, ((gamma + 0.055) / 1.055) ** 2.4)
@@ -123,7 +123,7 @@ def _linear(lab: np.ndarray) -> np.ndarray:
     return np.asarray((lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_CONES).T)
 
 
-def _seen(colors: Sequence[str]) -> np.ndarray:
-    """Return colours as they are seen with each kind of vision, side by side, ``(n, 9)``."""
+def _perceived(colors: Sequence[str]) -> np.ndarray:
+    """Return OKLab coordinates of colours as perceived with each type of vision, ``(n, 9)``."""
     linear = _rgb(colors)
     return np.concatenate([_lab((linear @ kind.T).clip(0)) for kind in _VISION], axis=1)

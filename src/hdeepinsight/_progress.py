@@ -1,6 +1,6 @@
-"""Small bars for work that takes longer than a breath, alike in terminals and notebooks.
+"""Show progress bars in terminals and notebooks.
 
-Nothing is shown where nobody watches: in a file, a pipe or a test.
+Nothing is shown if the output is a file or a pipe, or in tests.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from rich.text import Text
 Advance = Callable[[int], None]
 Item = TypeVar("Item")
 
-#: What the trainer says of itself in warnings, at which no user can do anything.
-_CHATTER = (".*treespec", ".*does not have many workers", ".*`log_every_n_steps`")
+#: Warnings of the trainer that users cannot act on.
+_IRRELEVANT_WARNINGS = (".*treespec", ".*does not have many workers", ".*`log_every_n_steps`")
 
 _WANTED: ContextVar[bool] = ContextVar("progress_wanted", default=True)
-#: The bars that are shown; one display holds all of them, as two would overwrite each other.
+#: The display of all nested bars; two displays would overwrite each other.
 _SHOWN: ContextVar[Progress | None] = ContextVar("progress_shown", default=None)
 
 
 class _Speed(ProgressColumn):
-    """How much is done of how much, and how fast."""
+    """Column with the completed and total numbers, and the speed."""
 
     def render(self, task: Task) -> Text:
         if task.total is None:
@@ -54,16 +54,16 @@ def tracked(
     unit: str = "cells",
     size: Callable[[Item], int] = lambda item: item[0].stop - item[0].start,  # type: ignore[index]
 ) -> Iterator[Item]:
-    """Give items one by one, and show how far it is.
+    """Yield items and show their progress.
 
     Parameters
     ----------
     items
-        By default blocks of cells: a slice, and what belongs to it.
+        By default blocks of cells: tuples that begin with a slice.
     text, total, unit
         As in `progress`.
     size
-        How much of the total an item is.
+        Function that returns the size of an item.
 
     Examples
     --------
@@ -77,9 +77,9 @@ def tracked(
 
 
 def progress_visible() -> bool:
-    """Whether bars are wanted, and somebody watches: a terminal, or a notebook with ipywidgets.
+    """Return whether bars are shown: in a terminal, or a notebook with ipywidgets.
 
-    Without that package a notebook would show a warning of rich for every bar.
+    Without ipywidgets, rich would print a warning for each bar in a notebook.
     """
     console = Console(stderr=True)
     shows = find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
@@ -88,7 +88,7 @@ def progress_visible() -> bool:
 
 @contextmanager
 def progress_wanted(wanted: bool) -> Iterator[None]:
-    """Show bars inside of the block, or none."""
+    """Switch bars on or off inside the block."""
     before = _WANTED.set(wanted and _WANTED.get())
     try:
         yield
@@ -98,20 +98,20 @@ def progress_wanted(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def progress(text: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
-    """Show a bar while the block runs; a spinner where there is no total.
+    """Show a bar while the block runs, or a spinner without a total.
 
     Parameters
     ----------
     text
-        What is being done.
+        Description of the work.
     total
-        How much there is to do.
+        Total number of units.
     unit
-        Of what, in plural.
+        Name of the units, in plural.
 
     Yields
     ------
-    A function that is told how much more was done.
+    A function that takes the number of newly completed units.
 
     Examples
     --------
@@ -141,14 +141,14 @@ def progress(text: str, total: int | None = None, unit: str = "") -> Iterator[Ad
 
 @contextmanager
 def quiet_trainer() -> Iterator[None]:
-    """Keep the trainer's remarks on devices, workers and other products to itself."""
+    """Suppress messages of the trainer on devices, workers and other products."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for text in _CHATTER:
+            for text in _IRRELEVANT_WARNINGS:
                 warnings.filterwarnings("ignore", message=text)
             yield
     finally:

@@ -1,4 +1,4 @@
-"""The whole way of a query in one call: adapt, annotate, refine, and say what was done and why."""
+"""Annotate a query in one call: adapt, label, refine and vote, and record each decision."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 import hdeepinsight as hdi
+from hdeepinsight._distributed import annotate_on, check_workers, connected
 from hdeepinsight._errors import check_choice, counted, invalid, missing_column
 from hdeepinsight._progress import progress as working
 from hdeepinsight._progress import progress_wanted
@@ -40,20 +41,21 @@ logger = logging.getLogger(__name__)
 
 Switch = Literal["auto", "on", "off"]
 
-#: Fewer cells say nothing about who resembles whom.
+#: Smallest query for which a neighbour graph is built.
 MIN_CELLS = 50
-#: Least weight of the neighbours, from 0 to 1, against the overall frequencies of the types.
+#: Smallest weight of the neighbours, from 0 to 1 and relative to the overall label frequencies,
+#: at which labels are smoothed.
 MIN_WEIGHT = 0.05
-#: Probabilities are raised to this power before neighbours are asked, so that only cells change
-#: of which the model is unsure. An adapted model, which is less sure than it is right, keeps half
-#: of what that adds to its mean confidence.
+#: Power to which probabilities are raised before smoothing, so that neighbours change only
+#: uncertain cells. Adapted models are underconfident: they keep half of the mean confidence that
+#: this adds.
 SHARPENING = 2.0
-#: The model that comes with the package.
+#: Name of the model that comes with the package.
 BUNDLED = "pbmc"
-#: As ``vote=True``, where only words can be given.
+#: Value of ``vote`` with the meaning of ``True``, for the command line.
 CLUSTER = "auto"
-#: Arguments of other tools, and ours that do the same.
-_ELSEWHERE = {
+#: Arguments of other tools, with the equivalent argument of `annotate`.
+_EQUIVALENT_ARGUMENTS = {
     **dict.fromkeys(("majority_voting", "over_clustering", "min_prop"), "vote"),
     **dict.fromkeys(("p_thres", "mode"), "threshold"),
     **{"adata": "query", "verbose": "progress"},
@@ -79,85 +81,100 @@ def annotate(
     use_raw: bool = False,
     scale: ScaleMode = "auto",
     fold_case: bool = False,
+    client: Any = None,
     progress: bool = True,
     **unexpected: Any,
 ) -> Annotation:
-    r"""Label a query at every level, by whatever helps that the query itself can confirm.
+    r"""Annotate a query at every level, with adaptation and refinement where they help.
+
+    Whether a step helps is decided on the query itself, without its labels.
 
     Parameters
     ----------
     query
-        AnnData, MuData, or path of a file, with raw counts. Nothing is written to it, and no label
-        of it is read.
+        AnnData, MuData, or path of a file, with raw counts. Nothing is written to it, and none of
+        its labels are read.
     model
-        Trained model, the folder of a saved one, or the address of a published one, which is
-        fetched and verified first (:func:`hdeepinsight.hub.resolve_model`); by default the bundled
-        model of human blood cells. It is not changed.
+        Trained model, folder of a saved model, or address of a published model, which is
+        downloaded and verified first (:func:`hdeepinsight.hub.resolve_model`); by default the
+        bundled model of human blood cells. It is not modified.
     markers
-        Label by a list of marker genes instead, without a model or a reference: ``"blood"``, a
-        dict, a file, or a :class:`hdeepinsight.tl.MarkerScorer`. There is nothing to adapt, and no
-        verdict. See :func:`hdeepinsight.tl.score_markers`.
+        Label the cells by a list of marker genes instead of a model: ``"blood"``, a dict, a file,
+        or a :class:`hdeepinsight.tl.MarkerScorer`. Nothing is adapted, and there is no verdict.
+        See :func:`hdeepinsight.tl.score_markers`.
     adapt
-        ``"auto"`` adapts the model to the query and follows each change from one type to another
-        as far as network, profiles and markers which took no part support it; ``"on"`` follows
-        all; ``"off"`` uses the model as it is. See
+        ``"auto"`` adapts the model to the query and accepts changes from one type to another to
+        the extent that the network, the mean profiles and held-out marker genes support them;
+        ``"on"`` accepts all changes; ``"off"`` uses the model unchanged. See
         :meth:`~hdeepinsight.models.SCHDeepInsight.load_query_data`.
     refine
-        ``"auto"`` smooths labels over the graph of neighbouring cells, as strongly as the graph
-        turns out to know about labels, and not at all where it knows nothing, or where the
-        adaptation found the query to be like one more batch of the reference; ``"on"`` takes even
-        those graphs; ``"off"`` leaves every cell to itself. See :func:`hdeepinsight.tl.refine`.
+        ``"auto"`` smooths labels over the k-nearest neighbour graph of the cells. The strength is
+        estimated from how well neighbours predict labels; labels are not smoothed if the graph is
+        uninformative or the adaptation found that the query resembles another batch of the
+        reference. ``"on"`` smooths even then; ``"off"`` labels each cell independently. See
+        :func:`hdeepinsight.tl.refine`.
     vote
-        ``True`` over-clusters the cells and lets the cells of a cluster vote on their label, level
-        by level; the name of a column of ``obs``, such as ``"leiden"``, takes its clusters. Known
-        elsewhere as majority voting. See :func:`hdeepinsight.tl.vote`.
+        Majority voting: ``True`` over-clusters the cells and assigns the majority label of each
+        cluster, level by level; the name of a column of ``obs``, such as ``"leiden"``, uses these
+        clusters. See :func:`hdeepinsight.tl.vote`.
     types, exclude
-        Nodes of the taxonomy at any level, by name, to which the answer is restricted, as for
-        sorted cells, or which are ruled out. See
+        Names of taxonomy nodes at any level: the only types allowed, for example in sorted cells,
+        and the types that are ruled out. See
         :meth:`~hdeepinsight.annotation.Annotation.restricted`.
     reference
-        The labelled cells that the model was trained on; needed to adapt a model that was saved
+        Labelled cells that the model was trained on; needed to adapt a model that was saved
         without their mean profiles.
     batch_key
-        Column of the query with the batch (sample, donor, chemistry) of every cell.
+        Column of the query's ``obs`` with the batch (sample, donor, chemistry) of each cell.
     decoder, threshold, reject, layer, use_raw, scale, fold_case
         As in :meth:`~hdeepinsight.models.SCHDeepInsight.annotate`.
+    client
+        A ``distributed.Client``, or the address of a dask scheduler (``"tcp://host:8786"``), to
+        annotate on its workers, with exactly the labels of a single process. The workers read the
+        query themselves, so its path must be valid on all of them. Adaptation and voting by a
+        column run locally. Refinement and clustering need all cells in memory: ``refine="auto"``
+        skips refinement, and ``refine="on"``, ``vote=True`` and ``markers`` raise an error. Needs
+        the ``distributed`` extra; see :doc:`/user_guide/several_machines`.
     progress
-        Show how far the work is, in terminals and notebooks.
+        Show progress in terminals and notebooks.
     **unexpected
-        Refused, with the argument that is meant.
+        Raises an error that suggests the intended argument.
 
     Returns
     -------
-    The annotation; its ``verdict`` says whether the query looks like what the model knows, and its
-    ``decisions`` which steps were taken, why, and on what figures. A query that does not (a red
-    verdict) is neither adapted to nor refined by ``"auto"``.
+    The annotation. Its ``verdict`` tells whether the query resembles the model's reference; its
+    ``decisions`` list each step with whether it was applied, why, and the figures behind it. With
+    ``"auto"``, a query that does not resemble the reference (a red verdict) is neither adapted to
+    nor refined.
 
     Raises
     ------
     InputError
         If the matrix cannot be read as counts or the genes do not match.
     KeyError
-        If ``batch_key`` or ``vote`` is no column of the query.
+        If ``batch_key`` or ``vote`` is not a column of the query.
     ValueError
-        If a setting is not one of those above, ``model`` names no model, or ``types`` or
-        ``exclude`` a node that the model does not know.
+        If a setting is invalid, no model is called ``model``, or a name in ``types`` or
+        ``exclude`` is not in the taxonomy.
     TypeError
-        If ``model`` is neither a model nor the name of one, or there is no such argument.
+        If ``model`` is neither a model nor a string or path, or an argument does not exist.
     HubError
-        If a published model cannot be fetched.
+        If a published model cannot be downloaded.
+    ConnectionError, RuntimeError, FileNotFoundError
+        If the scheduler cannot be reached or has no workers, or a worker lacks this version of the
+        package or the file.
 
     Notes
     -----
-    An adaptation reads at most 20,000 cells of the query into memory, a refinement all of them,
-    sparse; the annotation itself goes chunk by chunk. Probabilities after either step are no longer
-    calibrated on the reference: label sets of such an annotation have no promised coverage, and are
-    refused after refinement. A refinement changes labels, but not how sure the annotation is on the
-    whole: neighbours resemble each other, so their agreement says less than it seems to.
+    Adaptation reads at most 20,000 cells of the query into memory, refinement reads all of them as
+    a sparse matrix; the annotation itself is computed in chunks. After either step, probabilities
+    are no longer calibrated on the reference: label sets have no guaranteed coverage after
+    adaptation, and raise an error after refinement. Refinement changes labels but keeps the mean
+    confidence, because neighbouring cells are not independent evidence.
 
     Examples
     --------
-    The demo cells were measured at few of the model's genes, which is warned of:
+    Few of the model's genes were measured in the demo cells, hence the warning:
 
     >>> import warnings
     >>> import hdeepinsight as hdi
@@ -172,14 +189,17 @@ def annotate(
     >>> hdi.annotate("query.h5ad", "owner/name").labels  # doctest: +SKIP
     """
     if unexpected:
-        raise _no_such_argument(next(iter(unexpected)))
+        raise _unexpected_argument(next(iter(unexpected)))
     for name, value in (("adapt", adapt), ("refine", refine)):
         check_choice(name, value, get_args(Switch))
     if not isinstance(vote, bool | str):
         expected = "True, False, or the name of a column of the query"
         raise invalid("vote", vote, expected, "Pass True to cluster the cells here.")
     check_decoding(threshold, decoder, reject)
-    with progress_wanted(progress):
+    if client is not None:
+        _check_distributable(markers, refine, vote)
+        query = Path(query).absolute() if isinstance(query, str | Path) else query
+    with progress_wanted(progress), connected(client) as cluster:
         scorer = None if markers is None else _scorer(markers, model, adapt, reference)
         with working("Loading the model"):
             using: Any = scorer or load_annotator(model)
@@ -189,37 +209,42 @@ def annotate(
             opened = using.open(
                 query, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
             )
+        if cluster is not None:
+            opened.portable()  # raises if the counts are in memory
+            check_workers(cluster, *([query] if isinstance(query, Path) else []))
         _check_columns(opened, batch_key, vote)
         decisions: list[Decision] = []
         like_a_batch = False
-        if adapt == "off" or scorer is not None:
-            pass
-        elif using.adapter_ is not None:
-            reason = "the model was adapted to a query before"
-            decisions.append(Decision(step="adapt", applied=False, reason=reason))
-        else:
+        if adapt != "off" and scorer is None:
             using, decision, like_a_batch = _adapted(using, opened, adapt, reference, batch_key)
             decisions.append(decision)
         obstacle = "" if refine == "off" else _obstacle(opened, refine, like_a_batch)
-        kept: list[csr_matrix] = []  # for the graph and clusters of cells, in the same pass
-        wanted = (refine != "off" and not obstacle) or vote in (True, CLUSTER)
-        how: dict[str, Any] = {"decoder": decoder, "threshold": threshold}
+        if cluster is not None and refine != "off":
+            obstacle = "the graph needs all cells in memory, but they are spread over workers"
+        kept: list[csr_matrix] = []  # expression for the graph and clusters, from the same pass
+        keep = kept if (refine != "off" and not obstacle) or vote in (True, CLUSTER) else None
+        settings: dict[str, Any] = {"decoder": decoder, "threshold": threshold}
         if scorer is None:
-            how["reject"] = reject
-        result = using.annotate(opened, keep=kept if wanted else None, **how)
+            settings["reject"] = reject
+        if cluster is not None:
+            result = annotate_on(cluster, using, opened, **settings)
+        else:
+            result = using.annotate(opened, keep=keep, **settings)
         if types is not None or exclude:
             result = result.restricted(types, exclude=exclude)
         if refine == "auto" and not obstacle and result.verdict and result.verdict.light == "red":
-            # Clusters of cells that are not known would only make errors look certain.
-            obstacle = "the query does not look like what the model knows (see the verdict)"
+            # Neighbours of the same unknown type would only make errors look certain.
+            obstacle = "the query does not resemble the model's reference (see the verdict)"
         points = cache(lambda: hdi.tl.expression_pca(kept))
         if obstacle:
             decisions.append(Decision(step="refine", applied=False, reason=obstacle))
         elif refine != "off":
-            is_adapted = scorer is None and using.is_adapted
-            asked = result if scorer else sharpen(result, SHARPENING)
+            sharpened = result if scorer else sharpen(result, SHARPENING)
+            confidence = mean_confidence(result)
+            if scorer is None and using.is_adapted:  # adapted models are underconfident
+                confidence = (confidence + mean_confidence(sharpened)) / 2
             result, decision = _refined(
-                result, asked, opened, points, refine, batch_key, halfway=is_adapted
+                result, sharpened, opened, points, refine, batch_key, confidence
             )
             decisions.append(decision)
         if vote:
@@ -227,41 +252,55 @@ def annotate(
             decisions.append(decision)
     for decision in decisions:
         logger.info("%s", decision)
-    found: Annotation = replace(result, decisions=(*result.decisions, *decisions))
-    return found
+    annotation: Annotation = replace(result, decisions=(*result.decisions, *decisions))
+    return annotation
 
 
 def _scorer(
     markers: hdi.tl.MarkersLike | hdi.tl.MarkerScorer, model: Any, adapt: Switch, reference: Any
 ) -> hdi.tl.MarkerScorer:
-    """Return what labels by markers; nothing of a model goes with it."""
-    both = [
-        *(["model"] if model is not BUNDLED and model != BUNDLED else []),
-        *(["adapt='on'"] if adapt == "on" else []),
-        *(["reference"] if reference is not None else []),
-    ]
-    if both:
+    """Return the marker scorer; raise if arguments of a model were passed as well."""
+    arguments = {
+        "a model": model is not BUNDLED and model != BUNDLED,
+        "adapt='on'": adapt == "on",
+        "a reference": reference is not None,
+    }
+    if given := " and ".join(name for name, is_given in arguments.items() if is_given):
         raise ValueError(
-            f"markers= label cells without a model, so {' and '.join(both)} cannot be had with it. "
+            f"markers must be passed without {given}, because the marker genes replace the model. "
             "Omit one or the other."
         )
     return markers if isinstance(markers, hdi.tl.MarkerScorer) else hdi.tl.MarkerScorer(markers)
 
 
-def _no_such_argument(name: str) -> TypeError:
-    """Return the error of an argument that `annotate` does not have, with the one that is meant."""
+def _check_distributable(markers: Any, refine: Switch, vote: bool | str) -> None:
+    """Raise ``ValueError`` for steps that need all cells in memory."""
+    asked = [
+        *(["markers="] if markers is not None else []),
+        *(["refine='on'"] if refine == "on" else []),
+        *([f"vote={vote!r}"] if vote in (True, CLUSTER) else []),
+    ]
+    if asked:
+        raise ValueError(
+            f"{' and '.join(asked)} cannot be combined with client=: it needs all cells in memory. "
+            "Omit one or the other."
+        )
+
+
+def _unexpected_argument(name: str) -> TypeError:
+    """Return the error for an argument that does not exist, with the likely intended one."""
     known = [each for each in signature(annotate).parameters if each != "unexpected"]
-    meant = _ELSEWHERE.get(name) or next(iter(get_close_matches(name, known, 1)), "")
+    intended = _EQUIVALENT_ARGUMENTS.get(name) or next(iter(get_close_matches(name, known, 1)), "")
     advice = {
-        "vote": "Pass vote=True to over-cluster the cells and let every cluster vote, or "
-        "vote='leiden' to take the clusters of a column.",
+        "vote": "Pass vote=True to over-cluster the cells and assign majority labels, or "
+        "vote='leiden' to use the clusters of a column.",
         "": "Omit it.",
-    }.get(meant, f"Pass {meant}= if that is meant.")
+    }.get(intended, f"Did you mean {intended}=?")
     return TypeError(f"annotate has no argument {name!r}; it has {', '.join(known)}. {advice}")
 
 
 def _check_columns(opened: AlignedQuery, batch_key: str | None, vote: bool | str) -> None:
-    """Raise before any cell is read where a column is not there, or has cells without a cluster."""
+    """Raise if a column is missing or has cells without a cluster, before any counts are read."""
     clusters = vote if isinstance(vote, str) and vote != CLUSTER else None
     hints = {
         batch_key: "Omit batch_key to treat all cells as one batch.",
@@ -285,10 +324,13 @@ def _adapted(
     reference: DataLike | None,
     batch_key: str | None,
 ) -> tuple[HierarchicalClassifierMixin, Decision, bool]:
-    """Return the model of the query, or the model itself where nothing is gained.
+    """Return the adapted model, or the model itself if adaptation does not help.
 
-    Also say whether the query is like one more batch of the reference.
+    The last value tells whether the query resembles another batch of the reference.
     """
+    if model.adapter_ is not None:
+        reason = "the model is already adapted to a query"
+        return model, Decision(step="adapt", applied=False, reason=reason), False
     with working("Adapting the model"):
         adapted = model.load_query_data(opened, model, reference=reference, batch_key=batch_key)
         adapted.train(plan_kwargs={"guard": adapt == "auto"})
@@ -304,54 +346,52 @@ def _adapted(
 
 
 def _changed(share: float, n_cells: int) -> str:
-    """Say how many labels a step changed."""
+    """Return a phrase with the number of labels that a step changed."""
     return f"{round(share * n_cells):,} of {counted(n_cells, 'label')} changed ({share:.1%})"
 
 
 def _obstacle(opened: AlignedQuery, refine: Switch, like_a_batch: bool) -> str:
-    """Say why there is no graph to refine on; empty if there is one."""
+    """Return the reason why labels cannot be refined, or an empty string."""
     if like_a_batch and refine == "auto":
         return (
-            "the query is like one more batch of the reference, where it costs more than it helps"
+            "the query resembles another batch of the reference, where smoothing tends to do more "
+            "harm than good"
         )
     if opened.n_obs < MIN_CELLS:
-        return f"{opened.n_obs} cells are too few for a graph; it takes {MIN_CELLS}"
+        return f"{opened.n_obs} cells are too few for a neighbour graph (at least {MIN_CELLS})"
     has_rna = opened.extra.has_rna
     if has_rna is not None and not has_rna.all():
-        n_lacking = int((~has_rna).sum())
-        return f"{n_lacking} cells have no RNA, by which they could be compared with others"
+        return f"{(~has_rna).sum()} cells have no RNA counts to compute a neighbour graph from"
     return ""
 
 
 def _refined(
     result: Annotation,
-    asked: Annotation,
+    sharpened: Annotation,
     opened: AlignedQuery,
     points: Callable[[], NDArray[np.float32]],
     refine: Switch,
     batch_key: str | None,
-    *,
-    halfway: bool,
+    confidence: float,
 ) -> tuple[Annotation, Decision]:
-    """Refine what neighbours are asked on the graph of the query's cells, or say why not."""
-    confidence = mean_confidence(result)
-    if halfway:  # an adapted model is less sure than it is right
-        confidence = (confidence + mean_confidence(asked)) / 2
+    """Smooth the sharpened probabilities over the neighbour graph, at this mean confidence.
+
+    The annotation is returned unchanged if the graph is uninformative or the step fails.
+    """
     try:
         with working("Smoothing labels over the neighbour graph"):
-            refinement = hdi.tl.refine(opened, asked, use_rep=points(), batch_key=batch_key)
+            refinement = hdi.tl.refine(opened, sharpened, use_rep=points(), batch_key=batch_key)
     except Exception as error:
         if refine == "on":
             raise
-        # An optional step never costs the annotation: numba, for one, fails where it cannot cache.
+        # The annotation survives a failing optional step, such as numba without a cache folder.
         return result, Decision(step="refine", applied=False, reason=_failure(error, "refine='on'"))
-    # How far neighbours agree was estimated without labels.
-    strength = float(refinement.parameters["lam"])
+    strength = float(refinement.parameters["lam"])  # estimated without labels
     weight, changed = strength / (1 + strength), float(refinement.changed.mean())
     reason = "neighbours in the graph share their labels"
     if weight < MIN_WEIGHT:
-        reason = "the graph says nothing about labels that their overall frequencies do not"
-        reason = f"it was asked for, although {reason}" if refine == "on" else reason
+        reason = "neighbours in the graph predict labels no better than overall label frequencies"
+        reason = f"applied as requested, although {reason}" if refine == "on" else reason
     applied = weight >= MIN_WEIGHT or refine == "on"
     if applied:
         reason = f"{_changed(changed, len(result))}; {reason}"
@@ -359,8 +399,7 @@ def _refined(
     decision = Decision(step="refine", applied=applied, reason=reason, figures=figures)
     if not applied:
         return result, decision
-    # Neighbours resemble each other, so they are less than independent witnesses: their labels are
-    # taken over, but not the certainty that they seem to add.
+    # Neighbouring cells are not independent evidence, so the gain in confidence is removed.
     refined = match_mean_confidence(refinement.annotation(), confidence)
     return _with(result, refined.node_probabilities, refine=refinement.parameters), decision
 
@@ -371,9 +410,9 @@ def _voted(
     points: Callable[[], NDArray[np.float32]],
     vote: bool | str,
 ) -> tuple[Annotation, Decision]:
-    """Let clusters vote, or say why not."""
+    """Assign the majority label of each cluster; return the result unchanged if that fails."""
     try:
-        with working("Letting clusters vote"):
+        with working("Voting within clusters"):
             own = vote in (True, CLUSTER)
             options = {"use_rep": points()} if own else {"clusters": vote}
             found = hdi.tl.vote(opened, result, **options)
@@ -392,7 +431,7 @@ def _voted(
 
 
 def _with(result: Annotation, probabilities: np.ndarray, **recipe: Any) -> Annotation:
-    """Return the annotation with other probabilities, which nothing is calibrated for."""
+    """Return the annotation with other probabilities, without the calibration."""
     return replace(
         result,
         node_probabilities=probabilities,
@@ -402,7 +441,8 @@ def _with(result: Annotation, probabilities: np.ndarray, **recipe: Any) -> Annot
 
 
 def _failure(error: Exception, advice: str) -> str:
+    """Return the reason of a failed step; `advice` is the call that raises its full error."""
     text = str(error).removesuffix(".")[:200]
-    if isinstance(error, ValueError):  # which says what the query lacks
+    if isinstance(error, ValueError):  # the message describes what is wrong with the query
         return f"{text[:1].lower()}{text[1:].split('. ')[0]}"
-    return f"it failed ({type(error).__name__}: {text}); {advice} says where"
+    return f"it failed ({type(error).__name__}: {text}); {advice} shows the full error"

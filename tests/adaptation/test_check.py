@@ -70,7 +70,7 @@ def test_one_more_batch_of_the_reference() -> None:
         ({"unlike": 0.8}, "80% of its cells"),
         ({"n_types": 1.2}, r"effectively 1\.2"),
         ({"unsupported": 0.6}, "60% of the labels would change"),
-        ({"shift_query": -0.002}, r"hardly farther .* \(-0\.02 of the distance"),
+        ({"shift_query": -0.002}, r"cells of the same batch .* \(-0\.02 of the distance"),
         ({"unlike": 0.5, "n_types": 1.2}, "one type"),
     ],
 )
@@ -153,7 +153,7 @@ def test_one_that_is_refused_does_not_hold_up_the_others() -> None:
     assert report.decision == "adapted"
     assert report.reason == (
         "network, profiles and held-out markers support B to T (30 cells); "
-        "refused, for little support or few cells: B to NK (20 cells, 0%)"
+        "rejected because of low support or few cells: B to NK (20 cells, 0%)"
     )
     assert report.figures.changed == pytest.approx(30 / len(plain))
     assert report.figures.unsupported == pytest.approx(20 / len(plain))
@@ -174,7 +174,7 @@ def test_switched_off_it_follows_all_and_says_what_it_would_have_said() -> None:
     plain, *heard = random_opinions(2000)
     weights, report = check_adaptation(plain, *heard, LABELS, guard=False)
     assert report.decision == "adapted"
-    assert "would have said: " in report.reason
+    assert "the check is switched off; with it: " in report.reason
     assert (weights == 1).all()
 
 
@@ -183,7 +183,7 @@ def test_a_few_cells_of_one_type_change_nothing(n_cells: int) -> None:
     plain, heard = two_leaves(0.9, n_cells), [two_leaves(0.1, n_cells)] * 3
     _, report = check_adaptation(plain, *heard, LABELS)
     assert (report.decision, report.figures.changed) == ("zero-shot", 0.0)
-    assert "hardly more than one type" in report.reason
+    assert "little more than one type" in report.reason
 
 
 def test_opinions_that_agree_change_nothing() -> None:

@@ -38,7 +38,7 @@ def test_it_replaces_no_earlier_result(hdeepinsight, query):
     assert hdeepinsight("annotate", query).exit_code == 0
     done = hdeepinsight("annotate", query)
     assert done.exit_code == 2
-    assert "exists already. Pass --overwrite" in " ".join(done.stderr.split())
+    assert "already exists. Pass --overwrite" in " ".join(done.stderr.split())
 
 
 def test_its_name_is_that_of_a_model(hdeepinsight, query, tmp_path):

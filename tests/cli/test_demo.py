@@ -68,7 +68,7 @@ def test_folder_of_an_earlier_run_is_taken(tmp_path):
 
 def test_folder_of_others_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("# My thesis")
-    with pytest.raises(UsageProblem, match="did not make"):
+    with pytest.raises(UsageProblem, match="did not create"):
         claim_folder(tmp_path)
     assert (tmp_path / "README.md").read_text() == "# My thesis"
 

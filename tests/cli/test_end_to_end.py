@@ -30,7 +30,7 @@ def test_train_reports_the_model_and_the_cells_held_out(files):
     assert "7 types at levels lineage (3), cell_type (7)" in files.train_output
     recipe = SCHDeepInsight.load(files.model, adata=False).recipe
     assert 28 <= recipe["n_held_out"] <= 42  # a fifth of about 30 cells of each of seven types
-    assert f"{recipe['n_held_out']} cells held out" in files.train_output
+    assert f"{recipe['n_held_out']} held-out cells" in files.train_output
     assert "balanced_accuracy" in files.train_output
     assert f"Saved to {files.model}" in files.train_output
 

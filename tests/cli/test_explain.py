@@ -22,7 +22,7 @@ def test_rankings_are_written_and_shown(hdeepinsight, files, tmp_path):
         assert expected.index[0] in done.output
 
 
-def test_a_type_that_no_cell_has_is_an_error_in_words(hdeepinsight, files, halves, tmp_path):
+def test_type_without_cells_raises(hdeepinsight, files, halves, tmp_path):
     cells = halves[1][halves[1].obs["cell_type"] == "DC"].copy()
     cells.write_h5ad(tmp_path / "query.h5ad")
     out = tmp_path / "genes.csv"
@@ -30,5 +30,5 @@ def test_a_type_that_no_cell_has_is_an_error_in_words(hdeepinsight, files, halve
         "explain", tmp_path / "query.h5ad", "--model", files.model, "--nodes", "B", "--out", out
     )
     assert done.exit_code == 1
-    assert "none of the 28 cells at B" in " ".join(done.output.split())
+    assert "None of the 28 cells is assigned to B" in " ".join(done.output.split())
     assert not out.exists()

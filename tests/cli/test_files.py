@@ -45,7 +45,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused_before_any_work(tmp_path
     locked = tmp_path / "locked"
     locked.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked)
-    with pytest.raises(UsageProblem, match="locked may not be written to"):
+    with pytest.raises(UsageProblem, match="locked is not writable"):
         require_writable(locked / "new" / "model")
 
 
@@ -91,7 +91,7 @@ def test_nothing_of_the_query_is_replaced(tmp_path, ending, part, name):
     tree = Taxonomy.from_nested({"T": [], "B": []})
     result = Annotation.from_labels(pd.Series(["T", "B", "T"], index=query.obs_names), tree)
     store = open_store(path)
-    with pytest.raises(UsageProblem, match=f"{part}/{name} already.*another --key-added"):
+    with pytest.raises(UsageProblem, match=f"already has {part}/{name}.*Pass another name"):
         prepare_output(store, source=path, out=out, key_added="hdi")
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
     prepare_output(store, source=path, out=out, key_added="other")(result)

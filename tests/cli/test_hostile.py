@@ -230,7 +230,7 @@ def test_a_lack_of_memory_is_said_in_a_sentence(files, hdeepinsight, monkeypatch
     monkeypatch.setattr(Annotator, "evaluate", greedy)
     done = hdeepinsight("evaluate", files.query, "--model", files.model)
     assert done.exit_code == 1
-    assert "There is not enough memory" in done.stderr
+    assert "Not enough memory" in done.stderr
     assert "unexpected" not in done.stderr
 
 

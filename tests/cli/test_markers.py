@@ -1,4 +1,4 @@
-"""Labels by marker genes from the command line: no model, the same outputs."""
+"""``hdeepinsight annotate --markers``: labels by marker genes instead of a model."""
 
 import anndata as ad
 import pandas as pd
@@ -16,7 +16,7 @@ def blood(tmp_path_factory):
     return path
 
 
-def test_markers_label_a_file_as_python_does(hdeepinsight, blood, tmp_path):
+def test_markers_give_the_labels_of_hdi_annotate(hdeepinsight, blood, tmp_path):
     out = tmp_path / "labels.h5ad"
     done = hdeepinsight("annotate", blood, "--markers", "blood", "--out", out)
     assert done.exit_code == 0, done.stderr
@@ -24,9 +24,9 @@ def test_markers_label_a_file_as_python_does(hdeepinsight, blood, tmp_path):
     assert "bundled" not in done.stdout
     assert not any(light in done.stdout for light in ("GREEN", "YELLOW", "RED"))
     written = ad.read_h5ad(out)
-    wanted = hdi.annotate(blood, markers="blood")
+    expected = hdi.annotate(blood, markers="blood")
     for level in ("lineage", "cell_type", "subtype", "stop_label"):
-        assert written.obs[f"hdi_{level}"].tolist() == wanted.labels[level].tolist()
+        assert written.obs[f"hdi_{level}"].tolist() == expected.labels[level].tolist()
     right = written.obs["hdi_cell_type"].astype(str) == written.obs["cell_type"].astype(str)
     assert right.mean() > 0.75
     assert (
@@ -34,7 +34,7 @@ def test_markers_label_a_file_as_python_does(hdeepinsight, blood, tmp_path):
     ).mean() > 0.95
 
 
-def test_a_list_of_ones_own_makes_its_own_tree_and_page(hdeepinsight, blood, tmp_path):
+def test_custom_marker_list_gives_labels_and_report(hdeepinsight, blood, tmp_path):
     genes = tmp_path / "mine.gmt"
     genes.write_text("T\t\tCD3D\tCD3E\nB\t\tCD79A\tMS4A1\nMono\t\tLYZ\tS100A9\n")
     out, page = tmp_path / "labels.csv", tmp_path / "page.html"
@@ -47,7 +47,7 @@ def test_a_list_of_ones_own_makes_its_own_tree_and_page(hdeepinsight, blood, tmp
     assert "<html" in page.read_text()[:200]
 
 
-def test_a_page_compares_with_known_labels(hdeepinsight, blood, tmp_path):
+def test_report_compares_with_known_labels(hdeepinsight, blood, tmp_path):
     out = tmp_path / "page.html"
     done = hdeepinsight(
         "report", blood, "--markers", "blood", "-l", "lineage", "--out", out, "--fast"
@@ -57,23 +57,23 @@ def test_a_page_compares_with_known_labels(hdeepinsight, blood, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (["--model", "elsewhere"], "model cannot be had"),
-        (["--adapt", "on"], "--adapt on cannot be had"),
-        (["--stream", "--out", "labels.csv"], "--markers cannot be had"),
+        (["--model", "elsewhere"], "--markers must be passed without a model"),
+        (["--adapt", "on"], "--markers must be passed without --adapt on"),
+        (["--stream", "--out", "labels.csv"], "--markers needs all cells at once"),
         (["--types", "Neuron"], "Neuron"),
     ],
 )
-def test_what_does_not_go_with_markers_is_refused(hdeepinsight, blood, tmp_path, options, said):
+def test_options_that_conflict_with_markers_raise(hdeepinsight, blood, tmp_path, options, message):
     if "--out" not in options:
         options = [*options, "--out", tmp_path / "out.csv"]
     done = hdeepinsight("annotate", blood, "--markers", "blood", *options)
     assert done.exit_code in (1, 2)
-    assert said in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
 
 
-def test_a_broken_list_is_named_by_its_line(hdeepinsight, blood, tmp_path):
+def test_malformed_marker_list_raises_with_the_line(hdeepinsight, blood, tmp_path):
     genes = tmp_path / "mine.gmt"
     genes.write_text("T\t\tCD3D\nB CD79A\n")
     done = hdeepinsight("annotate", blood, "--markers", genes, "--out", tmp_path / "out.csv")

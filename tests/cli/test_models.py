@@ -60,7 +60,7 @@ def test_models_that_were_fetched_need_no_connection(hdeepinsight):
     [
         (["pull", "atlas/blood"], 1, "HF_HUB_OFFLINE is set"),
         (["pull", "blood"], 1, "is not the address of a model"),
-        (["pull", "./x", "--out", "."], 2, "exists already"),
+        (["pull", "./x", "--out", "."], 2, "already exists"),
         (["models", "--where", "hub"], 1, "HF_HUB_OFFLINE is set"),
         (["publish", "--model", "m", "--card", "no.json", "./x"], 2, "could not be read as JSON"),
     ],

@@ -41,7 +41,7 @@ def test_report_of_a_query(files, query, hdeepinsight, sha256, tmp_path):
     assert found["threshold"] == 0.8
     assert found["n_cells"] == found["evaluation"]["n_cells"] == 210
     assert {row["Cluster"] for row in found["tables"]["clusters"]["rows"]} == {"0", "1"}
-    assert "dots in two dimensions" in out.read_text(encoding="utf-8")  # X_umap unasked
+    assert "cells in two dimensions" in out.read_text(encoding="utf-8")  # X_umap unasked
 
 
 def test_annotate_writes_the_page_too(files, hdeepinsight, tmp_path):
@@ -52,7 +52,7 @@ def test_annotate_writes_the_page_too(files, hdeepinsight, tmp_path):
     assert done.stdout.endswith(f"Written to {labels} and {out}\n")
     assert facts(out)["n_cells"] == 210
     again = hdeepinsight(*command[:-1], tmp_path / "labels.html")
-    assert (again.exit_code, "labels.csv exists already" in again.stderr) == (2, True)
+    assert (again.exit_code, "labels.csv already exists" in again.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_an_unknown_command_is_a_usage_error(hdeepinsight):
 def test_options_have_the_names_and_the_defaults_of_python():
     python = inspect.signature(hdi.annotate).parameters
     assert set(ANNOTATING) - set(python) == {"strict", "fast"}
-    assert set(python) - set(ANNOTATING) == {"query", "progress", "unexpected"}
+    assert set(python) - set(ANNOTATING) == {"query", "progress", "client", "unexpected"}
     for name in set(ANNOTATING) & set(python):
         given, default = OPTIONS[name].default, python[name].default
         parse = OPTIONS[name].annotation.__metadata__[0].parser

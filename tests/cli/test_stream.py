@@ -1,4 +1,4 @@
-"""Labels written block by block: the same bytes, whatever was stopped, resumed or shared out."""
+"""Streamed labels: the same bytes after an interruption, a resumption and a merge of parts."""
 
 import anndata as ad
 import h5py
@@ -42,8 +42,8 @@ def stream(files, large, hdeepinsight, tmp_path):
 def stopped_after(n: int, error: BaseException):
     annotate_blocks = Annotator.annotate_blocks
 
-    def stopped(*words, **named):
-        for k, block in enumerate(annotate_blocks(*words, **named)):
+    def stopped(*args, **kwargs):
+        for k, block in enumerate(annotate_blocks(*args, **kwargs)):
             if k == n:
                 raise error
             yield block
@@ -51,17 +51,17 @@ def stopped_after(n: int, error: BaseException):
     return stopped
 
 
-def test_streamed_labels_are_those_of_the_whole(stream, expected, tmp_path):
+def test_streamed_labels_equal_unstreamed_ones(stream, expected, tmp_path):
     done = stream()
     assert done.exit_code == 0, done.output
-    assert "Each cell was labelled by itself; the verdict rests on 2,000 cells." in done.output
+    assert "labelled independently; the verdict is based on 2,000 cells." in done.output
     assert (tmp_path / "labels.csv").read_bytes() == expected
     assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]
-    assert "exists already" in stream().output
+    assert "already exists" in stream().output
     assert stream("--overwrite").exit_code == 0
 
 
-def test_what_was_stopped_goes_on_to_the_same_bytes(stream, expected, tmp_path, monkeypatch):
+def test_resumed_run_writes_the_same_bytes(stream, expected, tmp_path, monkeypatch):
     full = OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
         patch.setattr(Annotator, "annotate_blocks", stopped_after(2, full))
@@ -74,13 +74,13 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(stream, expected, tmp_path, 
     assert len(pd.read_csv(blocks[1])) == 4096
     done = stream()
     assert done.exit_code == 2
-    assert "2 blocks of 3 blocks lie in" in done.output
+    assert "already holds 2 of 3 blocks" in done.output
     written = blocks[0].stat().st_mtime_ns
     seen = []
     annotate_blocks = Annotator.annotate_blocks
 
-    def watched(*words, **named):
-        for block in annotate_blocks(*words, **named):
+    def watched(*args, **kwargs):
+        for block in annotate_blocks(*args, **kwargs):
             seen.append(len(block))
             assert blocks[0].stat().st_mtime_ns == written
             yield block
@@ -92,26 +92,26 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(stream, expected, tmp_path, 
     assert (tmp_path / "labels.csv").read_bytes() == expected
 
 
-def test_another_run_is_not_gone_on_with(stream, files, large, tmp_path, monkeypatch):
+def test_blocks_of_another_run_are_not_resumed(stream, files, large, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop = stopped_after(1, OSError("stopped"))
         patch.setattr(Annotator, "annotate_blocks", stop)
         assert stream().exit_code == 1
     done = stream("--resume", "--threshold", "0.7")
     assert done.exit_code == 2
-    assert "was begun with another options" in done.output
-    assert "another query" in stream("--resume", query=files.query).output
-    assert "another model" in stream("--resume", model="pbmc").output
+    assert "differs in options" in done.output
+    assert "differs in query" in stream("--resume", query=files.query).output
+    assert "differs in model" in stream("--resume", model="pbmc").output
     assert stream("--overwrite", "--threshold", "0.7").exit_code == 0
 
 
 def test_parts_are_merged_to_the_same_bytes(stream, expected, hdeepinsight, tmp_path):
     out = tmp_path / "labels.csv"
-    assert "There are no blocks" in hdeepinsight("merge", out).output
+    assert "No blocks of" in hdeepinsight("merge", out).output
     assert stream("--part", "2/2").exit_code == 0
     done = hdeepinsight("merge", out)
     assert done.exit_code == 2
-    assert "1 block of 3 are missing, the first is 000000000000.csv" in done.output
+    assert "1 of 3 blocks not written yet, the first is 000000000000.csv" in done.output
     done = stream("--part", "1/2")
     assert f"hdeepinsight merge {out}" in done.output.replace("\n", "")
     assert stream("--part", "1/2", "--resume").exit_code == 0
@@ -120,7 +120,7 @@ def test_parts_are_merged_to_the_same_bytes(stream, expected, hdeepinsight, tmp_
     assert out.read_bytes() == expected
 
 
-def test_nothing_is_final_where_the_scale_changes_midway(stream, large, tmp_path):
+def test_no_output_if_the_scale_changes_midway(stream, large, tmp_path):
     path = tmp_path / "spoiled.h5ad"
     path.write_bytes(large.read_bytes())
     with h5py.File(path, "r+") as root:
@@ -134,28 +134,28 @@ def test_nothing_is_final_where_the_scale_changes_midway(stream, large, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (["--adapt", "on"], "--adapt on cannot be had"),
-        (["--vote", "auto"], "--vote cannot be had"),
-        (["--report", "page.html"], "--report cannot be had"),
+        (["--adapt", "on"], "--adapt on needs all cells at once"),
+        (["--vote", "auto"], "--vote needs all cells at once"),
+        (["--report", "page.html"], "--report needs all cells at once"),
         (["--part", "3/2"], "such as 3/8"),
     ],
 )
-def test_what_needs_all_cells_is_refused(stream, options, said, tmp_path):
+def test_options_that_need_all_cells_raise(stream, options, message, tmp_path):
     done = stream(*options)
     assert done.exit_code == 2
-    assert said in done.output
+    assert message in done.output
     assert not list(tmp_path.iterdir())
 
 
-def test_blocks_go_to_tables_only(stream, tmp_path):
+def test_only_tables_can_be_streamed(stream, tmp_path):
     done = stream(out=tmp_path / "labels.h5ad")
     assert done.exit_code == 2
     assert "must end in .parquet or .csv" in done.output
 
 
-def test_parquet_says_the_same(files, large, hdeepinsight, expected, tmp_path):
+def test_parquet_equals_csv(files, large, hdeepinsight, expected, tmp_path):
     pytest.importorskip("pyarrow")
     out = tmp_path / "labels.parquet"
     done = hdeepinsight("annotate", large, "-m", files.model, "-o", out)

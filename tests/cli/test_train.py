@@ -27,7 +27,7 @@ def test_a_setting_without_an_option_reaches_the_class(hdeepinsight, files, tmp_
         ([*LABELS, "--settings", "n_topics=3"], "SCHDeepInsight has no option n_topics. It has"),
         ([*LABELS, "--settings", "n_latent"], "--settings must be KEY=VALUE, got 'n_latent'"),
         ([*LABELS, "--model", "scvi"], ", schdeepinsight, "),
-        ([*LABELS, "--cells", "cells.csv"], "of a model that learns without labels"),
+        ([*LABELS, "--cells", "cells.csv"], "for a model that learns without labels"),
         ([], "No label column was given"),
     ],
 )

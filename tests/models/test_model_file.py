@@ -338,7 +338,7 @@ HOSTILE = {
     ),
     "zip_bomb": (
         archive(pickled({}), [("data/0", b"\0" * 2**28)], packed=["data/0"]),
-        "a packed file of 268,435,456 bytes",
+        "a compressed file of 268,435,456 bytes",
     ),
     "path_traversal": (archive(pickled({}), [("../../evil", b"x")]), "a file named"),
     "path_traversal_at_the_top": (archive(pickled({}), top=".."), "a file named"),

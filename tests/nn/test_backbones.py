@@ -128,7 +128,7 @@ def test_a_single_training_cell_is_read_as_at_prediction():
 
 @pytest.mark.parametrize(("side", "advice"), [(2 * PATCH + 1, 3), (3 * PATCH - 1, 3), (0, 1)])
 def test_a_side_that_patches_do_not_fill_is_refused(side, advice):
-    message = f"multiple of {PATCH}, its patch, got {side}.*side={advice * PATCH}"
+    message = f"multiple of {PATCH}, got {side}.*side={advice * PATCH}"
     with pytest.raises(ValueError, match=message):
         CompactBackbone(2, side)
 

@@ -157,7 +157,7 @@ def test_an_unknown_node_is_refused(result):
             "legend_loc must be one of .* got 'right'",
             id="legend",
         ),
-        pytest.param(["T"] * 30, {"palette": {"B": "red"}}, r"no colour for \['T'\]", id="palette"),
+        pytest.param(["T"] * 30, {"palette": {"B": "red"}}, r"none for \['T'\]", id="palette"),
     ],
 )
 def test_bad_input_is_refused(coords, labels, options, match):
@@ -175,7 +175,7 @@ def test_coverage_against_a_component(drawn_pca):
     np.testing.assert_allclose(found[:, 0], drawn_pca.coverage.to_numpy()[order], atol=0.3)
     share, points = np.log(drawn_pca.coverage), drawn_pca.embedding[:, 1]
     r, size = (np.corrcoef(share, each)[0, 1] for each in (points, np.abs(points)))
-    expected = f"coverage explains {r**2:.0%} of component 2, {size**2:.0%} of its size"
+    expected = f"coverage explains {r**2:.0%} of component 2, {size**2:.0%} of its absolute value"
     assert ax.get_title() == expected
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["B (15)", "T (15)"]
     with pytest.raises(ValueError, match="component must be at most 2, got 3"):

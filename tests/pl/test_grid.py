@@ -26,7 +26,7 @@ def test_types_stand_in_tree_order_with_their_numbers_of_cells(tree):
     truth = tree.encode(["B", "CD8", "CD8", "naive", "memory", "memory"])
     ax = pl.confusion(tree, truth, truth)
     assert labels(ax.yaxis) == ["naive  (1)", "memory  (2)", "CD8  (2)", "B  (1)"]
-    assert ax.get_title() == "6 of 6 cells right (100.0%)"
+    assert ax.get_title() == "6 of 6 cells correct (100.0%)"
     assert [text.get_text() for text in ax.texts] == ["100"] * 4
 
 
@@ -37,7 +37,7 @@ def test_a_level_folds_deeper_nodes_and_counts_those_that_stopped_above(tree):
     assert labels(ax.yaxis) == ["CD4  (2)", "CD8  (2)"]  # B ends above level 2
     assert labels(ax.xaxis) == ["CD4", "CD8", "stopped above"]
     np.testing.assert_allclose(ax.images[0].get_array(), [[1, 0, 0], [0.5, 0, 0.5]])
-    assert ax.get_title() == "level_2: 2 of 4 cells right (50.0%)"
+    assert ax.get_title() == "level_2: 2 of 4 cells correct (50.0%)"
 
 
 def test_levels_by_name_and_number_agree(tree):
@@ -71,7 +71,9 @@ def test_repeated_names_are_told_apart_by_their_paths():
             r"y_pred must be node indices .* one for each of 2 cells",
             id="lengths",
         ),
-        pytest.param([2, 2], [2, 2], 2, "No cell has a true label", id="nothing_at_level"),
+        pytest.param(
+            [2, 2], [2, 2], 2, "At least one cell must have a true label", id="nothing_at_level"
+        ),
         pytest.param([3], [3], 9, "level must be one of", id="unknown_level"),
         pytest.param(
             [1], [-1], 1, "y_pred must be node indices .* type int64", id="last_node_from_behind"
@@ -151,7 +153,7 @@ def test_bad_input_of_dots_is_refused(result, groups, options, match):
 
 
 def test_no_cell_is_refused(empty):
-    with pytest.raises(ValueError, match="has no cell"):
+    with pytest.raises(ValueError, match="at least one cell"):
         pl.dotplot(empty, np.empty(0, dtype=object))
 
 

@@ -161,7 +161,7 @@ def test_text_stands_out_from_its_ground(opened):
 
 def test_the_keyboard_reaches_the_content_first_and_every_table_that_scrolls(opened):
     opened.press("Tab")
-    assert opened.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert opened.evaluate("document.activeElement.textContent") == "Skip to main content"
     opened.narrow()
     scrolling = (
         "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
@@ -223,7 +223,7 @@ def test_arrow_keys_go_from_cell_to_cell_and_say_what_it_is(opened, full):
     opened.press("ArrowRight")
     said = opened.evaluate("document.getElementById('cells-status').textContent")
     name, label = said.split("; ")[:2]
-    assert label == f"label given: {full.label_column()[name]}"
+    assert label == f"assigned label: {full.label_column()[name]}"
     assert opened.evaluate("document.getElementById('cells-tip').hidden") is False
     opened.press("ArrowRight")
     assert opened.evaluate("document.getElementById('cells-status').textContent") != said

@@ -63,7 +63,7 @@ def test_composition(full, facts):
         assert row["Stop here"] == (full.stop_nodes == node).sum()
         own = full.node_probabilities[at, node]
         assert row["Mean probability"] == pytest.approx(own.mean())
-        assert row["5 % lie below"] == pytest.approx(np.quantile(own, 0.05))
+        assert row["5th percentile"] == pytest.approx(np.quantile(own, 0.05))
         assert sum(row["Probability from 0 to 1"]) == at.sum()
     assert rows.loc["Unknown", "Cells"] == (full.stop_nodes == 0).sum()
 
@@ -81,7 +81,7 @@ def test_a_label_repeated_down_the_levels_is_one_row(page):
 def test_stopped_cells_and_why(full, facts):
     above = ~np.isin(full.stop_nodes, full.taxonomy.leaves)
     rows = pd.DataFrame(facts["tables"]["stops"]["rows"])
-    by_reason = rows.groupby("Why")["Cells"].sum()
+    by_reason = rows.groupby("Reason")["Cells"].sum()
     expected = full.stop_reason[above].value_counts()
     assert len(expected) > 1
     assert by_reason.to_dict() == expected.to_dict()
@@ -115,10 +115,10 @@ def test_label_sets_and_novelty(full, facts):
     rows = facts["tables"]["label_sets"]["rows"]
     assert {row["Types in the set"]: row["Cells"] for row in rows} == sizes.to_dict()
     found = {row["Found"]: row["Cells"] for row in facts["tables"]["novelty"]["rows"]}
-    assert found["recognised by no lineage"] == (full.novelty["lineage_p_value"] <= 0.05).sum()
-    assert found["of two lineages at once, as doublets are"] == full.novelty["is_doublet"].sum()
+    assert found["no known lineage"] == (full.novelty["lineage_p_value"] <= 0.05).sum()
+    assert found["doublets of two lineages"] == full.novelty["is_doublet"].sum()
     by_type = pd.DataFrame(facts["tables"]["novelty_by_type"]["rows"])
-    n_novel = (by_type["Of no known lineage"] * by_type["Cells"]).sum()
+    n_novel = (by_type["No known lineage"] * by_type["Cells"]).sum()
     assert n_novel == pytest.approx((full.novelty["lineage_p_value"] <= 0.05).sum())
 
 
@@ -130,7 +130,7 @@ def test_known_labels(full, written):
     assert evaluation["hierarchical"]["f1"] == expected.hierarchical.f1
     assert f"F1 {expected.hierarchical.f1:.3f}" in found.text
     right = (full.leaf_nodes == truth)[truth > 0].mean()
-    assert f"{right:.1%} are right" in str(found.all("img"))
+    assert f"{right:.1%} are correct" in str(found.all("img"))
 
 
 def test_reports_decisions_and_recipe_are_all_there(full, written):
@@ -141,8 +141,8 @@ def test_reports_decisions_and_recipe_are_all_there(full, written):
     assert facts["recipe"] == full.recipe
     for said in (
         "200 cells × 900 genes were read from X (csr_matrix).",
-        "Cells that hold zeros only: 2.",
-        "700 of 765 model genes are measured; they carry 95.0%",
+        "Cells without counts: 2.",
+        "700 of 765 model genes are measured; they account for 95.0%",
         "Not measured: <b>, CD3E.",
         "Model not adapted to the query: nothing is gained.",
         "Labels smoothed over the neighbour graph: neighbours agree.",
@@ -171,7 +171,7 @@ def test_an_annotation_read_back_tells_the_same_of_its_training(written, full, p
     full.to_adata(cells)
     again = page(Annotation.from_adata(cells)).facts["methods"]
     first = written[0].facts["methods"]
-    training = first[first.index("The network") : first.index("Values were read")]
+    training = first[first.index("The input of") : first.index("Values were read")]
     assert "459 labelled cells; 31 others were held out by donor" in training
     assert training in again
 
@@ -186,9 +186,9 @@ def test_figures_of_a_foreign_recipe_are_repeated_as_they_are(annotated, page, n
 
 def test_an_annotation_of_another_tool_claims_nothing(annotated, page, nested):
     found = page(annotated(nested, 30, recipe={"tool": "CellTypist"}))
-    assert "What made the probabilities is not recorded." in found.facts["methods"]
+    assert "How the probabilities were computed is not recorded." in found.facts["methods"]
     assert found.facts["references"] == []
-    assert "carries no report on its input" in found.text
+    assert "has no report on its input" in found.text
     assert "label_sets" not in found.facts["tables"]
 
 
@@ -254,7 +254,7 @@ def test_the_picture_holds_places_and_values_of_the_cells(full, page):
         place = unpacked(drawn[name], "<u2").astype(float)
         assert np.corrcoef(place, coordinates[rows, axis])[0, 1] > 0.9999
     fields = {field["name"]: field for field in drawn["fields"]}
-    given = fields["label given"]
+    given = fields["assigned label"]
     labels = np.array(given["labels"])[unpacked(given["values"])]
     assert labels.tolist() == full.label_column().iloc[rows].tolist()
     assert given["colors"] == [full.colors[label] for label in given["labels"]]
@@ -280,7 +280,7 @@ def test_what_the_query_has_is_picked_up(full, page, query, tmp_path):
     query.write_h5ad(tmp_path / "query.h5ad")
     for given in (query, tmp_path / "query.h5ad"):
         found = page(full, query=given, color_by=["depth"])
-        assert "those in obsm['X_umap'] of the query" in found.text
+        assert "from obsm['X_umap'] of the query" in found.text
         assert len(found.facts["tables"]["clusters"]["rows"]) == 2
         names = [field["name"] for field in cells(found)["fields"]]
         assert {"cluster", "donor", "depth"} <= set(names)
@@ -288,7 +288,7 @@ def test_what_the_query_has_is_picked_up(full, page, query, tmp_path):
 
 def test_coordinates_are_made_where_there_are_none(full, page, query):
     found = page(full, query=query)
-    assert "cells were placed by their expression" in found.text
+    assert "an embedding of its expression was computed" in found.text
     assert cells(found)["n_shown"] == 200
 
 
@@ -296,8 +296,8 @@ def test_a_query_that_cannot_be_read_costs_no_page(full, page, query):
     scaled = query.copy()
     scaled.X = np.random.default_rng(0).normal(size=(200, 30)).astype(np.float32)
     found = page(full, query=scaled)
-    assert "There is no picture of the cells, which could not be placed:" in found.text
-    assert "could not be read for its marker genes" in found.text
+    assert "There is no plot of the cells, because embedding them failed:" in found.text
+    assert "Marker genes could not be read from the query" in found.text
     assert cells(found) == {}
 
 

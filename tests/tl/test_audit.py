@@ -107,10 +107,10 @@ def test_never_more_than_the_stated_share_and_says_so(planted: tuple[AnnData, di
     result = audit_labels(planted[0], labels_keys=LEVELS, least_margin=0.5, max_share=0.02)
     shares = result.cells.groupby("given", observed=True)["suspicious"].mean()
     assert shares.max() <= 0.02
-    assert any("B naive: 2 more cells" in note for note in result.notes)
+    assert any("B naive: 2 contradicted cells" in note for note in result.notes)
 
 
-def test_tiny_and_unlabelled_classes_are_left_alone_and_named(
+def test_tiny_and_unlabelled_classes_are_not_audited_and_named(
     synthetic_hierarchy: AnnData,
 ) -> None:
     adata = synthetic_hierarchy
@@ -121,7 +121,7 @@ def test_tiny_and_unlabelled_classes_are_left_alone_and_named(
     assert not result.judged[:9].any()
     assert result.judged[9:].all()
     assert np.isnan(result.probability[:9]).all()
-    assert any(note.startswith("tiny: left alone, 4 cells") for note in result.notes)
+    assert any(note.startswith("tiny: not audited, 4 cells") for note in result.notes)
     assert "tiny" not in set(result.cells["suggested"][4:])
 
 
@@ -154,7 +154,7 @@ def test_nothing_is_written_before_it_is_asked_for(
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({}, ValueError, "one must be given, got 0"),
+        ({}, ValueError, "must be given, got 0"),
         ({"labels_key": "cell_type", "labels_keys": LEVELS}, ValueError, "got 2"),
         ({"labels_key": "type"}, KeyError, "obs has no column 'type'"),
         ({"labels_key": "cell_type", "batch_key": "donor"}, KeyError, "donor"),
@@ -172,7 +172,7 @@ def test_nothing_is_written_before_it_is_asked_for(
         (
             {"labels_keys": LEVELS, "n_folds": 200},
             ValueError,
-            "Two or more labels must have n_folds=200",
+            "At least two labels must have n_folds=200",
         ),
         ({"labels_keys": LEVELS, "probabilities": np.ones((3, 2))}, ValueError, "n_nodes"),
         ({"labels_keys": LEVELS, "probabilities": [[95.0]]}, ValueError, "got 95 to 95 of shape"),
@@ -230,5 +230,5 @@ def test_training_refuses_an_audit_of_other_cells_or_another_tree(
     with pytest.raises(ValueError, match="not the same in the same order"):
         train(planted[0][:-20].copy(), audit=audit)
     other = audit_labels(planted[0], labels_key="cell_type")
-    with pytest.raises(ValueError, match="must be the same tree"):
+    with pytest.raises(ValueError, match="must use the taxonomy"):
         train(planted[0].copy(), audit=other)

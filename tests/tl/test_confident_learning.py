@@ -79,7 +79,7 @@ def test_class_that_is_not_recognised_is_never_contradicted() -> None:
     hidden = [(MEMORY, [0.0, 0.0, 1.0, 0.0])] * 6
     found = audited(*labelled(hidden), least_margin=0.5)  # 5 of 11 memory cells are recognised
     assert not found.suspicious.any()
-    assert any("memory: left alone" in note for note in found.notes)
+    assert any("memory: not audited" in note for note in found.notes)
     found = audited(*labelled(hidden[:5]), least_margin=0.5)  # 5 of 10
     assert (found.suggested_nodes[-5:] == NAIVE).all()
 

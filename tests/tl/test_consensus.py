@@ -103,12 +103,17 @@ NAMES = pd.Index(["a", "b"])
 @pytest.mark.parametrize(
     ("sources", "settings", "error", "message"),
     [
-        ([], {}, ValueError, "Found no annotation"),
-        ([["CD4", "NK"]], {}, TypeError, "Found a list"),
+        ([], {}, ValueError, "at least one annotation"),
+        ([["CD4", "NK"]], {}, TypeError, "got a list"),
         ([pd.Series(["CD4", "X"], NAMES)], {}, ValueError, "'X'"),
-        ([pd.Series(["CD4", "NK"], NAMES)], {"taxonomy": None}, ValueError, "no taxonomy"),
-        ([pd.Series(["NK"] * 2, NAMES), pd.Series(["NK"], ["a"])], {}, ValueError, "of 1 cells"),
-        ([pd.Series(["NK"] * 2, NAMES)], {"weights": [1, 2]}, ValueError, "for 1 annotations"),
+        ([pd.Series(["CD4", "NK"], NAMES)], {"taxonomy": None}, ValueError, "belong to a taxonomy"),
+        ([pd.Series(["NK"] * 2, NAMES), pd.Series(["NK"], ["a"])], {}, ValueError, "and 1 cells"),
+        (
+            [pd.Series(["NK"] * 2, NAMES)],
+            {"weights": [1, 2]},
+            ValueError,
+            "weights must be 1 numbers",
+        ),
         ([pd.Series(["NK"] * 2, NAMES)], {"weights": [0]}, ValueError, "not all 0"),
         ([pd.Series(["NK"] * 2, NAMES)], {"names": ["x", "y"]}, ValueError, "names"),
         ([pd.DataFrame({"NK": [-1.0, 2]}, NAMES)], {}, ValueError, "from -1 to 2"),

@@ -161,7 +161,7 @@ def test_a_class_from_one_batch_is_warned_of(synthetic_hierarchy):
     batch = synthetic_hierarchy.obs["batch"].astype(str)
     batch[(synthetic_hierarchy.obs["cell_type"] == "DC").to_numpy()] = "first"
     synthetic_hierarchy.obs["batch"] = batch
-    with pytest.warns(UserWarning, match="single batch of 'batch' carry that batch along: DC"):
+    with pytest.warns(UserWarning, match="single batch of 'batch' are confounded with it: DC"):
         small = hdi.tl.distill(synthetic_hierarchy, **call)
     assert small.uns["distill"]["batch_entropy"]["DC"] == 0
 

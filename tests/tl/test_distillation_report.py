@@ -75,7 +75,7 @@ def test_unlabelled_cells_are_neither_trained_on_nor_scored(parts):
     ("change", "error", "text"),
     [
         ({"test_indices": []}, ValueError, "test_indices must be positions from 0 to 419"),
-        ({"test_indices": [420]}, ValueError, "Name at least one cell"),
+        ({"test_indices": [420]}, ValueError, "Pass at least one cell"),
         ({"test_indices": np.arange(420)}, ValueError, "some but not all"),
         ({"classifiers": ["oracle"]}, ValueError, "classifiers must be one of"),
         ({"n_seeds": 0}, ValueError, "n_seeds must be an integer"),

@@ -119,7 +119,7 @@ def test_few_cells_are_not_judged(query):
     evidence = marker_evidence(few, query, Model())
     verdicts = evidence.labels["verdict"].drop("B")
     assert verdicts.to_dict() == dict.fromkeys(["T", "T > CD8 T"], "too few cells")
-    assert evidence.sentences()[-1] == "Not judged (fewer than 10 cells): T, CD8 T."
+    assert evidence.sentences()[-1] == "Not assessed (fewer than 10 cells): T, CD8 T."
 
 
 def test_without_a_model_common_markers_remain(query, result):

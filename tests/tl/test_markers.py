@@ -227,14 +227,14 @@ def test_files_say_the_same_as_a_dictionary(tmp_path):
     [
         ("a.gmt", "B\tx\tMS4A1\nT\tx\n", "in line 2"),
         ("a.gmt", "B MS4A1\n", "in line 1"),
-        ("a.gmt", "", "one gene or more"),
+        ("a.gmt", "", "at least one gene"),
         ("a.csv", "type,gene,sign\nB,MS4A1,maybe\n", r"'maybe' in row 1"),
         ("a.csv", "type,gene\n,MS4A1\n", "none in row 1"),
         ("a.csv", "type,gene\nB,MS4A1\nB,MS4A1,CD3D,+\n", "line 3"),
-        ("a.csv", "", "could not be read"),
+        ("a.csv", "", "invalid line"),
         ("a.csv", "cell,gene\nB,MS4A1\n", "no column 'type'"),
-        ("a.json", "{}", "ends otherwise"),
-        ("missing.gmt", None, "is not there"),
+        ("a.json", "{}", "another suffix"),
+        ("missing.gmt", None, "does not exist"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_place(tmp_path, name, text, said):
@@ -248,8 +248,8 @@ def test_a_broken_file_is_refused_with_the_place(tmp_path, name, text, said):
 @pytest.mark.parametrize(
     ("markers", "said"),
     [
-        ({}, "one gene or more"),
-        ({"B": []}, "one gene or more"),
+        ({}, "at least one gene"),
+        ({"B": []}, "at least one gene"),
         ({"B": {"positive": ["A"], "negative": ["A"]}}, "got both for A of B"),
         ({"B": {"up": ["A"]}}, "sign of a marker"),
         (7, "must be a dict"),

@@ -107,9 +107,7 @@ def test_an_opened_query_is_refined_with_one_pass(counts, tmp_path):
     again = hdi.tl.refine(opened, p, use_rep=points, **settings)
     np.testing.assert_allclose(again.after, expected.after, atol=1e-6)
     assert opened.n_passes == before + 2
-    with pytest.raises(
-        ValueError, match="key_added must be None for cells of the kind AlignedQuery"
-    ):
+    with pytest.raises(ValueError, match="key_added must be None for cells of type AlignedQuery"):
         hdi.tl.refine(opened, p, key_added="refined", **settings)
     assert opened.n_passes == before + 2, "nothing is read for a result that cannot be written"
     with pytest.raises(KeyError, match="obsm has no 'X_scvi'"):
@@ -267,9 +265,9 @@ def test_more_neighbours_than_cells():
         pytest.param(
             np.ones((9, 2)), {"n_neighbors": 0}, ValueError, "n_neighbors must be", id="no_k"
         ),
-        pytest.param(np.ones((9, 2)), {"use_rep": "X"}, ValueError, "beside an array", id="rep"),
+        pytest.param(np.ones((9, 2)), {"use_rep": "X"}, ValueError, "None for an array", id="rep"),
         pytest.param(
-            ad.AnnData(np.ones((3, 2))), {}, ValueError, "use_rep must be the name", id="no_rep"
+            ad.AnnData(np.ones((3, 2))), {}, ValueError, "use_rep must be a key", id="no_rep"
         ),
         pytest.param(
             ad.AnnData(np.ones((3, 2))), {"use_rep": "X_pca"}, KeyError, "X_pca", id="absent"

@@ -77,7 +77,7 @@ def test_what_was_read_can_be_refined():
 
 def test_rows_of_other_cells_are_left_out_with_a_warning():
     more = pd.concat([PROBABILITIES, PROBABILITIES.iloc[:1].set_axis(["z"])])
-    with pytest.warns(UserWarning, match="1 other cell, left out"):
+    with pytest.warns(UserWarning, match="Ignored 1 other cell"):
         result = hdi.tl.read_scores(CELLS, more, TREE)
     assert result.obs_names.tolist() == ["a", "b", "c"]
 
@@ -86,8 +86,8 @@ def test_rows_of_other_cells_are_left_out_with_a_warning():
     ("change", "said"),
     [
         (lambda t: t.drop("a"), "none for 1 cell of 3: a"),
-        (lambda t: pd.concat([t, t.iloc[:1]]), "1 name more than once: c"),
-        (lambda t: t.mask(t > 0.75), "1 of 3 cells with NaN"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "1 name more than once in the table: c"),
+        (lambda t: t.mask(t > 0.75), "NaN or infinite ones in 1 of 3 cells"),
         (lambda t: t.rename(columns={"B": "Plasma"}), "Plasma"),
         (lambda t: t.assign(note="x"), "1 column: note"),
     ],
@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_refused(change, said):
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="is not there"):
+    with pytest.raises(ValueError, match="does not exist"):
         hdi.tl.read_scores(CELLS, tmp_path / "missing.csv", TREE)
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ValueError, match="could not be read"):

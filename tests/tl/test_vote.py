@@ -84,7 +84,7 @@ def test_writes_only_when_asked(cells, annotation):
         ({"clusters": "leiden"}, KeyError, "obs has no column 'leiden'"),
         ({"clusters": ["a"]}, ValueError, "clusters has 1 entries for 290 cells"),
         ({"cells_per_cluster": 0}, ValueError, "cells_per_cluster must be .* got 0"),
-        ({"taxonomy": None}, ValueError, "Found no taxonomy"),
+        ({"taxonomy": None}, ValueError, "got no taxonomy"),
     ],
 )
 def test_bad_input_is_named(cells, tree, arguments, error, message):
@@ -127,7 +127,7 @@ def test_words_of_other_tools_for_no_label_are_no_votes(tree):
     cells, series = labelled("Unassigned", "Heterogeneous", "CD4", cluster=["x"] * 3)
     table = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree).table
     assert table.loc["x", ["node", "n_cells"]].tolist() == [0, 3]
-    with pytest.raises(ValueError, match="Found 3 cells, none of them with a label"):
+    with pytest.raises(ValueError, match="no label on any of 3 cells"):
         hdi.tl.vote(cells, series[:0].reindex(series.index), clusters="cluster", taxonomy=tree)
 
 

@@ -1,4 +1,4 @@
-"""Adaptation of a trained network to one query, and the label-free check of it."""
+"""Adaptation of a trained network to a query, and its label-free check."""
 
 from hdeepinsight.adaptation._adapter import Adapter as Adapter
 from hdeepinsight.adaptation._cells import QueryCells as QueryCells

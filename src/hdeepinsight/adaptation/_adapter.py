@@ -1,4 +1,4 @@
-"""Adapter: everything that a model learns about one query, beside the weights of the reference."""
+"""Adapter: adaptation of a network to a query, with adapter layers and mean profiles."""
 
 from __future__ import annotations
 
@@ -60,30 +60,31 @@ Network = TypeVar("Network", bound=nn.Module)
 ONE_BATCH = "query"
 HALF_SHRUNK_CELLS = 100
 WARM_UP_STEPS = 20
-#: Cells by which it is judged whether there is anything to adapt to.
-LOOK_CELLS = 2_000
-#: Steps between two new sets of targets by the teacher.
+#: Cells in the sample that is checked before any training.
+SAMPLE_CELLS = 2_000
+#: Steps between updates of the targets by the teacher.
 REFRESH_STEPS = 50
 WEIGHT_DECAY = 1e-4
 MAX_MASK_RATE = 0.5
 
 
 class Adapter:
-    """Adaptation of a network to one query: layers inside it, and profiles beside it.
+    """Adaptation of a network to a query, by adapter layers and mean profiles of the reference.
 
-    Untrained, or where the label-free check decides for ``"zero-shot"``, it changes nothing.
+    Before :meth:`fit`, or if the label-free check decides for ``"zero-shot"``, predictions are
+    those of the reference model.
 
     Parameters
     ----------
     batches
-        Names of the batches of the query, each of which is adapted on its own.
+        Names of the batches of the query, which are adapted separately.
     batch_key
-        Column with the batch per cell; ``None`` if all cells are one batch.
+        Column with the batch of each cell; ``None`` if all cells are one batch.
 
     Attributes
     ----------
     report
-        What :meth:`fit` decided, why, and the figures; ``None`` before.
+        Decision of :meth:`fit`, with its reason and measurements; ``None`` before.
 
     Examples
     --------
@@ -94,16 +95,16 @@ class Adapter:
 
     Notes
     -----
-    Our decisions: every batch gets normalisation statistics of its own, estimated with its classes
-    weighed as in the reference; the mean with resemblance to the reference's mean profiles, by
-    ranks of markers, is what is learnt from and what is annotated; adapters of the normalisations
-    and of the head learn on thinned and masked cells; markers that took no part decide whether
-    that helped.
+    The method is our own. Each batch gets its own normalisation statistics, estimated with cells
+    weighted to the class proportions of the reference. A second classifier compares the ranks of
+    marker genes with the mean profiles of the reference; its probabilities are averaged with those
+    of the network, for the training targets and for the annotation. Adapters of the normalisation
+    layers and of the head are trained on thinned and masked counts. Markers that were not used in
+    this decide whether the adapter is kept.
 
     A network can be adapted if it has ``backbone``, ``head``, ``tree``, ``normalizer``,
     ``masking``, ``thinning``, ``objective`` and ``temperature``, an ``inference`` that returns
-    ``logits``, and a ``predict`` that returns ``probabilities``. Threads may predict with one
-    adapter at the same time.
+    ``logits``, and a ``predict`` that returns ``probabilities``. Prediction is thread-safe.
     """
 
     def __init__(self, batches: Sequence[str] = (ONE_BATCH,), batch_key: str | None = None) -> None:
@@ -116,7 +117,7 @@ class Adapter:
 
     @classmethod
     def from_obs(cls, obs: pd.DataFrame, batch_key: str | None = None) -> Self:
-        """Make an untrained adapter for the batches of a query; ``KeyError`` without the column."""
+        """Create an adapter for the batches of a query; raise ``KeyError`` without the column."""
         if batch_key is None:
             return cls()
         names = batch_column(obs, batch_key).astype(str)
@@ -124,11 +125,11 @@ class Adapter:
 
     @property
     def is_applied(self) -> bool:
-        """Whether the network differs from that of the reference."""
+        """Whether predictions differ from those of the reference model."""
         return self.report is not None and self.report.decision == "adapted"
 
     def batch_of(self, obs: pd.DataFrame) -> np.ndarray:
-        """Return the code of the batch per cell, int64; -1 where it is not one of the query's."""
+        """Return the batch code of each cell, int64; -1 for batches that were not adapted."""
         if self.batch_key is None or self.batch_key not in obs:
             return np.full(len(obs), 0 if len(self.batches) == 1 else -1, dtype=np.int64)
         names = obs[self.batch_key].astype(str).to_numpy()
@@ -149,14 +150,14 @@ class Adapter:
         freeze_head: bool = True,
         seed: int = 0,
     ) -> Network:
-        """Adapt a copy of the network, and keep of it what several opinions support.
+        """Adapt a copy of the network, and check which label changes are supported.
 
         Parameters
         ----------
         module
-            Network of the reference, which is not changed.
+            Network of the reference model, which is not modified.
         cells
-            Cells of the query, with the batches of :meth:`batch_of`.
+            Cells of the query, with the batch codes of :meth:`batch_of`.
         measured
             1 for the genes of the query, shape ``(n_genes,)``.
         profiles
@@ -164,19 +165,19 @@ class Adapter:
         ensemble
             Combination of the network with them; none by default.
         shift
-            How far a batch of the reference usually is from the others.
+            Typical distance of a batch of the reference from the other batches.
         unlike
-            Share of the cells that do not look like the reference.
+            Share of cells that differ from the reference.
         options
-            How far, how fast and how long.
+            Options of the adaptation.
         freeze_backbone, freeze_head
-            Keep the weights of the reference; the adapter layers learn in any case.
+            Keep the weights of backbone and head; the adapter layers are always trained.
         seed
-            Seed of all draws.
+            Random seed.
 
         Returns
         -------
-        The network to use: an adapted copy, or the network of the reference itself.
+        The network for prediction: an adapted copy, or ``module`` itself.
         """
         pristine: Any = copy.deepcopy(module)
         tree = pristine.tree.taxonomy
@@ -193,18 +194,19 @@ class Adapter:
             "options": asdict(options),
         }
         self._profiles, self._matcher, self._shrinkage = profiles, None, None
-        # Where figures of a sample that need no training forbid every change, there is no more
-        # to compute.
-        spread = np.linspace(0, len(cells) - 1, LOOK_CELLS).astype(int)
-        look = cells[np.unique(spread)] if len(cells) > LOOK_CELLS else cells
-        before = combined_probs(ensemble, look, measured, network_probs(pristine, look, measured))
-        figures["shift_query"] = _query_shift(pristine, look, measured, before, profiles)
+        # Stop here if measurements on a sample, without training, rule out an adaptation.
+        spread = np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int)
+        sample = cells[np.unique(spread)] if len(cells) > SAMPLE_CELLS else cells
+        before = combined_probs(
+            ensemble, sample, measured, network_probs(pristine, sample, measured)
+        )
+        figures["shift_query"] = _query_shift(pristine, sample, measured, before, profiles)
         self._weights, report = check_adaptation(before, before, before, before, labels, **figures)
         if options.guard and not report.figures.doubt()[0]:
             self.report = replace(report, **facts)
             logger.info("Adaptation, %s: %s.", report.decision, report.reason)
             return module
-        if look is not cells:
+        if sample is not cells:
             before = combined_probs(
                 ensemble, cells, measured, network_probs(pristine, cells, measured)
             )
@@ -241,19 +243,18 @@ class Adapter:
         ensemble: ProfileEnsemble | None = None,
         **extra: Tensor,
     ) -> dict[str, Tensor]:
-        """Return what ``module.predict`` does, its probabilities averaged with the profiles'.
+        """Return the outputs of ``module.predict``, averaged with the profile classifier.
 
         Parameters
         ----------
         module
-            Network that :meth:`fit` returned, or that one folded.
+            Network that :meth:`fit` returned, or its folded form.
         counts
-            Raw counts, shape ``(n_cells, n_genes)``; for a folded network sparse.
+            Raw counts, shape ``(n_cells, n_genes)``; sparse for a folded network.
         measured
-            1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
+            1 for measured genes, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
         batch
-            Code of the batch per cell, shape ``(n_cells,)``; cells of other batches, -1, are read
-            as by the reference model.
+            Batch code of each cell, shape ``(n_cells,)``; for -1 the adapters are not applied.
         ensemble
             Combination of the network with profiles; none by default.
         **extra
@@ -284,18 +285,18 @@ class Adapter:
         return {**found, "probabilities": after @ leaves_under(module.tree).to(after).T}
 
     def _matcher_for(self, measured: Tensor) -> ProfileMatcher | None:
-        """Return the matcher of these genes, kept for the next mini-batch; None if of no use."""
+        """Return the profile classifier for these genes, cached; ``None`` without markers."""
         if self._profiles is None:
             return None
-        key, kept = measured.cpu().numpy().tobytes(), self._matcher
-        if kept is None or kept[0] != key:
+        key, cached = measured.cpu().numpy().tobytes(), self._matcher
+        if cached is None or cached[0] != key:
             matcher = ProfileMatcher(self._profiles, measured.cpu()).to(measured.device)
-            # Written and read as one: another thread may replace it in between.
-            self._matcher = kept = key, matcher
-        return kept[1] if kept[1].is_useful else None
+            # Assigned as a single tuple, because other threads may replace it.
+            self._matcher = cached = key, matcher
+        return cached[1] if cached[1].is_useful else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain types, for the model file; the layers are among the weights."""
+        """Return plain types, for the model file; adapter layers are saved with the weights."""
         return {
             "report": self.report and self.report.to_dict(),
             "batches": list(self.batches),
@@ -308,14 +309,14 @@ class Adapter:
     def from_dict(
         cls, values: Mapping[str, Any], module: nn.Module, profiles: LeafProfiles | None
     ) -> Self:
-        """Rebuild from :meth:`to_dict`, and put the adapter layers into a network, in place.
+        """Rebuild an adapter from :meth:`to_dict`, and insert its layers into a network.
 
         Parameters
         ----------
         values
-            As :meth:`to_dict` gave them; older releases called the shrinkage ``"trust"``.
+            Result of :meth:`to_dict`; older releases named the shrinkage ``"trust"``.
         module
-            Network without adapters, which is then ready to load the saved weights.
+            Network without adapters, modified in place so that it can load the saved weights.
         profiles
             Mean profiles of the reference.
         """
@@ -333,7 +334,7 @@ class Adapter:
 
 @dataclass(eq=False)
 class _Run:
-    """One adaptation of one copy of a network, in place."""
+    """Training of the adapter of a network, in place."""
 
     module: Any
     cells: QueryCells
@@ -350,17 +351,17 @@ class _Run:
         self.mask_rng = torch.Generator().manual_seed(self.seed)
         module.requires_grad_(False)
         parts = zip((module.backbone, module.head), self.frozen, strict=True)
-        freed = [part.requires_grad_() for part, frozen in parts if part is not None and not frozen]
-        self.unfrozen = [parameter for part in freed for parameter in part.parameters()]
+        free = [part.requires_grad_() for part, frozen in parts if part is not None and not frozen]
+        self.unfrozen = [parameter for part in free for parameter in part.parameters()]
         self.adapters = insert_adapters(module, self.shrinkage)
         nodes = torch.as_tensor(self.cells.nodes, device=self.measured.device)
         self.labelled, self.allowed = nodes > 0, leaves_under(module.tree)[nodes]
 
     def adapt_statistics(self, mean_probs: Tensor, shares: Tensor) -> None:
-        """Move each batch's statistics, its classes weighed as in the reference.
+        """Adapt the statistics of each batch, with classes weighted as in the reference.
 
-        Classes weigh alike on both sides, so that what differs is the expression of a class and
-        not how many cells it has.
+        Equal class weights on both sides remove differences in composition, so that only
+        differences in expression remain.
         """
         shares = shares.to(self.measured.device)
         norms = [layer for layer in self.module.modules() if isinstance(layer, NormAdapter)]
@@ -376,7 +377,7 @@ class _Run:
                 norm.blend(batch, found, self.options.statistics * share)
 
     def train(self) -> None:
-        """Train on the mean of network and profiles."""
+        """Train on the averaged predictions of network and profiles."""
         options, parameters = self.options, [*self.adapters, *self.unfrozen]
         if not parameters or not options.max_steps:
             return
@@ -408,13 +409,13 @@ class _Run:
             teacher.update()
 
     def targets(self) -> Targets:
-        """Return the mean of network and profiles, within what labels allow."""
+        """Return the averaged predictions of network and profiles, restricted by known labels."""
         mean_probs = (network_probs(self.module, self.cells, self.measured) + self.profile) / 2
         found = select_targets(restrict_to_labels(mean_probs, self.allowed))
         return Targets(found.probabilities, found.weights.maximum(self.labelled.to(mean_probs)))
 
     def augmented_log_probs(self, cells: QueryCells, masking: GeneMasking) -> Tensor:
-        """Return log-probabilities of the leaves for thinned cells with hidden genes."""
+        """Compute log-probabilities of the leaves for thinned and masked counts."""
         thinned = replace(cells, counts=self.module.thinning.sample(cells.counts, self.rng))
         inputs = thinned.tensors(self.measured)
         seed = int(torch.randint(2**31, (1,), generator=self.mask_rng))
@@ -428,7 +429,7 @@ class _Run:
 def _query_shift(
     module: Any, cells: QueryCells, measured: Tensor, probs: Tensor, profiles: LeafProfiles
 ) -> float | None:
-    """Return how far the types of a query, by leaf probabilities, are from the reference's."""
+    """Compute the distance of the predicted types of a query from those of the reference."""
     has_rna = torch.as_tensor(True if cells.has_rna is None else cells.has_rna)
     leaves = torch.where(has_rna, probs.argmax(1).cpu(), -1)
     query = leaf_sums(module, cells.counts, leaves, measured).profiles()
@@ -436,7 +437,7 @@ def _query_shift(
 
 
 def _endless(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield shuffled mini-batches for ever; every cell once before any cell twice."""
+    """Yield shuffled mini-batches indefinitely, reshuffled after each pass over the cells."""
     size = min(batch_size, n_cells)
     while True:
         order = rng.permutation(n_cells)

@@ -1,4 +1,4 @@
-"""Cells of a query in memory, and their probabilities by a network and by mean profiles."""
+"""Cells of a query in memory, and their probabilities from a network and from mean profiles."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ PART_CELLS = 1024
 
 @dataclass(frozen=True, eq=False)
 class QueryCells:
-    """Cells in memory, sparse, with the genes of the model in its order.
+    """Cells in memory, with sparse counts of the genes of a model.
 
     Parameters
     ----------
     counts
         Raw counts, shape ``(n_cells, n_genes)``.
     batch
-        Code of the batch per cell, shape ``(n_cells,)``; -1 for cells of no batch.
+        Batch code of each cell, shape ``(n_cells,)``; -1 for none.
     nodes
-        Node of the label per cell, 0 where there is none, shape ``(n_cells,)``.
+        Node of the label of each cell, 0 for none, shape ``(n_cells,)``.
     extra
         Further inputs of the network by name, arrays or tensors of shape ``(n_cells, ...)``.
     has_rna
-        Whether RNA was measured in each cell, shape ``(n_cells,)``; ``None`` if in all.
+        Whether RNA was measured in each cell, shape ``(n_cells,)``; ``None`` if in all cells.
 
     Examples
     --------
@@ -67,13 +67,13 @@ class QueryCells:
         return QueryCells(self.counts[rows], self.batch[rows], self.nodes[rows], extra, has_rna)
 
     def parts(self, size: int = PART_CELLS) -> Iterator[tuple[slice, QueryCells]]:
-        """Yield so many cells at a time, and their rows."""
+        """Yield slices of at most ``size`` rows, and their cells."""
         for start in range(0, len(self), size):
             rows = slice(start, min(start + size, len(self)))
             yield rows, self[rows]
 
     def thinned(self, share: float, rng: np.random.Generator) -> QueryCells:
-        """Return the cells with a share of their molecules, drawn one by one; 1 keeps all."""
+        """Return the cells with counts thinned to a share of their molecules; 1 keeps all."""
         if share == 1:
             return self
         counts = self.counts.copy()
@@ -82,16 +82,16 @@ class QueryCells:
         return replace(self, counts=counts)
 
     def tensors(self, measured: Tensor, *, sparse: bool = False) -> dict[str, Any]:
-        """Return what the network reads of these cells, on the device of ``measured``.
+        """Return the inputs of the network, on the device of ``measured``.
 
         Parameters
         ----------
         measured
             1 for the genes of the query, shape ``(n_genes,)``; of shape ``(n_cells, n_genes)`` in
-            the result where cells lack RNA.
+            the result if cells lack RNA.
         sparse
-            Return what a folded network reads: sparse counts, and ``has_rna`` instead of a mask
-            for each cell.
+            Return the inputs of a folded network: sparse counts, and ``has_rna`` instead of a mask
+            per cell.
         """
         found: dict[str, Any] = {
             name: torch.as_tensor(values).to(measured) for name, values in self.extra.items()
@@ -108,12 +108,12 @@ class QueryCells:
 
 
 def leaves_under(tree: TreeAlgebra) -> Tensor:
-    """Return whether each leaf is under each node, or is it, shape ``(n_nodes, n_leaves)``."""
+    """Return whether each leaf equals or descends from each node, ``(n_nodes, n_leaves)``."""
     return torch.tensor(tree.taxonomy.ancestor_matrix.T, device=tree.leaf_index.device)
 
 
 def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor) -> LeafSums:
-    """Add up the log values of the cells of every leaf.
+    """Sum the log values of the cells of each leaf.
 
     Parameters
     ----------
@@ -122,9 +122,9 @@ def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor)
     counts
         Raw counts, shape ``(n_cells, n_genes)``.
     leaves
-        Number of the leaf per cell, -1 for none, shape ``(n_cells,)``.
+        Index of the leaf of each cell, -1 for none, shape ``(n_cells,)``.
     measured
-        1 for genes that were measured, shape ``(n_genes,)``.
+        1 for measured genes, shape ``(n_genes,)``.
     """
     sums = []
     for start in range(0, counts.shape[0], PART_CELLS):
@@ -138,7 +138,7 @@ def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor)
 def reference_sums(
     module: Any, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray | None = None
 ) -> list[LeafSums]:
-    """Add up the log values of a reference, batch by batch where it has some.
+    """Sum the log values of the cells of each leaf of a reference, separately for each batch.
 
     Parameters
     ----------
@@ -147,9 +147,9 @@ def reference_sums(
     counts
         Raw counts, shape ``(n_cells, n_genes)``.
     nodes
-        Node of the label per cell, shape ``(n_cells,)``; cells of inner nodes are left out.
+        Node of the label of each cell, shape ``(n_cells,)``; cells of inner nodes are ignored.
     batches
-        Batch per cell, shape ``(n_cells,)``; by default all cells are one batch.
+        Batch of each cell, shape ``(n_cells,)``; by default all cells are one batch.
 
     Examples
     --------
@@ -173,21 +173,21 @@ def reference_sums(
 def profile_probs(
     profiles: LeafProfiles, cells: QueryCells, measured: Tensor, network: Tensor, *, skip: int = 0
 ) -> Tensor:
-    """Return leaf probabilities by rank correlation with the mean profiles.
+    """Compute leaf probabilities by rank correlation with mean profiles.
 
     Parameters
     ----------
     profiles
-        Profiles of the reference.
+        Mean profiles of the reference.
     cells
         Cells of the query.
     measured
         1 for the genes of the query, shape ``(n_genes,)``.
     network
-        Leaf probabilities by the network, shape ``(n_cells, n_leaves)``. They stand where there
-        are no markers, no RNA or no profile to compare with.
+        Leaf probabilities of the network, shape ``(n_cells, n_leaves)``, which are used without
+        markers, RNA or profiles.
     skip
-        Rounds of the best markers to pass over: with 1, the markers that take no part otherwise.
+        Number of the best marker sets to skip; 1 selects markers that are not used otherwise.
     """
     matcher = ProfileMatcher(profiles, measured.cpu(), skip=skip).to(measured.device)
     if not matcher.is_useful:
@@ -215,7 +215,7 @@ def combined_probs(
 
 @torch.no_grad()
 def network_probs(module: Any, cells: QueryCells, measured: Tensor) -> Tensor:
-    """Return leaf probabilities by a network, with its adapters, ``(n_cells, n_leaves)``."""
+    """Compute leaf probabilities of a network with its adapters, ``(n_cells, n_leaves)``."""
     module.eval()
     folded = module.folded(measured) if hasattr(module, "folded") else None
     found = []

@@ -1,4 +1,4 @@
-"""Label-free check of an adaptation: which changes of label it may make, and why."""
+"""Label-free check of an adaptation: which label changes are applied, and why."""
 
 from __future__ import annotations
 
@@ -12,82 +12,79 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hdeepinsight._errors import check_choice, check_integer, check_number, counted
+from hdeepinsight._errors import check_choice, check_integer, check_number, counted, examples
 
-#: Support of a change of label up to which it is refused, and from which it is followed in full.
+#: Support of a label change below which it is rejected, and above which it is applied in full.
 SUPPORT = (0.35, 0.45)
-#: The same of figures of the whole query, and what is said where one of them forbids more.
+#: Limits of measurements of the whole query, in the same form, and the reason for a rejection.
 DOUBTS = {
-    "genes": (
-        (0.0, 1e-6),
-        "the query has none of the genes of the model, from which it would learn",
-    ),
+    "genes": ((0.0, 1e-6), "the query has none of the genes of the model"),
     "unlike": (
         (0.6, 0.4),
         "the query does not look like the reference: {:.0%} of its cells get no label, and an "
-        "adaptation would take them for its types with more force",
+        "adaptation would force them into the types of the reference",
     ),
     "n_types": (
         (1.6, 2.0),
-        "the query has hardly more than one type (effectively {:.1f}), from which a difference "
-        "between studies cannot be told from one between types",
+        "the query has little more than one type (effectively {:.1f}), so that differences "
+        "between studies and between types cannot be distinguished",
     ),
     "unsupported": (
         (0.5, 0.3),
-        "{:.0%} of the labels would change without network, profiles and held-out markers "
-        "supporting it alike",
+        "{:.0%} of the labels would change without joint support from network, profiles and "
+        "held-out markers",
     ),
     "times_as_far": (
         (0.05, 0.15),
-        "the query is hardly farther from the reference than cells of one batch are from each "
-        "other ({:.2f} of the distance between batches), so there is nothing to adapt to",
+        "the query differs from the reference no more than cells of the same batch differ from "
+        "each other ({:.2f} of the distance between batches), so that no adaptation is needed",
     ),
 }
-#: A change counts so many cells more than it has, whose support is so low: few cells say little.
+#: Pseudocount of cells, and their support, which reduces the support of changes of few cells.
 EXTRA_CELLS, EXTRA_SUPPORT = 5, 0.3
-#: How far probabilities go to the adapted ones where the leaf stays.
+#: Weight of the adapted probabilities if the most probable leaf is unchanged.
 SAME_LEAF = 0.5
-#: Distance between batches of a reference that has one, or whose batches are nearer to each other.
-LEAST_SHIFT = 0.1
-#: A query that is not so many times as far could be one more batch.
+#: Minimum distance between batches of a reference; also assumed for a single batch.
+MIN_SHIFT = 0.1
+#: Below this multiple of the distance between batches, a query is regarded as another batch.
 MAX_TIMES = 3.0
 MIN_GENES = 0.9
 FLOOR = 1e-6
-#: Changes of label that a sentence names.
-NAMED = 3
+#: Number of label changes that a reason lists.
+LISTED = 3
 
-#: Names of figures in the files of older releases, which also had some that nothing rested on.
+#: Former names of measurements, in the files of older releases.
 OLD_NAMES = {"referee": "held_out_marker_score", "n_types_before": "n_types"}
 
-Made = TypeVar("Made", "AdaptationFigures", "AdaptationReport")
+Record = TypeVar("Record", "AdaptationFigures", "AdaptationReport")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationOptions:
-    """How far, how fast and how long to adapt; the defaults were chosen on pairs kept for that.
+    """Options of an adaptation; the defaults were selected on separate development datasets.
 
     Parameters
     ----------
     max_steps
-        Steps of the optimiser. With 0 the normalisation adapts, profiles are used, and
-        nothing is trained.
+        Number of optimiser steps. With 0, the normalisation statistics are adapted and profiles are
+        used, but nothing is trained.
     guard
-        Follow only the changes of label that network, profiles and held-out markers support, and
-        none where the figures of the whole query speak against it. Off, all are followed.
+        Apply only label changes that network, profiles and held-out markers support, and none if
+        measurements of the whole query rule them out. ``False`` applies all changes.
     batch_size
-        Largest number of query cells per step, and as many of the reference where there is one.
+        Maximum number of cells per step.
     statistics
-        How far the statistics of the normalisations go from the reference's to a large batch's.
+        Weight of a large batch's statistics relative to those of the reference, from 0 to 1.
     adapter_lr, network_lr
-        Learning rates of the adapters, and of whatever is unfrozen.
+        Learning rates of the adapters and of unfrozen weights.
     max_cells
-        Largest number of query cells that an adaptation reads, drawn evenly from the batches. In
-        its steps the optimiser sees 12,800; the figures settle long before 20,000.
+        Maximum number of query cells in the adaptation, sampled evenly from the batches. By default
+        the optimiser reads 12,800 cells, and measurements are stable well below 20,000.
 
     Raises
     ------
     ValueError
-        If a value is out of its range.
+        If a value is out of range.
 
     Examples
     --------
@@ -117,19 +114,19 @@ class AdaptationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelChange:
-    """One change of label that an adaptation proposes, and what each opinion says of it.
+    """Label change proposed by an adaptation, and its support by several classifiers.
 
     Parameters
     ----------
     old, new
         Most probable leaf by the reference model, and by the mean of adapted network and profiles.
     n_cells
-        Cells that would change so.
+        Number of cells with this change.
     plain, network, profiles, held_out
-        Mean probability of the new leaf in these cells: by the reference model, the adapted
-        network, the profiles, and by markers that took no part in the adaptation.
+        Mean probability of the new leaf in these cells by the reference model, the adapted
+        network, the profiles, and markers that were not used in the adaptation.
     followed
-        How far the change is followed, from 0 (refused) to 1.
+        Weight of the change, from 0 (rejected) to 1.
 
     Examples
     --------
@@ -150,7 +147,7 @@ class LabelChange:
 
     @property
     def support(self) -> float:
-        """Least of the opinions, that of the reference model, which is of another one, aside."""
+        """Minimum of the probabilities by adapted network, profiles and held-out markers."""
         return min(self.network, self.profiles, self.held_out)
 
 
@@ -162,13 +159,13 @@ def weigh_changes(
     labels: Sequence[str],
     proposed: Tensor | None = None,
 ) -> tuple[Tensor, tuple[LabelChange, ...]]:
-    """Weigh every change from one leaf to another by the opinion that supports it least.
+    """Compute weights of label changes from the lowest support among the classifiers.
 
     Parameters
     ----------
     plain, network, profiles, held_out
         Leaf probabilities, shape ``(n_cells, n_leaves)``, as in `LabelChange`. The mean of
-        ``network`` and ``profiles`` proposes.
+        ``network`` and ``profiles`` proposes the changes.
     labels
         Names of the leaves.
     proposed
@@ -176,13 +173,13 @@ def weigh_changes(
 
     Returns
     -------
-    Weights of old leaf and new leaf, shape ``(n_leaves, n_leaves)``: 0 up to a support of 0.35,
-    1 from 0.45, and between them in proportion, after five cells of 0.3 were added; 0.5 where the
-    leaf stays, and 0 for changes that no cell showed. And the changes, most cells first.
+    Weights of old leaf and new leaf, shape ``(n_leaves, n_leaves)``: 0 up to a support of 0.35, 1
+    from 0.45, linear in between, with a pseudocount of five cells with support 0.3; 0.5 on the
+    diagonal, and 0 for changes that do not occur. And the changes, in decreasing order of cells.
 
     Examples
     --------
-    Both kinds of markers speak for a change of 45 cells, the network less so:
+    Both sets of markers support a change of 45 cells, the network less so:
 
     >>> import torch
     >>> from hdeepinsight.adaptation import weigh_changes
@@ -196,15 +193,15 @@ def weigh_changes(
     >>> changes[0].old, changes[0].new, changes[0].n_cells
     ('B', 'T', 45)
     """
-    opinions = {"plain": plain, "network": network, "profiles": profiles, "held_out": held_out}
+    tables = {"plain": plain, "network": network, "profiles": profiles, "held_out": held_out}
     proposed = network + profiles if proposed is None else proposed
     old, new = plain.argmax(1), proposed.argmax(1)
-    of_new = {name: each.gather(1, new[:, None]).ravel() for name, each in opinions.items()}
+    of_new = {name: each.gather(1, new[:, None]).ravel() for name, each in tables.items()}
     columns = of_new | {"old": old, "new": new}
     cells = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
     weights, changes = SAME_LEAF * torch.eye(plain.shape[1]), []
     for (leaf, other), part in cells[cells["old"] != cells["new"]].groupby(["old", "new"]):
-        means, n_cells = part[list(opinions)].astype(float).mean().to_dict(), len(part)
+        means, n_cells = part[list(tables)].astype(float).mean().to_dict(), len(part)
         change = LabelChange(
             old=labels[leaf], new=labels[other], n_cells=n_cells, **means, followed=0.0
         )
@@ -216,14 +213,14 @@ def weigh_changes(
 
 
 def follow_changes(plain: Tensor, proposed: Tensor, weights: Tensor) -> Tensor:
-    """Go from one distribution of every cell to another, as far as its change of leaf is followed.
+    """Interpolate between two distributions of each cell by the weight of its label change.
 
     Parameters
     ----------
     plain, proposed
         Leaf probabilities, shape ``(n_cells, n_leaves)``.
     weights
-        As of :func:`weigh_changes`.
+        Weights from :func:`weigh_changes`.
 
     Examples
     --------
@@ -239,29 +236,29 @@ def follow_changes(plain: Tensor, proposed: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationFigures:
-    """What was measured on the query, without any label of it.
+    """Measurements of an adaptation on the query, without labels.
 
     Parameters
     ----------
     changed
-        Share of cells whose most probable leaf changed against the reference model.
+        Share of cells whose most probable leaf differs from that of the reference model.
     held_out_marker_score
-        Mean log-odds, by markers that took no part in the adaptation, of the new leaf against the
-        old one, over the changed cells; above 0 the changes are supported.
+        Mean log-odds of the new against the old leaf in the changed cells, by markers that were
+        not used in the adaptation; positive values support the changes.
     n_types
-        Effective number of leaves: the exponential of the entropy of their shares
-        by the reference model.
+        Effective number of leaves: the exponential of the entropy of their shares by the reference
+        model.
     unsupported
-        Share of cells for which a change of leaf was proposed that is not followed.
+        Share of cells with a proposed label change that is rejected.
     genes
         Share of the model's genes that the query has.
     shift_query, shift_reference
-        How far the types of the query are from those of the reference, and a batch of the
-        reference usually from the others (:func:`~hdeepinsight.nn.profile_shift`); ``None`` where
-        that is not known, as for a reference of one batch, where 0.1 is taken.
+        Distance of the types of the query from those of the reference, and typical distance of a
+        batch of the reference from the other batches (:func:`~hdeepinsight.nn.profile_shift`);
+        ``None`` if unknown. For a reference of one batch 0.1 is assumed.
     unlike
-        Share of the cells that the reference model gives no label, because the query as a whole,
-        or the cell, does not look like the reference; ``None`` for a model without held-out cells.
+        Share of cells that the reference model rejects because the query or the cell differs from
+        the reference; ``None`` for a model without held-out cells.
 
     Examples
     --------
@@ -291,11 +288,11 @@ class AdaptationFigures:
         Parameters
         ----------
         before, after
-            Of the reference model and of the adapted one.
+            Probabilities of the reference model and of the adapted model.
         held_out
-            By markers that took no part in the adaptation.
+            Probabilities by markers that were not used in the adaptation.
         **further
-            Figures that were measured elsewhere.
+            Other measurements.
         """
         old, new = before.argmax(1), after.argmax(1)
         shares, changed = before.mean(0), old != new
@@ -310,21 +307,21 @@ class AdaptationFigures:
 
     @property
     def times_as_far(self) -> float | None:
-        """Distance of a query with all genes, in distances between batches of the reference."""
+        """Distance of the query relative to that between batches; ``None`` with too few genes."""
         if self.shift_query is None or self.genes < MIN_GENES:
             return None
-        return self.shift_query / max(self.shift_reference or 0.0, LEAST_SHIFT)
+        return self.shift_query / max(self.shift_reference or 0.0, MIN_SHIFT)
 
     @property
     def like_a_batch(self) -> bool:
-        """Whether the query could be one more batch of a reference of several batches."""
-        times, usual = self.times_as_far, self.shift_reference
-        return times is not None and usual is not None and times < MAX_TIMES
+        """Whether the query is as similar to the reference as another batch of it."""
+        times, between = self.times_as_far, self.shift_reference
+        return times is not None and between is not None and times < MAX_TIMES
 
     def doubt(self) -> tuple[float, str]:
-        """Return how far an adaptation may be followed, from 0 to 1, and what speaks against more.
+        """Return the maximum weight of label changes, from 0 to 1, and the reason for it.
 
-        The strongest doubt counts, and only as far as its figure goes.
+        The measurement with the lowest weight decides.
         """
         found = [(1.0, "")]
         for name, (limits, sentence) in DOUBTS.items():
@@ -335,22 +332,22 @@ class AdaptationFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationReport:
-    """Whether a query was adapted to, why, and what speaks for it.
+    """Result of an adaptation: decision, reason and measurements.
 
     Parameters
     ----------
     decision
-        ``"adapted"``, or ``"zero-shot"`` where the model annotates as the reference model does.
+        ``"adapted"``, or ``"zero-shot"`` if the predictions of the reference model are kept.
     reason
-        Why, in a sentence.
+        Reason for the decision, in a sentence.
     figures
-        What the decision rests on.
+        Measurements that the decision is based on.
     changes
-        The changes of label that were proposed, most cells first, and how far each is followed.
+        Proposed label changes with their weights, in decreasing order of cells.
     n_cells, n_batches, n_labeled
-        Query cells that were read, their batches, and how many brought a label.
+        Numbers of query cells, batches and labelled cells in the adaptation.
     options
-        Settings of the adaptation.
+        Options of the adaptation.
 
     Examples
     --------
@@ -379,8 +376,8 @@ class AdaptationReport:
         return (
             f"{self.decision}: {self.reason}\n"
             f"  cells     {self.n_cells:,} in {self.n_batches} batches, {self.n_labeled} labelled\n"
-            f"  labels    {found.changed:.1%} changed, {found.unsupported:.1%} refused to\n"
-            f"  markers   held-out ones give changes log-odds {found.held_out_marker_score:+.2f}"
+            f"  labels    {found.changed:.1%} changed, {found.unsupported:.1%} rejected\n"
+            f"  markers   log-odds of changes by held-out ones {found.held_out_marker_score:+.2f}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -401,7 +398,7 @@ class AdaptationReport:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AdaptationReport:
-        """Rebuild from :meth:`to_dict`, of this release or an older one.
+        """Rebuild a report from :meth:`to_dict` of this or an older release.
 
         Examples
         --------
@@ -417,8 +414,8 @@ class AdaptationReport:
         """
         figures = {OLD_NAMES.get(name, name): value for name, value in values["figures"].items()}
         changes = tuple(LabelChange(**each) for each in values.get("changes", ()))
-        further = {"figures": _known(AdaptationFigures, figures), "changes": changes}
-        return _known(cls, values | further)
+        further = {"figures": _with_known(AdaptationFigures, figures), "changes": changes}
+        return _with_known(cls, values | further)
 
 
 def check_adaptation(
@@ -432,16 +429,16 @@ def check_adaptation(
     guard: bool = True,
     **figures: Any,
 ) -> tuple[Tensor, AdaptationReport]:
-    """Decide how far each change of label is followed, and say why.
+    """Compute the weights of label changes, and report the decision.
 
     Parameters
     ----------
     plain, network, profiles, held_out, labels, proposed
-        As of :func:`weigh_changes`.
+        As in :func:`weigh_changes`.
     guard
-        Off, all changes are followed in full.
+        ``False`` applies all changes in full.
     **figures
-        Figures of the query that were measured elsewhere.
+        Other measurements of the query.
 
     Returns
     -------
@@ -459,19 +456,19 @@ def check_adaptation(
     """
     proposed = (network + profiles) / 2 if proposed is None else proposed
     weights, changes = weigh_changes(plain, network, profiles, held_out, labels, proposed)
-    lost = sum(change.n_cells * (1 - change.followed) for change in changes)
-    figures["unsupported"] = lost / max(len(plain), 1)
+    rejected = sum(change.n_cells * (1 - change.followed) for change in changes)
+    figures["unsupported"] = rejected / max(len(plain), 1)
     found = AdaptationFigures.measure(plain, proposed, held_out, **figures)
-    trust, doubt = found.doubt()
-    if found.like_a_batch:  # on which the model was calibrated
+    limit, doubt = found.doubt()
+    if found.like_a_batch:  # calibration holds for such cells
         weights.fill_diagonal_(0.0)
-    reason = explain_changes(changes) if trust else doubt
-    if trust and doubt:
-        reason += f"; no change is followed by more than {trust:.0%}, as {doubt}"
+    reason = explain_changes(changes) if limit else doubt
+    if limit and doubt:
+        reason += f"; changes have a weight of at most {limit:.0%}, because {doubt}"
     if not guard:
-        weights, trust = torch.ones_like(weights), 1.0
-        reason = f"the check is off; it would have said: {reason}"
-    weights = trust * weights
+        weights, limit = torch.ones_like(weights), 1.0
+        reason = f"the check is switched off; with it: {reason}"
+    weights = limit * weights
     after = follow_changes(plain, proposed, weights)
     found = AdaptationFigures.measure(plain, after, held_out, **figures)
     report = AdaptationReport(
@@ -485,44 +482,44 @@ def check_adaptation(
 
 
 def explain_changes(changes: Sequence[LabelChange]) -> str:
-    """Say in a sentence which changes are followed, which are refused, and why.
+    """Describe applied and rejected label changes in a sentence.
 
     Examples
     --------
-    >>> opinions = {"plain": 0.1, "profiles": 0.9, "held_out": 0.8}
+    >>> support = {"plain": 0.1, "profiles": 0.9, "held_out": 0.8}
     >>> changes = [
-    ...     LabelChange(old="CD8", new="CD4", n_cells=57, network=0.7, **opinions, followed=1.0),
-    ...     LabelChange(old="Mono", new="Mk", n_cells=49, network=0.2, **opinions, followed=0.0),
+    ...     LabelChange(old="CD8", new="CD4", n_cells=57, network=0.7, **support, followed=1.0),
+    ...     LabelChange(old="Mono", new="Mk", n_cells=49, network=0.2, **support, followed=0.0),
     ... ]
-    >>> kept, refused = explain_changes(changes).split("; ")
-    >>> kept
+    >>> applied, rejected = explain_changes(changes).split("; ")
+    >>> applied
     'network, profiles and held-out markers support CD8 to CD4 (57 cells)'
-    >>> refused
-    'refused, for little support or few cells: Mono to Mk (49 cells, 20%)'
+    >>> rejected
+    'rejected because of low support or few cells: Mono to Mk (49 cells, 20%)'
     """
-    said = {
+    groups = {
         "network, profiles and held-out markers support": [c for c in changes if c.followed],
-        "refused, for little support or few cells:": [c for c in changes if not c.followed],
+        "rejected because of low support or few cells:": [c for c in changes if not c.followed],
     }
-    named = (f"{start} {_named(some)}" for start, some in said.items() if some)
-    return "; ".join(named) or "no label would change"
+    sentences = (f"{start} {_listed(some)}" for start, some in groups.items() if some)
+    return "; ".join(sentences) or "no label would change"
 
 
-def _named(changes: Sequence[LabelChange]) -> str:
-    """Name the changes of most cells, and count the others."""
-    named = []
-    for change in changes[:NAMED]:
-        figures = counted(change.n_cells, "cell")
+def _listed(changes: Sequence[LabelChange]) -> str:
+    """List the changes with the most cells, and the number of others."""
+    texts = []
+    for change in changes:
+        details = counted(change.n_cells, "cell")
         if not change.followed:
-            figures += f", {change.support:.0%}"
+            details += f", {change.support:.0%}"
         elif change.followed < 0.995:
-            figures += f", followed by {change.followed:.0%}"
-        named.append(f"{change.old} to {change.new} ({figures})")
-    return ", ".join(named) + (f" and {len(changes) - NAMED} more" if len(changes) > NAMED else "")
+            details += f", weight {change.followed:.0%}"
+        texts.append(f"{change.old} to {change.new} ({details})")
+    return examples(texts, LISTED)
 
 
 def _share(value: Any, limits: tuple[float, float]) -> Any:
-    """Return 0 at the first limit and beyond, 1 at the second, and in proportion between them."""
+    """Interpolate linearly from 0 at the first limit to 1 at the second, clipped."""
     none, everything = limits
     return np.clip((value - none) / (everything - none), 0.0, 1.0)
 
@@ -531,6 +528,6 @@ def _mean(values: Tensor) -> float:
     return float(values.float().mean()) if len(values) else 0.0
 
 
-def _known(made: type[Made], values: Mapping[str, Any]) -> Made:
-    """Make a dataclass of those values that it has a field for."""
-    return made(**{each.name: values[each.name] for each in fields(made) if each.name in values})
+def _with_known(kind: type[Record], values: Mapping[str, Any]) -> Record:
+    """Create a dataclass from the values that it has fields for."""
+    return kind(**{each.name: values[each.name] for each in fields(kind) if each.name in values})

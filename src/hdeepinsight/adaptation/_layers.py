@@ -1,4 +1,4 @@
-"""Small trainable parts around a frozen network, which let a query differ from the reference."""
+"""Trainable adapter layers around the normalisations and the head of a frozen network."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hdeepinsight.nn import BatchNorm1d, BatchNorm2d, FrozenNorm
 
 
 class AdapterSwitch(threading.local):
-    """Setting that all adapters of one network share, and that every thread has for itself.
+    """Thread-local batch codes, shared by all adapters of a network.
 
     Attributes
     ----------
     batch
-        Batch per cell of the mini-batch, int64, shape ``(n_cells,)``; -1 for cells of no adapted
-        batch. ``None`` switches the adapters off.
+        Batch code of each cell of the mini-batch, int64, shape ``(n_cells,)``; -1 for batches that
+        were not adapted. ``None`` switches the adapters off.
 
     Examples
     --------
@@ -38,12 +38,12 @@ class AdapterSwitch(threading.local):
     batch: Tensor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy as a switch that is off, since threads cannot be copied."""
+        """Copy as a switch that is off, because thread-local data cannot be copied."""
         return AdapterSwitch, ()
 
     @contextmanager
     def using(self, batch: Tensor) -> Iterator[None]:
-        """Switch the adapters on for cells of these batches."""
+        """Switch the adapters on for cells with these batch codes."""
         before, self.batch = self.batch, batch
         try:
             yield
@@ -52,39 +52,40 @@ class AdapterSwitch(threading.local):
 
 
 class _PerBatch(nn.Module):
-    """What all adapters have: a switch, and the share of the adaptation that each batch keeps."""
+    """Base class of adapters, with a switch and the shrinkage of each batch."""
 
     shrinkage: Tensor
 
     def __init__(self, shrinkage: Tensor, switch: AdapterSwitch) -> None:
         super().__init__()
         self.switch = switch
-        # The last row serves cells of no adapted batch, index -1.
+        # The last row is for cells of other batches, index -1.
         self.register_buffer("shrinkage", torch.cat([shrinkage, shrinkage.new_zeros(1)]))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *further: Any) -> None:
-        if (old := f"{prefix}trust") in state_dict:  # its name in older files
+        if (old := f"{prefix}trust") in state_dict:  # former name
             state_dict[f"{prefix}shrinkage"] = state_dict.pop(old)
         super()._load_from_state_dict(state_dict, prefix, *further)
 
 
 class NormAdapter(_PerBatch):
-    r"""A batch normalisation with statistics, scale and shift of its own for every query batch.
+    r"""Batch normalisation with separate statistics, scale and shift for each query batch.
 
     Parameters
     ----------
     norm
-        The normalisation of the reference; its weights and statistics are never changed.
+        Normalisation layer of the reference model, which is not changed.
     shrinkage
-        Share of the adaptation that each batch keeps, from 0 to 1, shape ``(n_batches,)``.
+        Weight of the adaptation of each batch, from 0 to 1, shape ``(n_batches,)``.
     switch
-        Tells the batch of every cell.
+        Batch codes of the cells.
 
     Notes
     -----
-    With :math:`\hat x` normalised by the batch's statistics and by the reference's weights, the
-    output is :math:`\hat x + t_b (a_b \hat x + c_b)` with the shrinkage :math:`t_b`. At the start
-    :math:`a = c = 0` and the statistics are those of the reference: the identity.
+    With :math:`\hat x` normalised by the batch's statistics and the reference's weights, the
+    output is :math:`\hat x + t_b (a_b \hat x + c_b)` with the shrinkage :math:`t_b`. Initially
+    :math:`a = c = 0` and the statistics are those of the reference, so that the output is
+    unchanged.
 
     Examples
     --------
@@ -119,13 +120,13 @@ class NormAdapter(_PerBatch):
             normalised: Tensor = self.norm(values)
             return normalised
         scale, shift = (each[batch] for each in self.affine())
-        shape = (len(batch), -1) + (1,) * (values.ndim - 2)  # one batch serves all cells, too
+        shape = (len(batch), -1) + (1,) * (values.ndim - 2)  # a single batch is broadcast
         return torch.addcmul(shift.view(shape), values, scale.view(shape))
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the scale and shift that it is for each batch, ``(n_batches + 1, n_features)``.
+        """Compute the scale and shift for each batch, ``(n_batches + 1, n_features)``.
 
-        The last row serves cells of no adapted batch.
+        The last row is for cells of other batches.
         """
         share = self.shrinkage.unsqueeze(1)
         scale = self.norm.weight / (self.variance + self.norm.eps).sqrt()
@@ -135,16 +136,16 @@ class NormAdapter(_PerBatch):
 
     @torch.no_grad()
     def blend(self, batch: int, moments: Moments, share: float) -> None:
-        """Move the statistics of a batch from the reference's towards its own.
+        """Interpolate the statistics of a batch between those of the reference and its own.
 
         Parameters
         ----------
         batch
-            Number of the batch.
+            Code of the batch.
         moments
             Weighted moments of its cells.
         share
-            0 keeps the reference's, 1 takes the batch's.
+            Weight of the batch's own statistics, from 0 to 1.
         """
         mean = moments.first / moments.total
         variance = (moments.second / moments.total - mean**2).clamp_min(1e-8)
@@ -153,24 +154,24 @@ class NormAdapter(_PerBatch):
 
 
 class HeadAdapter(_PerBatch):
-    """The head of the reference with a linear correction for query cells, zero at the start.
+    """Classification head with a linear correction for query cells, which is zero initially.
 
     Parameters
     ----------
     head
-        Head of the reference.
+        Head of the reference model.
     n_latent, n_edges
-        Widths of features and logits.
+        Number of features and of logits.
     shrinkage
-        Share of the adaptation that each batch keeps, from 0 to 1, shape ``(n_batches,)``.
+        Weight of the adaptation of each batch, from 0 to 1, shape ``(n_batches,)``.
     switch
-        Tells the batch of every cell.
+        Batch codes of the cells.
 
     Examples
     --------
     >>> import torch
     >>> from hdeepinsight.adaptation import AdapterSwitch, HeadAdapter
-    >>> head = torch.nn.Bilinear(2, 2, 3)  # stands for a head, which takes nodes too
+    >>> head = torch.nn.Bilinear(2, 2, 3)  # a layer with two inputs, as a head
     >>> adapter = HeadAdapter(head, 2, 3, torch.tensor([0.5]), switch := AdapterSwitch())
     >>> cells = torch.randn(4, 2)
     >>> with switch.using(torch.zeros(4, dtype=torch.int64)):
@@ -183,14 +184,14 @@ class HeadAdapter(_PerBatch):
     ) -> None:
         super().__init__(shrinkage, switch)
         self.head = head
-        # Without its random start, which would move the random numbers of the whole process.
+        # Random initialisation is skipped, because it would advance the global random state.
         empty = nn.Linear(n_latent, n_edges, device="meta")
         self.correction = empty.to_empty(device=shrinkage.device)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
 
     def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """Return logits, shape ``(n_cells, n_edges)``, of features ``(n_cells, n_latent)``."""
+        """Compute logits, shape ``(n_cells, n_edges)``, from features ``(n_cells, n_latent)``."""
         logits: Tensor = self.head(latent, nodes)
         if self.switch.batch is None:
             return logits
@@ -199,7 +200,7 @@ class HeadAdapter(_PerBatch):
 
 
 class Moments:
-    """Running weighted moments of the inputs of a normalisation.
+    """Running weighted moments of the inputs of a normalisation layer.
 
     Examples
     --------
@@ -227,7 +228,7 @@ class Moments:
 def record_moments(
     adapters: list[NormAdapter], moments: list[Moments], weights: Tensor
 ) -> Iterator[None]:
-    """Add what goes into each adapter to its moments, for cells with these weights.
+    """Add the inputs of each adapter to its moments, with these cell weights.
 
     Examples
     --------
@@ -251,15 +252,15 @@ def record_moments(
 
 
 def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
-    """Put adapters around the normalisations and the head of a classifier, in place.
+    """Insert adapters around the normalisations and the head of a classifier, in place.
 
     Parameters
     ----------
     module
-        Classifier with a ``backbone``, a ``head`` and a ``tree``. Without a backbone nothing is
-        put into it.
+        Classifier with a ``backbone``, a ``head`` and a ``tree``. Without a backbone it is not
+        changed.
     shrinkage
-        Share of the adaptation that each batch keeps, from 0 to 1.
+        Weight of the adaptation of each batch, from 0 to 1.
 
     Returns
     -------
@@ -290,14 +291,14 @@ def insert_adapters(module: Any, shrinkage: list[float]) -> list[nn.Parameter]:
 
 
 def use_adapters(module: Any, batch: np.ndarray | Tensor) -> AbstractContextManager[None]:
-    """Switch the adapters of a classifier on, if it has some, for cells of these batches.
+    """Switch the adapters of a classifier on, if any, for cells with these batch codes.
 
     Parameters
     ----------
     module
-        Classifier, with what :func:`insert_adapters` put into it or without.
+        Classifier, with or without adapters from :func:`insert_adapters`.
     batch
-        Batch per cell of the mini-batch, shape ``(n_cells,)``; -1 for cells of no adapted batch.
+        Batch code of each cell of the mini-batch, shape ``(n_cells,)``; -1 for other batches.
 
     Examples
     --------
@@ -319,15 +320,14 @@ def use_adapters(module: Any, batch: np.ndarray | Tensor) -> AbstractContextMana
 
 
 def freeze_norms(network: nn.Module, batch: int = -1) -> None:
-    """Replace the batch normalisations of a network by what they are at prediction, in place.
+    """Replace the batch normalisations of a network by fixed affine layers, in place.
 
     Parameters
     ----------
     network
-        Any network; a copy, since nothing of it can be trained any more.
+        Copy of a network, which cannot be trained afterwards.
     batch
-        Where the network has adapters: the batch that all its cells are taken to come from, in
-        this thread.
+        Batch code of all cells in this thread, if the network has adapters.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Learning without labels: targets from two views of a cell, and a slowly moving teacher."""
+"""Self-training without labels: soft targets, class balance, and a mean teacher."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ENOUGH_CELLS = 10.0
 
 
 class Targets(NamedTuple):
-    """Soft labels to learn from.
+    """Soft labels for training.
 
     ``probabilities`` of the leaves, shape ``(n_cells, n_leaves)``, and ``weights`` of the cells,
-    shape ``(n_cells,)``: 0 for those of too little confidence.
+    shape ``(n_cells,)``: 0 for cells with low confidence.
 
     Examples
     --------
@@ -35,20 +35,21 @@ class Targets(NamedTuple):
 def select_targets(
     probabilities: Tensor, *, threshold: float = 0.5, balance: float = 0.25
 ) -> Targets:
-    r"""Soft targets with a threshold of its own for every class.
+    r"""Select soft targets with a threshold per class.
 
-    A cell counts if its best probability reaches the threshold, or the median of the cells with
-    the same best leaf, whichever is lower: half of every class takes part, however timid the
-    network is about it.
+    A cell is used if its highest probability reaches the threshold, or the median of the cells
+    with the same leaf, whichever is lower. So at least half of each class is used, also if the
+    network has low confidence in it.
 
     Parameters
     ----------
     probabilities
-        Of the leaves, shape ``(n_cells, n_leaves)``.
+        Leaf probabilities, shape ``(n_cells, n_leaves)``.
     threshold
-        Highest threshold of a class.
+        Maximum threshold of a class.
     balance
-        Cells of a class with :math:`n` cells weigh :math:`n^{-\beta}`, 1 on average.
+        Exponent :math:`\beta` of the weights :math:`n^{-\beta}` of cells in classes of :math:`n`
+        cells, normalised to a mean of 1.
 
     Examples
     --------
@@ -57,23 +58,23 @@ def select_targets(
     tensor([True, True, True])
     """
     confidence, best = probabilities.max(dim=1)
-    sure = torch.zeros_like(best, dtype=torch.bool)
+    used = torch.zeros_like(best, dtype=torch.bool)
     for leaf in torch.unique(best):
         here = best == leaf
-        sure |= here & (confidence >= confidence[here].median().clamp_max(threshold))
-    sizes = torch.bincount(best[sure], minlength=probabilities.shape[1]).to(probabilities) + 1
+        used |= here & (confidence >= confidence[here].median().clamp_max(threshold))
+    sizes = torch.bincount(best[used], minlength=probabilities.shape[1]).to(probabilities) + 1
     weights = sizes**-balance
     weights = weights * sizes.sum() / (weights * sizes).sum()
-    return Targets(probabilities, weights[best] * sure)
+    return Targets(probabilities, weights[best] * used)
 
 
 def soft_cross_entropy(log_probs: Tensor, targets: Targets) -> Tensor:
-    """Weighted mean cross-entropy of leaves; equal to the sum over sibling groups.
+    """Compute the weighted mean cross-entropy of leaves, which equals the sum over sibling groups.
 
     Parameters
     ----------
     log_probs
-        Log-probability of the leaves, shape ``(n_cells, n_leaves)``.
+        Log-probabilities of the leaves, shape ``(n_cells, n_leaves)``.
     targets
         Targets of the same cells.
 
@@ -90,15 +91,15 @@ def soft_cross_entropy(log_probs: Tensor, targets: Targets) -> Tensor:
 
 
 def restrict_to_labels(probabilities: Tensor, allowed: Tensor) -> Tensor:
-    """Probabilities given what is known: leaves that a label rules out get 0.
+    """Restrict probabilities to leaves that are compatible with known labels.
 
     Parameters
     ----------
     probabilities
-        Of the leaves, shape ``(n_cells, n_leaves)``.
+        Leaf probabilities, shape ``(n_cells, n_leaves)``.
     allowed
-        Whether each leaf fits the label of each cell, same shape; a cell without a label allows
-        all.
+        Whether each leaf is compatible with the label of each cell, same shape; ``True`` for cells
+        without a label.
 
     Examples
     --------
@@ -112,19 +113,19 @@ def restrict_to_labels(probabilities: Tensor, allowed: Tensor) -> Tensor:
 
 
 def balance_classes(probabilities: Tensor, shares: Tensor) -> Tensor:
-    """Weights that give the classes of a query the proportions of the reference.
+    """Compute cell weights that give the query the class proportions of the reference.
 
     Parameters
     ----------
     probabilities
-        Of the leaves, shape ``(n_cells, n_leaves)``.
+        Leaf probabilities, shape ``(n_cells, n_leaves)``.
     shares
-        Share of every leaf in the reference, shape ``(n_leaves,)``.
+        Share of each leaf in the reference, shape ``(n_leaves,)``.
 
     Returns
     -------
-    Weights of the cells, shape ``(n_cells,)``, at most 10. A class that seems to be missing is not
-    conjured up: its share counts as at least a fifth of a uniform one.
+    Weights of the cells, shape ``(n_cells,)``, at most 10. To avoid large weights of absent
+    classes, the share of a class is at least one fifth of a uniform share.
 
     Examples
     --------
@@ -138,7 +139,7 @@ def balance_classes(probabilities: Tensor, shares: Tensor) -> Tensor:
 
 
 def covered_share(probabilities: Tensor, shares: Tensor) -> float:
-    """Share of the reference's cells whose leaf the query has too, about ten cells or more.
+    """Compute the share of reference cells whose leaf has about ten or more cells in the query.
 
     Examples
     --------
@@ -150,14 +151,14 @@ def covered_share(probabilities: Tensor, shares: Tensor) -> float:
 
 
 class MovingAverage:
-    """Exponential average of parameters: the teacher of a student that learns from itself.
+    """Exponential moving average of parameters (mean teacher).
 
     Parameters
     ----------
     parameters
-        The student's.
+        Parameters of the student.
     decay
-        Share of the past that a step keeps; less in the first steps.
+        Decay rate, which increases to this value in the first steps.
 
     Examples
     --------
@@ -181,7 +182,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take one step towards the student."""
+        """Update the average with the present parameters."""
         self.n_steps += 1
         keep = min(self.decay, self.n_steps / (9 + self.n_steps))
         for average, parameter in zip(self.average, self.parameters, strict=True):
@@ -189,7 +190,7 @@ class MovingAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the teacher where the student is, for the time of the block."""
+        """Replace the parameters by their averages within the block."""
         student = [parameter.detach().clone() for parameter in self.parameters]
         self._set(self.average)
         try:

@@ -1,4 +1,4 @@
-"""``hdeepinsight annotate``, ``report``, ``evaluate`` and ``explain``: a query and a model in."""
+"""Commands that apply a model to a query: ``annotate``, ``report``, ``evaluate``, ``explain``."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.data import Store
 
-_MOST_LABELS = 40
-_MOST_GENES = 10
+#: Rows of the tables that are printed.
+_MAX_LABELS, _MAX_GENES = 40, 10
 _PAGES = (".html",)
 
 
@@ -41,40 +41,45 @@ def annotate(
     stream: bool,
     resume: bool,
     part: tuple[int, int] | None,
+    scheduler: str | None,
     overwrite: bool,
     **asked: Any,
 ) -> None:
-    """Label every cell of a query, at every level.
+    """Label every cell of a query at every level.
 
     [b]hdeepinsight annotate query.h5ad --model my_model --out annotated.h5ad[/b]
 
-    Without [b]--model[/b] the bundled model of human blood cells is used. What was done, and
-    whether the query looks like what the model knows, is printed. The defaults are those of
-    hdeepinsight.annotate in Python; [b]--fast[/b] labels each cell by itself. With
-    [b]--markers blood[/b], or a list of yours, there is no model: marker genes label the cells.
+    Without [b]--model[/b], the bundled model of human blood cells is used. The command prints
+    which steps were applied and whether the query resembles the model's reference. It has the
+    defaults of hdeepinsight.annotate in Python; [b]--fast[/b] labels each cell independently.
+    [b]--markers blood[/b], or a list of your own, labels the cells by marker genes instead of a
+    model.
 
     Options
     -------
     --out -o FILE
-        Where the result goes: .h5ad or .zarr for a copy of the query with the labels added, .h5mu
-        for a copy of a MuData, .csv for the labels alone. By default query.annotated.h5ad beside
+        Output file: .h5ad or .zarr for a copy of the query with the labels added, .h5mu for a
+        copy of a MuData, .csv for a table of labels. Default: query.annotated.h5ad, next to
         query.h5ad.
     --report FILE
-        Write a page about the result too, .html.
+        Also write an HTML report of the result.
     --key-added NAME
-        Prefix of the columns that are added.
+        Prefix of the added columns.
     --details
-        Also write confidence and runner-up of every level, and all scores.
+        Also write the confidence and the runner-up at each level, and all scores.
     --fill
-        Repeat a label at the levels below it, or leave them missing.
+        Repeat a label at the levels below it, or leave those missing.
     """
     kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
     out = out or _files.default_output(query, f".annotated{kept}")
-    if stream or resume or part or out.suffix == ".parquet":
+    if stream or resume or part or scheduler or out.suffix == ".parquet":
+        from hdeepinsight._distributed import connected
+
         how: dict[str, Any] = {"part": part, "resume": resume, "overwrite": overwrite}
-        shown = {"fill": fill, "details": details}
-        few = annotate_blocks(query, out, report=report, shown=shown, **how, **asked)
-        _end(few, asked["strict"])
+        how["shown"] = {"fill": fill, "details": details}
+        with connected(scheduler) as client:
+            sample = annotate_blocks(query, out, report=report, client=client, **how, **asked)
+        _exit_if_red(sample, asked["strict"])
         return
     _files.check_output(out, source=query, overwrite=overwrite)
     if report is not None:
@@ -99,8 +104,8 @@ def annotate(
         _write_page(result, report, title=heading, query=store, reference=reference, model=named)
     if folder in hub.bundled_folders().values():
         show(f"Model {model} is the bundled one, of human blood: see --model.")
-    said = (result.input_report, result.gene_report, *result.decisions)
-    texts = [in_options(str(each)) for each in said if each is not None]
+    messages = (result.input_report, result.gene_report, *result.decisions)
+    texts = [in_options(str(each)) for each in messages if each is not None]
     if asked["markers"] is not None:
         texts = [text.replace("model genes measured", "marker genes measured") for text in texts]
     show(*texts)
@@ -117,9 +122,9 @@ def annotate(
         columns = [f"{key_added}_{level}" for level in (*result.taxonomy.level_names, "stop_label")]
         hints.append(f"The labels are in obs: {', '.join(columns)}.")
     if report is None:
-        hints.append("With --report page.html there is a page with the evidence for them, too.")
+        hints.append("Pass --report page.html for a report with the evidence for each label.")
     note(Text(" ".join(hints), style="dim"))
-    _end(result, asked["strict"])
+    _exit_if_red(result, asked["strict"])
 
 
 @command("query", *ANNOTATING, "labels_keys", "overwrite")
@@ -134,24 +139,23 @@ def report(
     overwrite: bool,
     **asked: Any,
 ) -> None:
-    """Annotate a query, and write one page that says what came out and how far to trust it.
+    """Annotate a query and write an HTML report with labels, evidence and quality checks.
 
-    The page needs no network. With labels that are known ([b]--labels-key[/b] or
-    [b]--labels-keys[/b]) it compares with them; no other step reads them.
+    The report is a single file that needs no network. It compares the result with known labels
+    ([b]--labels-key[/b] or [b]--labels-keys[/b]); the annotation itself does not read them.
 
     [b]hdeepinsight report query.h5ad --model my_model --out report.html[/b]
 
     Options
     -------
     --out -o FILE
-        Where the page goes, .html. By default query.report.html beside query.h5ad.
+        Output file, .html. Default: query.report.html, next to query.h5ad.
     --clusters COLUMN
-        Column of obs with clusters; leiden and the like by default.
+        Column of obs with clusters. Default: leiden, louvain and similar names.
     --embedding NAME
-        Coordinates in obsm to draw the cells at; by default X_umap and the like, or made where
-        there are none.
+        Coordinates of the cells in obsm. Default: X_umap and similar names, else computed.
     --title
-        Heading of the page; the query's name by default.
+        Title of the report. Default: the file name of the query.
     """
     out = out or _files.default_output(query, ".report.html")
     _files.check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
@@ -164,9 +168,9 @@ def report(
             store.obs, [*([clusters] if clusters else []), *labels_keys], source=query
         )
         if embedding is not None and embedding not in store.obsm:
-            held = ", ".join(sorted(store.obsm)) or "nothing"
-            found = f"{query} has no {embedding!r} in obsm; it has {held}"
-            raise ValueError(f"{found}. Name one of them with --embedding, or leave it out.")
+            keys = ", ".join(sorted(store.obsm)) or "nothing"
+            found = f"{query} has no {embedding!r} in obsm; it has {keys}"
+            raise ValueError(f"{found}. Pass one of them as --embedding, or omit it.")
     model, loaded, true_nodes = asked["model"], None, None
     if asked["markers"] is not None:
         asked["markers"] = scorer = tl.MarkerScorer(asked["markers"])
@@ -176,20 +180,20 @@ def report(
             asked["model"] = loaded = hub.load_annotator(model)
             true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
     result = _annotated(store, **asked)
-    place: Any = None if embedding is None else store.obsm[embedding]
-    place = place() if callable(place) else place  # of a file it is read when asked for
+    points: Any = None if embedding is None else store.obsm[embedding]
+    points = points() if callable(points) else points  # files are read lazily
     shown: dict[str, Any] = {"reference": loaded, "model": loaded and model, "query": store}
     shown |= {"title": title or f"Cell types of {query.name}", "true_nodes": true_nodes}
-    shown |= {"embedding": place, "clusters": store.obs[clusters] if clusters else None}
+    shown |= {"embedding": points, "clusters": store.obs[clusters] if clusters else None}
     _write_page(result, out, **shown)
     show(f"Written to {out}")
-    _end(result, asked["strict"])
+    _exit_if_red(result, asked["strict"])
 
 
 def _annotated(
     store: Store | MuData, *, strict: bool, fast: bool, vote: str | None, **asked: Any
 ) -> Annotation:
-    """Annotate as Python does."""
+    """Call `hdeepinsight.annotate` with the options of the command line."""
     import hdeepinsight as hdi
 
     off = {"adapt": "off", "refine": "off"} if fast else {}
@@ -204,23 +208,23 @@ def _write_page(result: Annotation, out: Path, **shown: Any) -> None:
 
 
 def _composition(result: Annotation) -> Table:
-    """Return a table of the labels that occur, with their level columns."""
+    """Return a table of the labels with their number of cells and mean confidence."""
     levels = list(result.taxonomy.level_names)
     frame = result.labels[levels].astype(str).assign(confidence=result.confidence.to_numpy())
-    frame.loc[result.stop_nodes == 0, "confidence"] = float("nan")  # of no label
+    frame.loc[result.stop_nodes == 0, "confidence"] = float("nan")  # cells without a label
     groups = frame.groupby(levels, sort=False)["confidence"]
     table = groups.agg(cells="size", share=lambda own: f"{len(own) / len(result):.1%}")
     table = table.assign(confidence=groups.mean()).reset_index()
     table = table.sort_values("cells", ascending=False, kind="stable")
     title = f"{counted(len(result), 'cell')} by label"
-    shown = frame_table(table.head(_MOST_LABELS).set_index(levels[0]), title=title)
-    if rest := len(table[_MOST_LABELS:]):
+    shown = frame_table(table.head(_MAX_LABELS).set_index(levels[0]), title=title)
+    if rest := len(table[_MAX_LABELS:]):
         shown.caption = f"and {counted(rest, 'more label')}"
     return shown
 
 
-def _end(result: Annotation, strict: bool) -> None:
-    """End with an exit code of its own where ``--strict`` asked for it; nothing is lost."""
+def _exit_if_red(result: Annotation, strict: bool) -> None:
+    """Exit with code 3 if the verdict is red and ``--strict`` was passed."""
     if strict and result.verdict is not None and result.verdict.light == "red":
         note(f"{result.verdict.sentences[0]} (--strict)", "Error")
         raise typer.Exit(RED)
@@ -235,16 +239,16 @@ def evaluate(
     json: bool = False,
     **asked: Any,
 ) -> None:
-    """Compare a model's labels with known ones, level by level.
+    """Score a model's labels against known labels at each level.
 
-    Labels are read from the columns that the model was trained on, unless others are named.
+    Known labels are read from the columns that the model was trained on, unless others are given.
 
     [b]hdeepinsight evaluate query.h5ad --model my_model --labels-key cell_type[/b]
 
     Options
     -------
     --unlabeled-category NAME
-        Label that means: not known; the model's by default.
+        Label of unlabelled cells. Default: that of the model.
     --json
         Print JSON instead of a table.
     """
@@ -255,7 +259,7 @@ def evaluate(
     with step("Annotating"):
         cells = _files.open_cells(query)
         found = loaded.evaluate(cells, unlabeled_category=unlabeled_category, **asked)
-    if json:  # which has no NaN
+    if json:  # JSON has no NaN
         typer.echo(dumps(loads(dumps(found.to_dict()), parse_constant=lambda _: None), indent=2))
         return
     title = f"{counted(found.n_cells, 'cell')} with known labels"
@@ -275,26 +279,27 @@ def explain(
     n_samples: AtLeastOne = 50,
     **asked: Any,
 ) -> None:
-    """Say which genes speak for a type.
+    """Rank the genes that support a cell type.
 
     [b]hdeepinsight explain query.h5ad --model my_model --nodes "CD4 T" --out genes.csv[/b]
 
-    The table has one row per node and gene, over the cells that the model puts at the node: mean
-    and mean absolute attribution, their spread, expression in these cells and in the background.
+    The table has one row per node and gene, computed over the cells that the model assigns to the
+    node: mean and mean absolute attribution with their spread, and the expression in these cells
+    and in the background.
 
     Options
     -------
     --out -o FILE
-        Where the rankings go, .csv.
+        Output file, .csv.
     --nodes A,B,...
-        Nodes of the taxonomy. By default each cell is explained for its own type.
+        Nodes of the taxonomy. Default: each cell is explained for its predicted type.
     --against NAME
-        Node that the others are contrasted with.
+        Node to contrast the others with.
     --target
-        What tells a node from its siblings ([b]conditional[/b]), from everything else
-        ([b]joint[/b]), or its score before siblings are compared ([b]logit[/b]).
+        Quantity to explain: the log-probability of a node given its parent
+        ([b]conditional[/b]), its log-probability ([b]joint[/b]), or its logit ([b]logit[/b]).
     --background FILE
-        Cells to compare with; by default drawn from the mean profiles in the model.
+        Background cells. Default: sampled from the mean profiles in the model.
     --n-samples
         Gradients per cell.
     """
@@ -313,13 +318,13 @@ def explain(
     names = [name for name, n in zip(found.nodes, n_cells, strict=True) if n]
     if not names:
         raise ValueError(
-            f"The model puts none of the {len(found.obs_names):,} cells at {', '.join(found.nodes)}"
-            ". Annotate the query to see its types, or leave out --nodes."
+            f"None of the {len(found.obs_names):,} cells is assigned to {', '.join(found.nodes)}. "
+            "Annotate the query to see its types, or omit --nodes."
         )
     rankings = {name: found.ranking(name) for name in names}
     with step(f"Writing {out}"), atomic_write(out) as path:
         pd.concat(rankings, names=["node", "gene"]).reset_index().to_csv(path, index=False)
     for name, table in rankings.items():
-        top = table.rename_axis("gene").drop(columns="rank").head(_MOST_GENES)
+        top = table.rename_axis("gene").drop(columns="rank").head(_MAX_GENES)
         show(frame_table(top, title=name))
     show(repr(found), f"Written to {out}")

@@ -1,4 +1,4 @@
-"""The application: which commands there are, and its version."""
+"""Assemble the command line application and its commands."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from hdeepinsight.cli._train import train
 
 
 class _App(typer.Typer):
-    """An application whose output no encoding stops: what a stream cannot show is replaced."""
+    """Application that replaces characters which the encoding of a stream lacks."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        if sys.flags.optimize > 1:  # anndata and scvi-tools read their docstrings at import
+        if sys.flags.optimize > 1:  # anndata and scvi-tools need their docstrings at import
             os.environ["PYTHONOPTIMIZE"] = "1"
             os.execv(sys.executable, [sys.executable, "-m", "hdeepinsight", *sys.argv[1:]])
-        # Little of what imports make is garbage: looking for it, time and again and once more at
-        # the end, takes longer than to annotate a thousand cells.
+        # Garbage collection of the objects that imports create takes longer than annotating a
+        # thousand cells.
         gc.set_threshold(100_000)
         atexit.register(gc.freeze)
         for stream in (sys.stdout, sys.stderr):
@@ -36,7 +36,7 @@ class _App(typer.Typer):
 
 
 class _Command(TyperCommand):
-    """A command whose flags take no value in its help."""
+    """Command whose help shows flags without a value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         params = super().get_params(ctx)
@@ -71,9 +71,9 @@ def main(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Give every cell a label at every level of a cell type taxonomy.
+    """Hierarchical cell type annotation of single-cell data.
 
-    For human blood cells, hdeepinsight annotate query.h5ad is all it takes.
+    For human blood cells, run hdeepinsight annotate query.h5ad.
 
-    Data files are only read: results go to new files.
+    Input files are never modified; results are written to new files.
     """

@@ -1,7 +1,7 @@
-"""What is printed: results to stdout, everything else to stderr, errors as one paragraph.
+"""Print results to stdout, messages to stderr, and errors as one paragraph.
 
-No control or direction character that stands in a file reaches the terminal, and what an error
-advises is said in the words of the command line.
+Control and direction characters are escaped, and advice in error messages names command line
+options instead of Python arguments.
 """
 
 from __future__ import annotations
@@ -24,67 +24,68 @@ from hdeepinsight._io import escape_controls
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Exit codes: data or a model that cannot be used; a command that was not written correctly; and a
-#: query unlike what the model knows, of which ``--strict`` makes an error.
+#: Exit codes: unusable data or model; invalid command; red verdict with ``--strict``.
 BAD_INPUT, BAD_USAGE, RED = 1, 2, 3
 
-_WIDTH_OF_FILES = 110
-_LONGEST_UNEXPECTED = 300
-#: Errors that say themselves what was found, what is valid and what to do.
+#: Line width if the output is not a terminal, in characters.
+_FILE_WIDTH = 110
+#: Characters of an unexpected error message that are printed.
+_MAX_UNEXPECTED = 300
+#: Errors whose messages already state what was expected, what was found and what to do.
 _EXPECTED = (ValueError, KeyError, OSError)
-#: What the errors of torch, which have no class of their own, say of a lack of memory.
+#: Phrases that identify memory errors of torch, which have no class.
 _NO_MEMORY = ("DefaultCPUAllocator", "out of memory")
 
 
 class UsageProblem(ValueError):
-    """Options that contradict each other, or a file that the command must not touch."""
+    """Invalid combination of options, or an output file that must not be replaced."""
 
 
 def refuse(problems: Mapping[str, object]) -> None:
-    """Raise `UsageProblem` with the first text whose condition holds."""
+    """Raise `UsageProblem` with the first text whose condition is true."""
     for text, applies in problems.items():
         if applies:
             raise UsageProblem(text)
 
 
 class _Console(Console):
-    """A console on which control and direction characters are written out."""
+    """Console that escapes control and direction characters."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterator[Segment]:
-        for segment in super().render(renderable, options):  # colours are no part of their text
+        for segment in super().render(renderable, options):  # styles are separate from the text
             text = segment.text if segment.control else escape_controls(segment.text)
             yield Segment(text, segment.style, segment.control)
 
 
 def _console(*, stderr: bool) -> Console:
-    # Made on every call: the streams may be replaced, as tests do.
+    # Created on every call, because the streams may be replaced, for example by tests.
     console = _Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
-        console.width = _WIDTH_OF_FILES
+        console.width = _FILE_WIDTH
     return console
 
 
 def show(*parts: object) -> None:
-    """Print results, one below the other: tables, and texts in which nothing is markup."""
+    """Print results to stdout: tables, and texts without markup."""
     console = _console(stderr=False)
     for part in parts:
         shown = part if isinstance(part, ConsoleRenderable) else Text(str(part))
-        # Lines are not broken where they go to a file or another program.
+        # Lines are not wrapped if the output is a file or a pipe.
         console.print(shown, soft_wrap=not console.is_terminal)
 
 
 def note(text: str | Text, heading: str = "") -> None:
-    """Print what is no result to stderr, after a heading such as ``"Note"``."""
+    """Print a message to stderr, after a heading such as ``"Note"``."""
     console, style = _console(stderr=True), "bold red" if heading == "Error" else "bold yellow"
-    said = Text.assemble((f"{heading}: ", style), text) if heading else Text.assemble(text)
-    console.print(said, soft_wrap=not console.is_terminal)
+    message = Text.assemble((f"{heading}: ", style), text) if heading else Text.assemble(text)
+    console.print(message, soft_wrap=not console.is_terminal)
 
 
 @contextmanager
 def running(*, debug: bool) -> Iterator[None]:
-    """Run a command: errors end as a paragraph on stderr, or as a traceback with ``debug``.
+    """Run a command and print its errors as a paragraph, or as a traceback with ``debug``.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def running(*, debug: bool) -> Iterator[None]:
     Raises
     ------
     typer.Exit
-        With the exit code, after an error. What ends a process, such as a signal, passes.
+        With the exit code, after an error. Signals and other exits of the process pass through.
     """
     with warnings.catch_warnings():
         if not debug:
@@ -106,8 +107,8 @@ def running(*, debug: bool) -> Iterator[None]:
         try:
             yield
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
-            raise  # these have a meaning of their own
-        except Exception as error:  # noqa: BLE001  # no error may reach a user as a traceback
+            raise  # handled by typer
+        except Exception as error:  # noqa: BLE001  # users never see a traceback
             if debug:
                 _console(stderr=True).print_exception()
             note(_paragraph(error), "Error")
@@ -116,22 +117,19 @@ def running(*, debug: bool) -> Iterator[None]:
 
 def _paragraph(error: Exception) -> str:
     # str() of a KeyError is the repr of its text.
-    # str() of a KeyError is the repr of its text.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    start = shorten(" ".join(lines), _LONGEST_UNEXPECTED, placeholder=" ...")
+    start = shorten(" ".join(lines), _MAX_UNEXPECTED, placeholder=" ...")
     if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         found = f" ({start})" if start else ""
-        return (
-            f"There is not enough memory{found}. Use a machine with more, or fewer cells at once."
-        )
-    # Of types and imports only our own errors are whole sentences.
+        return f"Not enough memory{found}. Use a machine with more memory, or fewer cells at once."
+    # Only this package's TypeError and ImportError messages are complete sentences.
     ours = isinstance(error, TypeError | ImportError) and text.rstrip().endswith(".")
     if (ours or isinstance(error, _EXPECTED)) and " " in text.strip():
         return in_options("\n".join(lines))
     return (
-        f"Something unexpected happened ({type(error).__name__}: {start}). The command did not "
-        "finish. Run it again with --debug to see where, and report it if your files are in order."
+        f"Unexpected error ({type(error).__name__}: {start}). The command did not finish. Run it "
+        "again with --debug for the traceback, and report it if your files are valid."
     )
 
 
@@ -141,9 +139,9 @@ _ARGUMENTS: Final = (
     "overwrite refine reference reject revision scale split_key target threshold types "
     "unlabeled_category use_raw validation_size vote where"
 )
-#: Arguments that errors advise, all under the name of an option.
+#: Arguments that occur in error messages, with the option of the same name.
 _OPTIONS: Final = {name: f"--{name.replace('_', '-')}" for name in _ARGUMENTS.split()}
-#: An argument with its value, as errors advise it, or one whose name is no word of any language.
+#: Argument with a value, or an argument whose name has an underscore or precedes "must be".
 _ARGUMENT = re.compile(
     rf"(?<![\w.'\"\[])(?:(?P<given>{'|'.join(_OPTIONS)})=(?P<value>'[^']*'|\"[^\"]*\"|[\w.]*\w|)"
     rf"|(?P<named>(?:{'|'.join(name for name in _OPTIONS if '_' in name)})(?![\w'\"\]])"
@@ -152,7 +150,7 @@ _ARGUMENT = re.compile(
 
 
 def in_options(text: str) -> str:
-    """Say what to do at the command line, where a text says what to do in Python.
+    """Replace Python arguments in a message by command line options.
 
     Examples
     --------
@@ -175,14 +173,14 @@ def in_options(text: str) -> str:
 
 
 def frame_table(frame: pd.DataFrame, *, title: str | None = None) -> Table:
-    """Return a DataFrame as a table: the index first, floats rounded, missing values as a dash."""
+    """Return a DataFrame as a table, with rounded floats and a dash for missing values."""
     table = Table(title=title and Text(title), title_justify="left", title_style="bold")
     table.add_column(Text(str(frame.index.name or "")))
     for name, column in frame.items():
         is_text = column.map(lambda value: isinstance(value, str) and value[-1:] != "%").all()
         table.add_column(Text(str(name)), justify="left" if is_text else "right")
     for label, row in zip(frame.index, frame.to_dict("records"), strict=True):
-        # Text, because names of cell types may hold what rich takes for markup.
+        # Text, because names of cell types may contain brackets, which rich reads as markup.
         table.add_row(Text(str(label)), *(Text(_cell(value)) for value in row.values()))
     return table
 

@@ -1,4 +1,4 @@
-"""The demo, step by step: a model, its baselines, and their scores on real cells, offline."""
+"""Run the demo: train a model on real cells, and compare its labels with baselines, offline."""
 
 from __future__ import annotations
 
@@ -27,49 +27,50 @@ from hdeepinsight.datasets import pbmc3k
 from hdeepinsight.models import SCHDeepInsight
 from hdeepinsight.taxonomy import Taxonomy
 
-#: First line of the README in a folder that the demo may write to again.
+#: First line of the README, by which the demo recognises the folder of an earlier run.
 MARKER: Final = "# What `hdeepinsight demo` left here"
 LEVELS: Final = ["lineage", "cell_type", "subtype"]
 SCORES: Final = ["balanced_accuracy", "macro_f1", "accuracy", "ece"]
 OUTPUTS: Final = {
-    "report.html": "the page about the annotated cells; open it first",
-    "scores.csv": "scores of every level, beside those of logistic regression",
-    "embedding.png": "the held-out cells (UMAP), by known and by predicted label",
-    "taxonomy.png": "the tree of cell types with numbers of cells",
+    "report.html": "report on the annotated cells; open it first",
+    "scores.csv": "scores at each level, compared with logistic regression",
+    "embedding.png": "UMAP of the held-out cells, by known and predicted label",
+    "taxonomy.png": "tree of cell types with numbers of cells",
     "gene_images.png": "mean images of four cell types",
-    "annotated.h5ad": "the held-out cells with their labels, confidences and probabilities",
-    "model": "the trained model: plain data, no code",
-    "reference.h5ad": "raw counts and labels that the model was trained on",
-    "query.h5ad": "raw counts of the held-out cells (their labels only serve to score)",
+    "annotated.h5ad": "held-out cells with labels, confidence and probabilities",
+    "model": "trained model (plain data, no code)",
+    "reference.h5ad": "raw counts and labels of the training cells",
+    "query.h5ad": "raw counts of the held-out cells (labels are used for scores only)",
 }
-#: Cell types whose mean images are drawn, and genes that the image has in any case.
+#: Cell types whose mean images are drawn, and genes that are always in the image.
 IMAGES: Final = ["CD8 T", "NK", "B", "CD14 Mono"]
 MARKERS = ["CD8A", "GNLY", "MS4A1", "CD14", "CD3D", "CD79A", "NKG7", "S100A8", "LYZ", "CST3"]
 MARKERS += ["PPBP"]
-_MEANING: Final = (
-    "Balanced accuracy is the mean recall over types; training weights all types alike. What costs "
-    "accuracy are naive and memory CD4 T cells, which differ by degrees: in cells of the same "
-    "donor and run, labelled by their own clusters, a linear model gets more of them right, and "
-    "its macro-F1 is higher. Across donors and studies ours is higher (docs/benchmarks.md)."
+_INTERPRETATION: Final = (
+    "Balanced accuracy is the mean recall over types; training gives all types the same weight. "
+    "Most errors are between naive and memory CD4 T cells, which form a continuum. Within one "
+    "donor and run, with labels from clustering, a linear model separates them better and has a "
+    "higher macro-F1; across donors and studies, hdeepinsight has the higher one "
+    "(docs/benchmarks.md)."
 )
 _MARGIN, _N_GENES, _DPI = 11, 2048, 160
 OURS, LINEAR = "hdeepinsight", "logistic regression"
 
 
 def run_demo(out: Path, *, seed: int = 0) -> None:
-    """Train on half of PBMC 3k, annotate the other half, and draw what came out.
+    """Train on half of PBMC 3k, annotate the other half, and write scores, figures and a report.
 
     Parameters
     ----------
     out
-        Folder for everything that is made. Files of an earlier run are replaced.
+        Output folder. Files of an earlier run are replaced.
     seed
         Seed of the split and the model.
 
     Raises
     ------
     UsageProblem
-        If the folder holds files that the demo did not make.
+        If the folder holds other files.
     """
     start = time.perf_counter()
     claim_folder(out)
@@ -81,32 +82,33 @@ def run_demo(out: Path, *, seed: int = 0) -> None:
     reference, query = (cells[np.sort(part)].copy() for part in parts)
     reference.write_h5ad(out / "reference.h5ad")
     query.write_h5ad(out / "query.h5ad")
-    of = f"{cells.n_obs:,} blood cells of a healthy donor, {cells.n_vars:,} genes, nine types"
-    _say("Data", f"PBMC 3k: {of} (10x Genomics; labels of the Seurat tutorial)")
-    _say("Split", f"{reference.n_obs:,} cells to learn from, {query.n_obs:,} held out, by cell")
+    size = f"{cells.n_obs:,} blood cells of a healthy donor, {cells.n_vars:,} genes, nine types"
+    _print_step("Data", f"PBMC 3k: {size} (10x Genomics; labels of the Seurat tutorial)")
+    _print_step("Split", f"{reference.n_obs:,} training cells, {query.n_obs:,} held-out cells")
     model = _train(reference, out, seed)
     annotation = _annotate(model, query, out)
     known = model.taxonomy.encode_levels(query.obs[LEVELS])
-    _say("Compare", "with logistic regression on all genes, trained on the same cells")
+    _print_step("Compare", "with logistic regression on all genes, trained on the same cells")
     with step("Comparing"):
         scores = _compare(reference, query, model, annotation)
     scores.to_csv(out / "scores.csv", index=False)
-    _say("", _MEANING)
+    _print_step("", _INTERPRETATION)
     with step("Drawing"):
         points = _draw(reference, query, model, annotation, out)
         shown = {"reference": model, "embedding": points, "true_nodes": known, "model": "demo"}
         report.write(annotation, out / "report.html", query=query, **shown)
     files = "\n".join(f"- `{name}`: {text}" for name, text in OUTPUTS.items())
-    text = f"A model was trained on {reference.n_obs:,} cells of PBMC 3k and annotated the other "
-    text += (
-        f"{query.n_obs:,}. Both are of one donor: this shows how it works, not how it transfers."
+    text = (
+        f"A model was trained on {reference.n_obs:,} cells of PBMC 3k and annotated the other "
+        f"{query.n_obs:,}. All cells are from one donor, so the scores do not show how well labels "
+        "transfer across donors."
     )
     (out / "README.md").write_text(f"{MARKER}\n\n{text}\n\n{files}\n", encoding="utf-8")
     seconds = time.perf_counter() - start
-    _say("Look at", f"{out}{'/' if out.name else ''}   ({seconds:.0f} s in all)")
+    _print_step("Results", f"{out}{'/' if out.name else ''}   (total time {seconds:.0f} s)")
     for name, text in OUTPUTS.items():
         _show_indented(Text.assemble((f"{name:<16}", "bold"), text))
-    _say("Next", "your own reference and query, or the files of the demo:")
+    _print_step("Next", "try your own data, or the files of the demo:")
     query_here, model_here = (shlex.quote(str(out / name)) for name in ("query.h5ad", "model"))
     for command in (
         "train reference.h5ad --labels-keys lineage,cell_type --out my_model",
@@ -121,9 +123,9 @@ def _train(reference: AnnData, out: Path, seed: int) -> SCHDeepInsight:
     SCHDeepInsight.setup_anndata(reference, labels_keys=LEVELS)
     model = SCHDeepInsight(reference, n_genes=_N_GENES, keep_genes=MARKERS, seed=seed)
     model.train()
-    _say("Taxonomy", "from the label columns; in brackets the cells to learn from")
+    _print_step("Taxonomy", "from the label columns, with numbers of training cells")
     _show_indented(Text(model.taxonomy.show(_counts(model.taxonomy, reference))))
-    _say("Train", f"{repr(model).splitlines()[0]}, in {time.perf_counter() - start:.0f} s")
+    _print_step("Train", f"{repr(model).splitlines()[0]}, in {time.perf_counter() - start:.0f} s")
     model.save(out / "model", overwrite=True)
     return SCHDeepInsight.load(out / "model", adata=False)
 
@@ -141,21 +143,22 @@ def _annotate(model: SCHDeepInsight, query: AnnData, out: Path) -> Annotation:
     annotation.to_adata(annotated)
     annotated.write_h5ad(out / "annotated.h5ad")
     above = (~np.isin(annotation.stop_nodes, annotation.taxonomy.leaves)).sum()
-    said = f"{len(annotation):,} cells in {seconds:.0f} s, by the saved model; {above} are unclear"
-    _say("Annotate", f"{said} and get the label of a level above")
+    text = f"{len(annotation):,} cells in {seconds:.0f} s with the saved model; {above} ambiguous"
+    _print_step("Annotate", f"{text} cells are labelled at a higher level")
     for decision in annotation.decisions:
-        _say("", str(decision))
+        _print_step("", str(decision))
     return annotation
 
 
 def _compare(
     reference: AnnData, query: AnnData, model: SCHDeepInsight, annotation: Annotation
 ) -> pd.DataFrame:
-    """Score the labels beside those of logistic regression."""
+    """Score the labels and those of logistic regression."""
     known, found = model.taxonomy.encode_levels(query.obs[LEVELS]), {OURS: annotation}
     for name, weight in {LINEAR: None, f"{LINEAR}, balanced": "balanced"}.items():
-        how: dict[str, Any] = {"labels_key": LEVELS[-1], "class_weight": weight}
-        found[name] = logistic_regression(reference, query, model.taxonomy, **how)
+        found[name] = logistic_regression(
+            reference, query, model.taxonomy, labels_key=LEVELS[-1], class_weight=weight
+        )
     table = scores_table({name: evaluate_annotation(each, known) for name, each in found.items()})
     _show_indented(frame_table(table.set_index("level")))
     return table
@@ -164,7 +167,7 @@ def _compare(
 def _draw(
     reference: AnnData, query: AnnData, model: SCHDeepInsight, annotation: Annotation, out: Path
 ) -> np.ndarray:
-    """Draw the pictures, and return where the cells of the query are in them."""
+    """Draw the figures, and return the UMAP coordinates of the query's cells."""
     import matplotlib.pyplot as plt
     from umap import UMAP
 
@@ -173,7 +176,7 @@ def _draw(
         figure.savefig(out / f"{name}.png", dpi=_DPI)
         plt.close(figure)
 
-    plt.switch_backend("agg")  # pictures go to files, on machines without a screen too
+    plt.switch_backend("agg")  # works on machines without a display
     counts = _counts(model.taxonomy, reference) + _counts(model.taxonomy, query)
     title = f"PBMC 3k: {counts.sum():,} blood cells"
     save(pl.taxonomy(model.taxonomy, counts, title=title), "taxonomy")
@@ -187,18 +190,18 @@ def _draw(
     figure, axes = plt.subplots(1, 2, figsize=(13.0, 5.4), layout="constrained")
     panels = {"known label": query.obs[LEVELS[-1]], "predicted": annotation.label_column()}
     for ax, (title, labels) in zip(axes, panels.items(), strict=True):
-        look: dict[str, Any] = {"palette": annotation.colors, "legend_loc": "right margin"}
-        pl.embedding(points, labels, title=title, ax=ax, **look)
+        style: dict[str, Any] = {"palette": annotation.colors, "legend_loc": "right margin"}
+        pl.embedding(points, labels, title=title, ax=ax, **style)
     save(figure, "embedding")
     return np.asarray(points)
 
 
-def _say(what: str, text: str) -> None:
-    """Print a paragraph beside its heading."""
+def _print_step(heading: str, text: str) -> None:
+    """Print a paragraph with its heading on the left."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=_MARGIN - 1, style="bold")
     grid.add_column()
-    grid.add_row(what, Text(text))
+    grid.add_row(heading, Text(text))
     show(grid)
 
 
@@ -207,26 +210,28 @@ def _show_indented(shown: Table | Text) -> None:
 
 
 def claim_folder(out: Path) -> None:
-    """Make the folder, or take the one that an earlier run made; nothing in it is deleted.
+    """Create the folder, or reuse the one of an earlier run; nothing in it is deleted.
 
     Raises
     ------
     UsageProblem
-        If it is a file, or holds files and no README of an earlier run.
+        If it is a file, or holds files without the README of an earlier run.
     """
     readme = out / "README.md"
     ours = readme.is_file() and readme.read_text(encoding="utf-8").startswith(MARKER)
     refuse(
         {
-            f"--out must be a folder, or missing, got {out}, which is a file.": out.is_file(),
-            f"{out} holds files that the demo did not make. Choose another folder with --out: an "
-            "empty or missing one, or that of an earlier run.": (
+            f"--out must be a folder, got {out}, which is a file. Choose another name.": (
+                out.is_file()
+            ),
+            f"{out} holds files that the demo did not create. Pass --out with an empty or new "
+            "folder, or the folder of an earlier run.": (
                 out.is_dir() and any(out.iterdir()) and not ours
             ),
         }
     )
     out.mkdir(parents=True, exist_ok=True)
-    # First of all, so that a run that was interrupted can be repeated.
+    # Written first, so that an interrupted run can be repeated.
     readme.write_text(f"{MARKER}\n\nThe run has not finished.\n", encoding="utf-8")
 
 
@@ -243,17 +248,17 @@ def logistic_regression(
     Parameters
     ----------
     reference, query
-        Raw counts. Genes of the reference that the query lacks count as zero.
+        Raw counts. Genes that are missing in the query are set to zero.
     taxonomy
-        The tree; the probability of an inner node is the sum over its leaves.
+        Tree of cell types; the probability of an inner node is the sum over its leaves.
     labels_key
-        Column of the reference with names of leaves, no two of which are alike.
+        Column of the reference with the names of leaves, which must be unique in the tree.
     class_weight
-        ``"balanced"`` weights every class alike, as in scikit-learn.
+        ``"balanced"`` gives all classes the same total weight, as in scikit-learn.
 
     Returns
     -------
-    The annotation, to be scored as any other.
+    The annotation.
     """
     classifier = LogisticRegression(max_iter=1000, class_weight=class_weight)
     known, found = (log_normalize(sparse.csr_matrix(cells.X)) for cells in (reference, query))
@@ -265,7 +270,7 @@ def logistic_regression(
 
 
 def scores_table(evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
-    """Return scores of every method, side by side for each level.
+    """Return the scores of all methods, sorted by level.
 
     The table has the columns ``level``, ``method`` and those of `SCORES`.
     """

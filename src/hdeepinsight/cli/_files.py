@@ -1,6 +1,6 @@
-"""Files: what may be read and written, and the copy of a query with its annotation added.
+"""Check inputs and outputs of a command, and write the annotated copy of a query.
 
-What is written appears in one piece, and the query itself is never opened for writing.
+Files are written atomically, and the query is never opened for writing.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
     from hdeepinsight.data import Store
 
 FORMATS = (".h5ad", ".zarr", ".h5mu", ".csv")
-#: Endings of inputs, which outputs do not keep.
+#: Extensions of inputs, which are replaced in the names of outputs.
 _INPUTS = (".h5ad", ".zarr", ".h5", ".h5mu", ".loom", ".mtx", ".csv", ".tsv", ".txt")
 
 
 def is_store(folder: Path) -> bool:
-    """Tell whether the folder is a zarr store."""
+    """Return whether the folder is a zarr store."""
     return any((folder / name).exists() for name in ("zarr.json", ".zgroup"))
 
 
 def default_output(query: Path, ending: str) -> Path:
-    """Return where a result goes by default: beside the query, under its name."""
+    """Return the default output: next to the query, with another extension."""
     name = Path(query.name.removesuffix(".gz"))
     return query.with_name(f"{name.stem if name.suffix in _INPUTS else name}{ending}")
 
 
 def open_cells(path: Path) -> Store | MuData:
-    """Open what may hold one modality or several."""
+    """Open a file of one or several modalities."""
     from hdeepinsight.data import is_paired, open_paired, open_store
 
     return open_paired(path) if is_paired(path) else open_store(path)
 
 
 def require_columns(obs: pd.DataFrame, columns: Sequence[str], *, source: Path) -> None:
-    """Raise ``KeyError`` unless all columns are there."""
+    """Raise `KeyError` if a column is missing."""
     for name in columns:
         if name not in obs:
             raise missing_column(name, obs.columns, where=f"obs of {source}")
@@ -61,38 +61,38 @@ def check_output(
     option: str = "--out",
     formats: Sequence[str] = FORMATS,
 ) -> None:
-    """Refuse an output that would harm a file, before any work is done.
+    """Raise an error for an output that would damage a file, before any work is done.
 
     Parameters
     ----------
     out
         File to write.
     source
-        File that is read; it is never an output.
+        Input file, which must not be written to.
     overwrite
         Whether an existing file may be replaced.
     option
-        Option that names the file.
+        Name of the option, for error messages.
     formats
-        Valid endings.
+        Valid file extensions.
 
     Raises
     ------
     UsageProblem
-        With what to do instead.
+        If the output is invalid.
     """
     real, read = out.resolve(), source.resolve()
-    touched = real.is_relative_to(read) or read.is_relative_to(real)
+    overlaps = real.is_relative_to(read) or read.is_relative_to(real)
     refuse(
         {
             f"{option} must end in {' or '.join(formats)}, which sets the format, got {out}, which "
             f"ends in {out.suffix or 'nothing'!r}. Choose another name.": out.suffix not in formats,
-            f"{option} {out} is, holds, or lies in the input {source}, which is never changed. "
-            "Choose another place.": touched,
-            f"{out} exists already. Pass --overwrite to replace it, or choose another name.": (
+            f"{option} {out} overlaps the input {source}, which is never changed. Choose another "
+            "path.": overlaps,
+            f"{out} already exists. Pass --overwrite to replace it, or choose another name.": (
                 out.exists() and not overwrite
             ),
-            f"{out} is a folder, and not a zarr store, so it is not replaced. Choose another.": (
+            f"{out} is a folder but not a zarr store, so it is not replaced. Choose another.": (
                 out.is_dir() and not is_store(out)
             ),
         }
@@ -101,38 +101,38 @@ def check_output(
 
 
 def require_writable(out: Path, *, option: str = "--out") -> None:
-    """Raise `UsageProblem` where nothing can be written, before hours of work are lost there."""
+    """Raise `UsageProblem` if the output cannot be written, before any work is done."""
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
-        reason = "may not be written to" if above.is_dir() else "is not a folder"
+        reason = "is not writable" if above.is_dir() else "is not a folder"
         found = f"{option} {out} cannot be written: {above} {reason}"
-        raise UsageProblem(f"{found}. Choose a place in a folder that you may write to.")
+        raise UsageProblem(f"{found}. Choose a path in a folder that you can write to.")
 
 
 def prepare_output(
     query: Store | MuData, *, source: Path, out: Path, key_added: str
 ) -> Callable[..., None]:
-    """Check that labels can be written, before any work is done, and return what writes them.
+    """Check that labels can be written, before any work is done, and return the write function.
 
     Parameters
     ----------
     query
         The open query.
     source
-        Its file.
+        File of the query.
     out
-        File to write: a table (``.csv``), or a copy of the query that has the labels too.
+        File to write: a table (``.csv``), or a copy of the query with the labels added.
     key_added
-        Prefix of what is added, as in `Annotation.to_adata`.
+        Prefix of the added keys, as in `Annotation.to_adata`.
 
     Returns
     -------
-    A function of the annotation, and of ``fill`` and ``details`` of `Annotation.to_frame`.
+    Function that writes an annotation, with ``fill`` and ``details`` of `Annotation.to_frame`.
 
     Raises
     ------
     UsageProblem
-        If the query holds something of these names already, or what a copy could not hold.
+        If keys exist in the query already, or the query cannot be written to a file.
     """
     is_table, has_several = out.suffix == ".csv", not hasattr(query, "whole")
     fits = is_table or has_several == (out.suffix == ".h5mu")
@@ -142,12 +142,12 @@ def prepare_output(
     taken += [f"uns/{key_added}"] * (key_added in query.uns)
     refuse(
         {
-            "--key-added must be a name that a file can hold, without a slash, such as hdi, got "
-            f"{key_added!r}. Choose another.": not key_added or "/" in key_added,
+            f"--key-added must be a name without a slash, such as hdi, got {key_added!r}. Choose "
+            "another name.": not key_added or "/" in key_added,
             f"--out must end in {ending} or .csv for {source}, which is {kind}, got {out}. Choose "
             "another name.": not fits,
-            f"The query holds {examples(taken)} already, which the result would replace. Pass "
-            f"another --key-added than {key_added}.": taken and not is_table,
+            f"The query already has {examples(taken)}. Pass another name than {key_added} as "
+            "--key-added.": taken and not is_table,
         }
     )
     if is_table:
@@ -159,11 +159,11 @@ def prepare_output(
     def write(result: Annotation, **how: Any) -> None:
         import anndata
 
-        # Older releases of anndata have to be told to write every text column that they read.
+        # anndata 0.12 writes nullable strings only if allowed, though it reads them.
         allowed = anndata.settings.override(allow_write_nullable_strings=True)
         with atomic_write(out) as path, allowed:
             if can_be_copied:
-                cells = anndata.AnnData(obs=query.obs.copy())  # without their matrix
+                cells = anndata.AnnData(obs=query.obs.copy())  # without counts
                 result.to_adata(cells, key_added=key_added, **how)
                 _copy_and_add(source, path, cells)
                 return
@@ -175,7 +175,7 @@ def prepare_output(
 
 
 def _try_to_write(query: Store, out: Path) -> None:
-    """Write the tables of a query to memory, to see whether they can be written."""
+    """Write the tables of a query to memory, and raise if that fails."""
     import anndata
     import h5py
 
@@ -188,15 +188,15 @@ def _try_to_write(query: Store, out: Path) -> None:
             except Exception as error:
                 reason = " ".join(str(error).split())[:200]
                 raise UsageProblem(
-                    f"The copy {out} could not be written: {part} of the query holds what a file "
-                    f"cannot ({reason}). Correct it, or pass --out labels.csv for the labels alone."
+                    f"{out} cannot be written, because {part} of the query cannot be stored in a "
+                    f"file ({reason}). Correct it, or pass --out labels.csv for a table of labels."
                 ) from error
 
 
 def _copy_and_add(source: Path, path: Path, added: AnnData) -> None:
-    """Copy the file and write into the copy, so that the matrix never has to fit into memory.
+    """Copy the file and add to the copy, without reading the matrix into memory.
 
-    What is there already is left as it is, however it is encoded.
+    Existing elements keep their encoding.
     """
     import h5py
     from anndata.io import write_elem
@@ -204,11 +204,11 @@ def _copy_and_add(source: Path, path: Path, added: AnnData) -> None:
     shutil.copyfile(source, path)
     with h5py.File(path, "r+") as root:
         table = root["obs"]
-        there = [str(name) for name in table.attrs["column-order"]]
-        new = [str(name) for name in added.obs if str(name) not in there]
+        old = [str(name) for name in table.attrs["column-order"]]
+        new = [str(name) for name in added.obs if str(name) not in old]
         for name in new:
             write_elem(table, name, added.obs[name].values)
-        table.attrs["column-order"] = [*there, *new]
+        table.attrs["column-order"] = [*old, *new]
         for part in ("obsm", "uns"):
             if part not in root:
                 write_elem(root, part, {})
@@ -217,7 +217,7 @@ def _copy_and_add(source: Path, path: Path, added: AnnData) -> None:
 
 
 def _is_copied(source: Path, out: Path) -> bool:
-    """Tell whether columns can be added to a copy of the file; else it is read and written anew."""
+    """Return whether columns can be added to a copy of the file without rewriting it."""
     import h5py
 
     if out.suffix != ".h5ad" or not source.is_file() or not h5py.is_hdf5(source):

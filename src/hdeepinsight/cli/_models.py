@@ -1,4 +1,4 @@
-"""Models and data by themselves: look into one, share it, write it again; the demo."""
+"""Commands for models and data files: ``info``, ``models``, ``pull``, ``publish``, ``convert``."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, sho
 from hdeepinsight.cli._files import is_store, open_cells
 from hdeepinsight.cli._options import Natural, command
 
-_MOST_VALUES = 6
+_MAX_VALUES = 6
 
 
 @command("layer", "use_raw")
 def info(target: Path, layer: str | None, use_raw: bool) -> None:
-    """Say what a model, or a data file, holds.
+    """Describe a model or a data file.
 
     [b]hdeepinsight info my_model[/b]
 
     Options
     -------
     target TARGET
-        Folder of a model, or pbmc, the bundled one; or a file of data.
+        Folder of a model, pbmc for the bundled model, or a data file.
     """
-    with step("Looking at it"):
+    with step(f"Reading {target}"):
         from hdeepinsight import hub
         from hdeepinsight.data import Modalities, inspect_input, open_store
 
@@ -38,8 +38,8 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
             target = hub.bundled_folder(str(target)) or target
         if target.is_dir() and not is_store(target) and not next(target.glob("*.mtx*"), None):
             model = hub.load_model(target)
-            look: dict[str, Any] = {"title_justify": "left", "title_style": "bold"}
-            table = Table(title="recipe", show_header=False, **look)
+            style: dict[str, Any] = {"title_justify": "left", "title_style": "bold"}
+            table = Table(title="recipe", show_header=False, **style)
             for name, value in model.recipe.items():
                 table.add_row(Text(str(name)), Text("–" if value is None else str(value)))
             tree = getattr(model, "taxonomy", None)
@@ -48,9 +48,9 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
             cells: Any = open_cells(target)
             shown, store = [], cells
             if mods := getattr(cells, "mod", {}):
-                held = ", ".join(f"{name} ({part.n_vars:,} columns)" for name, part in mods.items())
+                parts = ", ".join(f"{name} ({mod.n_vars:,} columns)" for name, mod in mods.items())
                 rna = Modalities().find(cells, "rna")
-                shown = [f"MuData of {cells.n_obs:,} cells: {held}"]
+                shown = [f"MuData of {cells.n_obs:,} cells: {parts}"]
                 shown += [f"its RNA, {rna!r}:"] if rna else []
                 store = open_store(mods[rna]) if rna else None
             if store is not None:
@@ -60,8 +60,8 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
             columns = dict(store.obs if mods and store else {}) | dict(cells.obs)
             for name, column in columns.items():
                 distinct = column.dropna().unique()
-                more = f", ... ({len(distinct):,} values)" * (len(distinct) > _MOST_VALUES)
-                shown.append(f"  {name}: {', '.join(map(str, distinct[:_MOST_VALUES]))}{more}")
+                more = f", ... ({len(distinct):,} values)" * (len(distinct) > _MAX_VALUES)
+                shown.append(f"  {name}: {', '.join(map(str, distinct[:_MAX_VALUES]))}{more}")
     show(*shown)
 
 
@@ -69,18 +69,19 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
 def models(
     search: str | None = None, where: Literal["all", "bundled", "here", "hub"] = "all"
 ) -> None:
-    """List the models that can be used.
+    """List the available models.
 
     [b]hdeepinsight models pbmc[/b]
 
     Options
     -------
     search SEARCH
-        Text that the name has to contain.
+        Text that the name contains.
     --where
-        Those of the package, fetched before, of the hub, or all.
+        Models of the package ([b]bundled[/b]), downloaded before ([b]here[/b]), on the hub
+        ([b]hub[/b]), or all.
     """
-    with step("Asking the hub"):
+    with step("Listing models"):
         from hdeepinsight.hub import list_models
 
         found = list_models(search, where=where)
@@ -89,7 +90,7 @@ def models(
 
 @command()
 def pull(repository: str, revision: str | None = None, out: Path | None = None) -> None:
-    """Get a published model, and check it.
+    """Download a published model and verify its checksums.
 
     [b]hdeepinsight pull atlas/pbmc --out pbmc_model[/b]
 
@@ -98,13 +99,13 @@ def pull(repository: str, revision: str | None = None, out: Path | None = None) 
     repository ADDRESS
         owner/name on a hub, s3://bucket/path, or a folder (./folder).
     --revision NAME
-        Branch, tag, commit, or sha256:...; the newest else.
+        Branch, tag, commit, or sha256:... Default: the latest.
     --out -o DIR
         Also copy the model to this new folder.
     """
     if out is not None and out.exists():
-        raise UsageProblem(f"--out must be a new folder, but {out} exists already. Choose another.")
-    with step(f"Fetching {repository}"):
+        raise UsageProblem(f"--out must be a new folder, but {out} already exists. Choose another.")
+    with step(f"Downloading {repository}"):
         from hdeepinsight import hub
 
         shared = hub.download(repository, revision)
@@ -127,7 +128,7 @@ def publish(
     private: bool = False,
     **how: Any,
 ) -> None:
-    """Share a trained model. The token of a hub is read from HF_TOKEN.
+    """Publish a trained model. The access token is read from HF_TOKEN.
 
     [b]hdeepinsight publish --model my_model --card card.json atlas/pbmc[/b]
 
@@ -140,15 +141,15 @@ def publish(
     --card FILE
         JSON file with at least "title", "license", "organism" and "tissues".
     --data FILE
-        Reference that the model was trained on, for cells per type and scores in the card, and for
-        features of the reference. Of its counts only those of the held-out cells that a model
-        keeps, at most 400, are published.
+        Reference that the model was trained on, for the cells per type and the scores in the card,
+        and for latent features of reference cells. Counts are published only of the held-out
+        cells that a model keeps, at most 400.
     --no-features
-        Publish no features of reference cells.
+        Publish no latent features of reference cells.
     --revision BRANCH
-        Branch of the hub; main by default.
+        Branch of the repository. Default: main.
     --private
-        Make a new repository private.
+        Create a new repository as private.
     """
     valid = "an object with title, license, organism and tissues. Check the file."
     try:
@@ -157,7 +158,7 @@ def publish(
         found = f"--card {card} could not be read as JSON ({error})"
         raise UsageProblem(f"{found}. It must be {valid}") from None
     if not isinstance(fields, dict):
-        raise UsageProblem(f"--card {card} holds a {type(fields).__name__}. It must be {valid}")
+        raise UsageProblem(f"--card {card} contains a {type(fields).__name__}. It must be {valid}")
     with step("Loading the model"):
         from hdeepinsight import hub
         from hdeepinsight.data import read_anndata
@@ -174,7 +175,7 @@ def publish(
 
 @command()
 def convert(old: Path, new: Path, trust: bool = False, overwrite: bool = False) -> None:
-    """Write a saved model again, in the present schema and format.
+    """Rewrite a saved model in the current format.
 
     [b]hdeepinsight convert my_model my_new_model[/b]
 
@@ -185,8 +186,8 @@ def convert(old: Path, new: Path, trust: bool = False, overwrite: bool = False) 
     new NEW
         Folder to write.
     --trust
-        Unpickle OLD if it is not plain data. This runs any code in it: only for files that you
-        made yourself.
+        Unpickle OLD if it is not plain data. This runs any code that it contains: use it only for
+        files that you made yourself.
     --overwrite
         Replace a model in NEW.
     """
@@ -199,20 +200,21 @@ def convert(old: Path, new: Path, trust: bool = False, overwrite: bool = False) 
 
 @command()
 def demo(out: Path = Path("demo_out"), seed: Natural = 0) -> None:
-    """Train and annotate real blood cells, offline, and draw what came out.
+    """Run the complete workflow on real blood cells, offline.
 
-    Running it again replaces what an earlier run left in the folder.
+    It trains a model, annotates held-out cells, and writes scores, figures and a report. Running
+    it again replaces the files of an earlier run.
 
     Options
     -------
     --out -o DIR
-        Folder for everything it makes.
+        Output folder.
     --seed
-        Same seed, same result.
+        Random seed.
     """
     from threadpoolctl import threadpool_limits
 
     from hdeepinsight.cli._demo import run_demo
 
-    with threadpool_limits(1):  # as fast on so few cells, and the same on any number of cores
+    with threadpool_limits(1):  # reproducible on any number of cores, and as fast on few cells
         run_demo(out, seed=seed)

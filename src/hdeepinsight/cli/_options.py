@@ -1,4 +1,4 @@
-"""Options of the commands: each is written once, in the signature and docstring of a function."""
+"""Build command line options from the signatures and docstrings of functions."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def _probability(text: str) -> float | None:
 
 
 def _names(text: str) -> list[str]:
-    """Read names with commas between them; one that has a comma itself stands in quotes."""
+    """Parse comma-separated names; names that contain a comma are quoted."""
     names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
     if not all(names):
         raise typer.BadParameter(
-            f"it must be a list of names with commas between them, got {text!r}, which has an "
-            "empty name. Remove the stray comma."
+            f"it must be a list of names separated by commas, got {text!r}, which has an empty "
+            "name. Remove the stray comma."
         )
     return names
 
 
-#: Types of options that typer has to be told more of.
+#: Annotations of parameters that typer needs a parser or a range for.
 Names = Annotated[Any, {"parser": _names}]
 NamesAgain = Annotated[list[Any], {"parser": _names}]
 Probability = Annotated[Any, {"parser": _probability}]
@@ -48,11 +48,11 @@ _SECTION = re.compile(r"^(.+)\n-+\n", re.MULTILINE)
 
 
 def options_of(function: Callable[..., None]) -> dict[str, inspect.Parameter]:
-    """Return the options of a function, as keywords in the form that typer reads.
+    """Return the parameters of a function as keyword options for typer.
 
-    Types and defaults are those of its signature. Sections of its docstring are panels of the help,
-    with an entry for each option: a line ``--name -n METAVAR``, or ``name METAVAR`` for what is
-    given without a name, and below it what it means.
+    Types and defaults come from the signature. Each section of the docstring is a panel of the
+    help, with one entry per option: a line ``--name -n METAVAR``, or ``name METAVAR`` for a
+    positional argument, followed by its description.
     """
     signature = inspect.signature(function, eval_str=True).parameters
     _, *sections = _SECTION.split(inspect.getdoc(function) or "")
@@ -60,43 +60,45 @@ def options_of(function: Callable[..., None]) -> dict[str, inspect.Parameter]:
     for panel, text in zip(sections[::2], sections[1::2], strict=True):
         for head, *about in (entry.split("\n") for entry in re.split(r"\n(?=\S)", text.strip())):
             name, *others = head.split()
-            words = [word for word in (name, *others) if word.startswith("-")]
-            known = signature[name.strip("-").replace("-", "_")]
-            kind, more = known.annotation, {}
+            flags = [word for word in (name, *others) if word.startswith("-")]
+            parameter = signature[name.strip("-").replace("-", "_")]
+            kind, more = parameter.annotation, {}
             if hasattr(kind, "__metadata__"):
                 kind, more = kind.__origin__, kind.__metadata__[0]
-            if kind is bool and known.default is True:
-                words[0] += f"/--no-{words[0][2:]}"
+            if kind is bool and parameter.default is True:
+                flags[0] += f"/--no-{flags[0][2:]}"
             settings: dict[str, Any] = {"help": " ".join(map(str.strip, about)), **more}
-            settings["metavar"] = next((word for word in others if word not in words), None)
+            settings["metavar"] = next((word for word in others if word not in flags), None)
             settings["rich_help_panel"] = None if panel == "Options" else panel
-            info = typer.Option(*words, **settings) if words else typer.Argument(**settings)
-            form = Annotated[kind, info]  # type: ignore[valid-type]
-            options[known.name] = known.replace(kind=known.KEYWORD_ONLY, annotation=form)
+            info = typer.Option(*flags, **settings) if flags else typer.Argument(**settings)
+            annotation = Annotated[kind, info]  # type: ignore[valid-type]
+            options[parameter.name] = parameter.replace(
+                kind=parameter.KEYWORD_ONLY, annotation=annotation
+            )
     return options
 
 
 def command(
     *shared: str, **more: inspect.Parameter
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function: with its own options, and with those of `OPTIONS` by name.
+    """Turn a function into a command with its own options and the named ones of `OPTIONS`.
 
-    Errors in it end as a paragraph and an exit code; see `running`.
+    Errors are printed as a paragraph and end with an exit code; see `running`.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         def run(*, debug: bool, **given: Any) -> None:
             with running(debug=debug):
-                if listed := given.get("labels_keys"):  # one list per time that it was given
+                if listed := given.get("labels_keys"):  # one list per use of the option
                     given["labels_keys"] = list(chain.from_iterable(listed))
                 function(**given)
 
-        names = [name for name in (*shared, "debug") if name in OPTIONS]  # none by python -OO
+        names = [name for name in (*shared, "debug") if name in OPTIONS]  # none with python -OO
         shown = options_of(function) | more | {name: OPTIONS[name] for name in names}
         run.__signature__ = inspect.Signature(list(shown.values()))  # type: ignore[attr-defined]
         run.__annotations__ = {name: each.annotation for name, each in shown.items()}
         run.__name__ = function.__name__
-        # Lines of a paragraph are broken where the terminal ends, not where the source does.
+        # Paragraphs are joined, so that the terminal wraps the lines.
         text = _SECTION.split(inspect.getdoc(function) or "")[0].strip()
         run.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
         return run
@@ -128,83 +130,82 @@ def _shared(
     scale: Literal["auto", "counts", "recover", "as_is"] = "auto",
     fold_case: bool = False,
 ) -> None:
-    """List the options that several commands have, under the names and with the defaults of Python.
+    """Declare the options shared by several commands, with the names and defaults of Python.
 
     Options
     -------
     query QUERY
-        Query with raw counts: .h5ad, .zarr, .h5 of 10x, .loom, a folder with a .mtx, or a table.
+        Query with raw counts: .h5ad, .zarr, .h5 (10x), .loom, a folder with a .mtx, or a table.
     --model -m MODEL
-        Folder of a trained model, the address of a published one (owner/name, s3://bucket/path),
-        or pbmc, the bundled one.
+        Folder of a trained model, address of a published model (owner/name, s3://bucket/path), or
+        pbmc, the bundled model.
     --markers LIST
-        Label by marker genes instead, without a model or a reference: [b]blood[/b], the list that
-        comes with the package, or a file of yours (.csv or .tsv with the columns type and gene,
-        .gmt).
+        Label by marker genes instead of a model: [b]blood[/b], the list that comes with the
+        package, or a file (.csv or .tsv with the columns type and gene, or .gmt).
     --strict
-        End with exit code 3 if the query does not look like what the model knows (a red verdict).
-        The results are written all the same.
+        Exit with code 3 if the query does not resemble the model's reference (a red verdict). The
+        results are written nevertheless.
     --overwrite
-        Replace what is at --out already.
+        Replace an existing output.
     --debug
         Show the traceback of an error.
     --labels-keys --labels-key -l A,B,...
-        Column of obs with the cell types, or one per level from coarse to fine: lineage,cell_type.
-        It may be given again for each.
+        Column of obs with the cell types, or one column per level from coarse to fine:
+        lineage,cell_type. Can be repeated.
 
     Steps
     -----
     --adapt
-        Adapt the model to the query: [b]auto[/b] keeps that where independent marker genes favour
-        it, [b]on[/b] in any case.
+        Adapt the model to the query: [b]auto[/b] if independent marker genes support it,
+        [b]on[/b] always.
     --refine
-        Smooth labels over the graph of neighbouring cells: [b]auto[/b] where the graph knows about
-        labels, [b]on[/b] in any case. It reads the cells into memory.
+        Smooth labels over the nearest neighbour graph: [b]auto[/b] if neighbours predict labels,
+        [b]on[/b] always. Reads all cells into memory.
     --fast
-        Neither adapt nor refine: each cell by itself, in memory that does not grow with their
-        number.
+        Neither adapt nor refine: label each cell independently, in constant memory.
     --vote COLUMN
-        Let the clusters of this column vote (majority voting); [b]auto[/b] clusters the cells
-        itself.
+        Assign the majority label of each cluster in this column; [b]auto[/b] clusters the cells
+        first.
     --batch-key COLUMN
         Column of obs with the batch (sample, donor).
     --reference FILE
-        What the model was trained on; --adapt is then checked on it too.
+        Reference that the model was trained on, to validate --adapt on.
 
     Labels
     ------
     --types A,B,...
-        Only these types, at any level, as for cells that were sorted.
+        Allow only these types, at any level, for example in sorted cells.
     --exclude A,B,...
-        All types but these, at any level.
+        Rule out these types, at any level.
     --threshold P
-        A label stops at the deepest node that is at least this probable, from 0.5 to 1;
-        [b]none[/b] leaves that out; with [b]--reject off[/b] every cell gets a leaf, however
-        unclear.
+        Label each cell with the deepest node that has at least this probability, from 0.5 to 1;
+        [b]none[/b] disables this. With [b]none[/b] and [b]--reject off[/b], every cell is labelled
+        down to a leaf.
     --reject
-        Stop cells that no type supports further up, or at Unknown, whatever their probabilities:
-        [b]auto[/b]; [b]off[/b] leaves that to the threshold.
+        [b]auto[/b] labels cells that no type supports at a higher level, or as Unknown, whatever
+        their probability; [b]off[/b] applies the threshold alone.
     --decoder
-        The most probable leaf, or the most probable child level by level.
+        Choose the most probable leaf ([b]joint[/b]), or the most probable child level by level
+        ([b]greedy[/b]).
 
     How the data is read
     --------------------
     --layer NAME
-        Layer that holds the raw counts; X by default.
+        Layer with the raw counts. Default: X.
     --use-raw
-        Read .raw of the file, with its genes.
+        Read .raw, with its genes.
     --scale
-        What the values are: [b]auto[/b] finds out, and recovers counts from log-normalised values
-        where they allow it; [b]counts[/b] takes whole numbers only; [b]recover[/b] also takes
-        normalised values that were not logged; [b]as_is[/b] uses fractions unchanged.
+        Scale of the values: [b]auto[/b] detects it, and recovers counts from log-normalised values
+        if possible; [b]counts[/b] accepts whole numbers only; [b]recover[/b] also accepts
+        normalised values without logarithm; [b]as_is[/b] uses fractional values unchanged.
     --fold-case
-        Match genes whatever their case, as mouse on human symbols.
+        Ignore case when matching genes, for example mouse and human symbols.
     """
 
 
 OPTIONS: Final = options_of(_shared)
 READING: Final = ("layer", "use_raw", "scale", "fold_case")
-#: Arguments of `hdeepinsight.annotate`, and two that only the command line has.
+#: Arguments of `hdeepinsight.annotate`, and ``strict`` and ``fast`` of the command line.
 ANNOTATING: Final = (
     *("model", "markers", "strict", "adapt", "refine", "fast", "vote", "batch_key", "reference"),
     *("types", "exclude", "threshold", "reject", "decoder", *READING),

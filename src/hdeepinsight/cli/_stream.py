@@ -1,9 +1,10 @@
-"""Labels of queries of any size: written block by block, gone on with after a stop, and merged."""
+"""Stream the labels of a query to disk in blocks; resume, split and merge such runs."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -13,6 +14,7 @@ from hdeepinsight import __version__
 from hdeepinsight._errors import counted, need_extra
 from hdeepinsight._io import atomic_write, remove, sha256
 from hdeepinsight._progress import progress as step
+from hdeepinsight._progress import tracked
 from hdeepinsight.cli._console import UsageProblem, in_options, show
 from hdeepinsight.cli._files import check_output
 from hdeepinsight.cli._options import READING, command, options_of
@@ -20,34 +22,39 @@ from hdeepinsight.cli._options import READING, command, options_of
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
 
-#: Formats of labels that are written by blocks.
+#: File formats that can be streamed.
 FORMATS: Final = (".parquet", ".csv")
 _SETTINGS: Final = "settings.json"
 
 
-def _part(text: str) -> tuple[int, int]:
-    """Read which part of how many."""
+def _parse_part(text: str) -> tuple[int, int]:
     i, _, n = text.partition("/")
     if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
-        raise typer.BadParameter(f"it must be a part of so many, such as 3/8, got {text!r}.")
+        raise typer.BadParameter(f"it must be I/N with I from 1 to N, such as 3/8, got {text!r}.")
     return int(i), int(n)
 
 
 def _streaming(
-    stream: bool = False, resume: bool = False, part: Annotated[Any, {"parser": _part}] = None
+    stream: bool = False,
+    resume: bool = False,
+    part: Annotated[Any, {"parser": _parse_part}] = None,
+    scheduler: str | None = None,
 ) -> None:
-    """List the options of `annotate_blocks`.
+    """Declare the options of `annotate_blocks`.
 
     Large queries
     -------------
     --stream
-        Write labels block by block as they come, to .csv or .parquet (which always does), each
-        cell by itself as with [b]--fast[/b]; memory stays the same, whatever the query's size.
+        Write labels in blocks to .csv or .parquet, in constant memory; cells are labelled
+        independently, as with [b]--fast[/b]. Always on for .parquet.
     --resume
-        Go on where --stream was stopped.
+        Continue an interrupted run of --stream.
     --part I/N
-        Only this part of the query, such as [b]3/8[/b], for an array of jobs; [b]hdeepinsight
-        merge[/b] makes one file of all parts.
+        Annotate only this part of the query, such as [b]3/8[/b] in a job array; [b]hdeepinsight
+        merge[/b] joins the parts.
+    --scheduler ADDRESS
+        Annotate on the workers of a dask cluster, such as [b]tcp://host:8786[/b]. Query and --out
+        must have the same paths on all workers.
     """
 
 
@@ -61,6 +68,7 @@ def annotate_blocks(
     report: Path | None,
     shown: dict[str, bool],
     part: tuple[int, int] | None,
+    client: Any,
     resume: bool,
     overwrite: bool,
     model: str,
@@ -70,41 +78,46 @@ def annotate_blocks(
     strict: bool,
     **asked: Any,
 ) -> Annotation:
-    """Write the labels of a query, or of a part of its blocks, block by block.
+    """Write the labels of a query, or of one part of it, in blocks, here or on workers.
 
-    The blocks lie in a folder beside ``out``; each is a file of its own, which appears in one
-    piece and can be read. Once all are there they are merged.
+    Each block is written atomically to a table in the folder ``out.blocks``. A complete run merges
+    them into ``out``.
 
     Returns
     -------
-    The annotation of some cells from all over the query, whose verdict tells of the whole.
+    An annotation whose verdict is based on cells sampled from the whole query.
 
     Raises
     ------
     UsageProblem
-        If what was asked for needs all cells at once, or other settings wrote the blocks there.
+        If an option needs all cells at once, or the folder holds blocks of another run.
     """
-    asks = [f"--{name} on" for name in ("adapt", "refine") if asked.pop(name) == "on"]
-    asks += [
+    needs_all = [f"--{name} on" for name in ("adapt", "refine") if asked.pop(name) == "on"]
+    needs_all += [
         f"--{name}" for name in ("vote", "batch_key", "reference", "markers") if asked.pop(name)
     ]
-    asks += ["--report"] * (report is not None)
-    if asks:
+    needs_all += ["--report"] * (report is not None)
+    if needs_all:
         raise UsageProblem(
-            f"{', '.join(asks).replace('_', '-')} cannot be had with labels that are written block "
-            "by block: that needs all cells at once. Leave it out, or write to .h5ad or .zarr."
+            f"{', '.join(needs_all).replace('_', '-')} needs all cells at once, which streaming "
+            "does not keep in memory. Omit it, or write to .h5ad or .zarr."
         )
     check_output(out, source=query, overwrite=overwrite, formats=FORMATS)
     if out.suffix == ".parquet":
         need_extra("pyarrow", "parquet", "Writing .parquet")
+    if client is not None:  # workers have other working directories
+        query, out = query.absolute(), out.absolute()
     with step("Opening the query"):
         from hdeepinsight import hub
+        from hdeepinsight._distributed import check_workers
         from hdeepinsight.data import CHUNK_CELLS, open_store
 
         store = open_store(query)
         n_cells, names = len(store.obs), (store.obs.index, store.var.index)
     with step("Loading the model"):
         folder = hub.resolve_model(model)
+        from hdeepinsight.models import Annotator
+
         loaded = hub.load_annotator(folder)
     settings = {
         "hdeepinsight": __version__,
@@ -117,31 +130,76 @@ def annotate_blocks(
     i, n = part or (1, 1)
     mine = starts[len(starts) * (i - 1) // n : len(starts) * i // n]
     left = _begin(out, json.loads(json.dumps(settings)), mine, part, resume, overwrite)
+    if client is not None:
+        check_workers(client, query, _block(out, 0).with_name(_SETTINGS))
     opened = loaded.open(store, **{name: asked.pop(name) for name in READING})
-    rows = None if len(left) == len(starts) else range(left.start, min(left.stop, n_cells))
+    rows = range(left.start, min(left.stop, n_cells))
+    write = partial(_write, out=out, shown=shown, types=types, exclude=exclude)
     block: Annotation | None = None
-    found = loaded.annotate_blocks(opened, rows, **asked) if left else ()
-    for first, block in zip(left, found, strict=True):
-        if types is not None or exclude:
-            block = block.restricted(types, exclude=exclude)
-        table = block.to_frame(**shown).rename_axis("cell")
-        with atomic_write(_block(out, first)) as path:
-            if out.suffix == ".csv":
-                table.to_csv(path)
-            else:
-                table = table.reset_index()
-                text = {name: "string" for name in table if table[name].dtype.kind not in "biuf"}
-                table.astype(text).to_parquet(path, index=False)
-    n_judged = len(opened.sample_rows())
-    if block is None:  # nothing was left: what is said of the query is not in the files
-        block = loaded.annotate(opened.subset(opened.sample_rows()), **asked)
+    if client is not None and left:
+        _write_on(client, Annotator.of(loaded).blocks(opened, **asked), rows, write, resume)
+    elif left:
+        found = loaded.annotate_blocks(opened, None if len(rows) == n_cells else rows, **asked)
+        for first, block in zip(left, found, strict=True):
+            block = write(first, block)
+    sample = opened.sample_rows()
+    if block is None:  # all blocks exist: annotate the sample again for the verdict
+        block = loaded.annotate(opened.subset(sample), **asked)
     if part is None:
         merge_blocks(out)
-    show(f"Each cell was labelled by itself; the verdict rests on {counted(n_judged, 'cell')}.")
-    show(*(in_options(str(said)) for said in (block.gene_report, block.verdict) if said))
-    wrote = f"Part {i} of {n} is written; hdeepinsight merge {out} makes one file of all"
-    show(wrote if part else f"Written to {out}")
+    n_sampled = counted(len(sample), "cell")
+    show(f"Cells were labelled independently; the verdict is based on {n_sampled}.")
+    show(*(in_options(str(text)) for text in (block.gene_report, block.verdict) if text))
+    joins = f"hdeepinsight merge {out} joins all parts once they have finished"
+    show(f"Part {i} of {n} is written; {joins}" if part else f"Written to {out}")
     return block
+
+
+def _write(
+    first: int,
+    block: Annotation,
+    *,
+    out: Path,
+    shown: dict[str, bool],
+    types: list[str] | None,
+    exclude: list[str],
+) -> Annotation:
+    """Write the labels of a block, and return it, restricted."""
+    if types is not None or exclude:
+        block = block.restricted(types, exclude=exclude)
+    table = block.to_frame(**shown).rename_axis("cell")
+    with atomic_write(_block(out, first)) as path:
+        if out.suffix == ".csv":
+            table.to_csv(path)
+        else:
+            table = table.reset_index()
+            text = {name: "string" for name in table if table[name].dtype.kind not in "biuf"}
+            table.astype(text).to_parquet(path, index=False)
+    return block
+
+
+def _write_on(client: Any, blocks: Any, rows: range, write: Any, resume: bool) -> None:
+    """Write blocks on the workers of a cluster; skip existing ones if the run is resumed."""
+    from hdeepinsight import _distributed as distributed
+    from hdeepinsight.data import CHUNK_CELLS
+
+    out = write.keywords["out"]
+    jobs = [
+        job
+        for job in distributed.jobs_of(rows.stop, rows.start)
+        if not (resume and all(_block(out, k).exists() for k in job[::CHUNK_CELLS]))
+    ]
+    names = blocks.reader.opened.obs_names
+    done = distributed.on_workers(client, blocks, jobs, partial(_label, write), names)
+    for _ in tracked(done, "Annotating", sum(map(len, jobs)), size=lambda part: len(part[0])):
+        pass
+
+
+def _label(write: Any, blocks: Any, rows: range, names: Any) -> None:
+    from hdeepinsight.data import CHUNK_CELLS
+
+    for first, block in zip(rows[::CHUNK_CELLS], blocks.annotations(rows, names), strict=True):
+        write(first, block)
 
 
 def _block(out: Path, first: int) -> Path:
@@ -151,7 +209,7 @@ def _block(out: Path, first: int) -> Path:
 def _begin(
     out: Path, settings: Any, mine: range, part: Any, resume: bool, overwrite: bool
 ) -> range:
-    """Return the first cells of the blocks that are left to write."""
+    """Return the first cell of each block that remains to be written."""
     at = _block(out, 0).with_name(_SETTINGS)
     if overwrite and part is None and not resume:
         remove(at.parent)
@@ -159,8 +217,8 @@ def _begin(
         known = json.loads(at.read_text())
         if changed := [name for name, value in settings.items() if known.get(name) != value]:
             raise UsageProblem(
-                f"{at.parent} was begun with another {' and another '.join(changed)}. Choose "
-                "another --out, or remove that folder to begin anew."
+                f"{at.parent} was written by a run that differs in {' and '.join(changed)}. Choose "
+                "another --out, or remove that folder to start over."
             )
     else:
         with atomic_write(at) as path:
@@ -170,33 +228,34 @@ def _begin(
         done += 1
     if done and not resume and not overwrite:
         raise UsageProblem(
-            f"{counted(done, 'block')} of {counted(len(mine), 'block')} lie in {at.parent} "
-            "already. Pass --resume to go on, or --overwrite to begin anew."
+            f"{at.parent} already holds {done:,} of {counted(len(mine), 'block')}. Pass --resume "
+            "to continue, or --overwrite to start over."
         )
     return mine[done if resume else 0 :]
 
 
 def merge_blocks(out: Path) -> None:
-    """Make one file of the blocks of all parts, and remove them.
+    """Merge the blocks of all parts into one file, and remove them.
 
     Raises
     ------
     UsageProblem
-        If there are none, or not all.
+        If blocks are missing.
     """
     from hdeepinsight.data import CHUNK_CELLS
 
     at = _block(out, 0).with_name(_SETTINGS)
     if not at.exists():
         raise UsageProblem(
-            f"There are no blocks of {out}: {at.parent} is missing. Name the --out of the parts."
+            f"No blocks of {out} were found: {at.parent} does not exist. Pass the --out of the "
+            "parts."
         )
     n_cells = json.loads(at.read_text())["n_cells"]
     blocks = [_block(out, k) for k in range(0, n_cells, CHUNK_CELLS)]
     if missing := [block for block in blocks if not block.exists()]:
         raise UsageProblem(
-            f"{counted(len(missing), 'block')} of {len(blocks):,} are missing, the first is "
-            f"{missing[0].name}. Run the parts that have not ended again, with --resume."
+            f"{len(missing):,} of {counted(len(blocks), 'block')} not written yet, the first is "
+            f"{missing[0].name}. Run the unfinished parts again with --resume."
         )
     with step(f"Writing {out}"), atomic_write(out) as path:
         if out.suffix == ".csv":
@@ -204,7 +263,7 @@ def merge_blocks(out: Path) -> None:
                 for k, block in enumerate(blocks):
                     with block.open("rb") as lines:
                         if k:
-                            lines.readline()  # the heading
+                            lines.readline()  # skip the header
                         shutil.copyfileobj(lines, whole)
         else:
             from pyarrow import parquet
@@ -217,7 +276,7 @@ def merge_blocks(out: Path) -> None:
 
 @command("overwrite")
 def merge(out: Path, overwrite: bool) -> None:
-    """Make one file of what hdeepinsight annotate --part wrote, once all parts have ended.
+    """Join the labels that hdeepinsight annotate --part wrote, once all parts have finished.
 
     [b]hdeepinsight merge labels.csv[/b]
 
@@ -227,6 +286,6 @@ def merge(out: Path, overwrite: bool) -> None:
         The --out of the parts.
     """
     if out.exists() and not overwrite:
-        raise UsageProblem(f"{out} exists already. Pass --overwrite to replace it.")
+        raise UsageProblem(f"{out} already exists. Pass --overwrite to replace it.")
     merge_blocks(out)
     show(f"Written to {out}")

@@ -1,4 +1,4 @@
-"""Train a model of any class on a file."""
+"""Command that trains a model of any class on a file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hdeepinsight.cli._console import UsageProblem, frame_table, note, refuse, s
 from hdeepinsight.cli._files import require_columns, require_writable
 from hdeepinsight.cli._options import AtLeastOne, Natural, command, options_of
 
-#: Arguments in Python that are no options here.
-_OBJECTS: Final = {
+#: Arguments in Python that have no option on the command line.
+_PYTHON_ONLY: Final = {
     *("self", "adata", "registry", "source_registry", "datamodule", "trainer_kwargs"),
     *("datasplitter_kwargs", "plan_kwargs", "args", "kwargs"),
 }
@@ -36,34 +36,34 @@ def _training(
     seed: Natural = 0,
     accelerator: str = "auto",
 ) -> None:
-    """List options of which those at their default are left to the class, which may have another.
+    """Declare the training options; model classes may have other defaults.
 
     Options
     -------
     --split-key COLUMN
-        Hold out whole groups of this column (donors, studies) for calibration and the scores that
-        are printed; by default cells are held out within every label.
+        Hold out whole groups of this column (donors, studies) for calibration and validation
+        scores. Default: hold out cells within each label.
     --unlabeled-category NAME
-        Label that means: not known.
+        Label of unlabelled cells.
     --n-genes
-        Most genes of the image.
+        Maximum number of genes in the image.
     --layout
-        How genes are placed.
+        Method that places the genes in the image.
     --backbone NAME
         compact, efficientnet_b0 to _b7, or _v2_s, _m, _l.
     --n-members N
-        Networks whose probabilities are averaged: a number, or auto.
+        Number of networks in the ensemble, or auto.
     --validation-size
-        Share of cells held out; rare types keep all.
+        Fraction of cells held out; types with few cells are not split.
     --max-epochs
-        Passes over the cells; chosen from their number.
+        Number of epochs. Default: depends on the number of cells.
     --early-stopping
-        Stop when held-out cells get no better.
+        Stop when the loss on held-out cells stops improving.
     --checkpoint DIR
-        Folder for a checkpoint, from which the same command goes on after an interruption; it is
-        removed at the end.
+        Folder for a checkpoint, from which the same command resumes an interrupted training. It
+        is removed at the end.
     --seed
-        Same seed, same model.
+        Random seed.
     --accelerator
         auto, cpu, gpu or mps.
     """
@@ -87,7 +87,7 @@ def train(
     cells: Path | None = None,
     **given: Any,
 ) -> None:
-    """Train a model on a labelled reference, or one that learns without labels on any cells.
+    """Train a model on a labelled reference, or a companion model without labels.
 
     [b]hdeepinsight train reference.h5ad --labels-keys lineage,cell_type --out my_model[/b]
 
@@ -98,16 +98,17 @@ def train(
     reference REFERENCE
         Labelled reference with raw counts, such as an .h5ad.
     --out -o DIR
-        Folder of the model.
+        Folder to save the model in.
     --taxonomy FILE
-        Tree of the cell types, .json, as Taxonomy.to_json writes it; by default the one that the
-        label columns span.
+        Tree of cell types, .json, as written by Taxonomy.to_json. Default: the tree that the label
+        columns define.
     --model NAME
-        Class of the model: schdeepinsight, or a companion.
+        Model class: schdeepinsight, or a companion model.
     --settings KEY=VALUE
-        Option of the class in Python that has none here, such as n_topics=50; may be repeated.
+        Any other argument of the model class in Python, such as n_topics=50. Can be repeated.
     --cells FILE
-        Cluster and latent position of every cell (.csv), of a model without labels.
+        Write the cluster and the latent representation of each cell to this .csv, for models
+        without labels.
     """
     with step("Reading the reference"):
         from hdeepinsight.data import open_store
@@ -119,22 +120,20 @@ def train(
         given_labels = "--labels-keys" if labels_keys else "--taxonomy" if taxonomy else ""
         refuse(
             {
-                f"--out must be a folder for the model, got {out}, a file or the reference.": (
-                    out.is_file() or out.resolve() == reference.resolve()
-                ),
+                f"--out must be a folder for the model, got {out}, a file or the reference. Choose "
+                "another name.": out.is_file() or out.resolve() == reference.resolve(),
                 "No label column was given. Pass --labels-key COLUMN for cell types, or "
                 "--labels-keys COARSE,...,FINE for one column per level. `hdeepinsight info "
                 "REFERENCE` lists the columns.": is_classifier and not labels_keys,
                 f"{name} learns without labels, got {given_labels}. Omit it.": (
                     given_labels and not is_classifier
                 ),
-                f"--cells must be a .csv file, of a model that learns without labels, got {cells} "
-                f"of {name}. For labels of cells: hdeepinsight annotate.": (
+                f"--cells must be a .csv file, for a model that learns without labels, got {cells} "
+                f"with {name}. To label cells, run hdeepinsight annotate.": (
                     cells and (is_classifier or cells.suffix != ".csv")
                 ),
-                f"{out} holds a model already. Pass --overwrite to replace it, or another one.": (
-                    ModelFolder(out).holds_model and not overwrite
-                ),
+                f"{out} already holds a model. Pass --overwrite to replace it, or choose another "
+                "name.": ModelFolder(out).holds_model and not overwrite,
             }
         )
         require_writable(out)
@@ -152,7 +151,7 @@ def train(
         require_columns(store.obs, [*labels_keys, *others], source=reference)
         adata = store.whole()
         if use_raw:
-            store.matrix(layer, use_raw=True)  # says what is wrong, if something is
+            store.matrix(layer, use_raw=True)  # raises if .raw is missing or a layer was given
             adata = adata.raw.to_adata()
         if taxonomy is not None:
             options["taxonomy"] = Taxonomy.from_json(taxonomy)
@@ -163,15 +162,16 @@ def train(
     trained.save(out, overwrite=overwrite)
     show(repr(trained))
     if is_classifier and len(trained.validation_indices_):
-        with step("Scoring the cells held out"):
+        with step("Scoring held-out cells"):
             found = trained.evaluate()
-        show(frame_table(found.levels, title=f"{found.n_cells:,} cells held out"))
+        show(frame_table(found.levels, title=f"{found.n_cells:,} held-out cells"))
     elif is_classifier:
         missing = "" if trained.calibration else ", and the probabilities are not calibrated"
-        said = (
-            f"no cells were held out, so there are no scores{missing}. Give every type more cells, "
+        note(
+            f"no cells were held out, so there are no scores{missing}. Add cells of each type, or "
+            "raise --validation-size.",
+            "Note",
         )
-        note(f"{said}or raise --validation-size.", "Note")
     if cells is not None:
         import pandas as pd
 
@@ -187,7 +187,7 @@ def train(
 
 
 def _class_named(name: str) -> Any:
-    """Return the class of models that has a name, in upper or lower case."""
+    """Return the model class of this name, ignoring case."""
     from hdeepinsight import models
 
     bases = models.CountModel, models.HierarchicalClassifierMixin
@@ -200,7 +200,7 @@ def _class_named(name: str) -> Any:
 
 
 def _parsed(settings: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE, where a value is JSON or else a text."""
+    """Parse KEY=VALUE pairs, with values as JSON or else as text."""
     options: dict[str, Any] = {}
     for text in settings:
         key, equals, value = text.partition("=")
@@ -214,13 +214,13 @@ def _parsed(settings: list[str]) -> dict[str, Any]:
 
 
 def _distributed(method: Any, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give every option to the call that takes it: set-up, constructor or training."""
+    """Split the options into those of set-up, constructor and training."""
     calls = method.setup_anndata, method.__init__
-    known = [{*inspect.signature(call).parameters} - _OBJECTS for call in calls]
+    known = [{*inspect.signature(call).parameters} - _PYTHON_ONLY for call in calls]
     training: set[str] = set()
     for train in (vars(cls)["train"] for cls in method.__mro__ if "train" in vars(cls)):
-        training |= {*inspect.signature(train).parameters} - _OBJECTS
-        if "kwargs" not in inspect.signature(train).parameters:  # which the next one would take
+        training |= {*inspect.signature(train).parameters} - _PYTHON_ONLY
+        if "kwargs" not in inspect.signature(train).parameters:  # no arguments for the base class
             break
     known.append(training - {"kwargs", "args"})
     if unknown := ", ".join(sorted(set(options).difference(*known))):

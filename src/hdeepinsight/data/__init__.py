@@ -3,6 +3,7 @@
 from hdeepinsight._errors import InputError as InputError
 from hdeepinsight._errors import examples as examples
 from hdeepinsight.data._counts import CountSource as CountSource
+from hdeepinsight.data._counts import UnlikeSample as UnlikeSample
 from hdeepinsight.data._counts import dispersion_scores as dispersion_scores
 from hdeepinsight.data._counts import log_normalize as log_normalize
 from hdeepinsight.data._counts import open_counts as open_counts

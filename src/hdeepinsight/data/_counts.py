@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -76,13 +77,20 @@ class Inspection:
                 block = canonical(block)
                 tally.add(block)
                 if tally.contradicts(self.seen):
-                    self._settle(None)
+                    self.settle()
             yield rows, block
         if self.seen is not None and matrix.rows is None and tally.n_rows == self.report.n_obs:
             tally.sample = self.seen.sample
-            self._settle(tally)
+            self.settle(tally)
 
-    def _settle(self, seen: Scan | None) -> None:
+    def settle(self, seen: Scan | None = None) -> None:
+        """Update the report from the tallies of all values, which are read if not given.
+
+        Raises
+        ------
+        InputError
+            If they contradict the sample.
+        """
         found: Inspection = self.again(seen)  # type: ignore[misc]
         if found.denormalizer != self.denormalizer:
             raise InputError(
@@ -275,6 +283,24 @@ class CountSource:
             remarks=(*self.remarks, text),
         )
 
+    def portable(self, columns: Sequence[str]) -> CountSource:
+        """Return a copy to send to other processes; see `AlignedQuery.portable`."""
+        if self.matrix.is_in_memory:
+            raise InputError(
+                "The counts are in the memory of this process, where workers cannot read them.",
+                "Valid is the path of an .h5ad file or a .zarr store, or an AnnData whose matrix "
+                "is a dask array.",
+                "Write the query to a file that all workers can read, or omit client=.",
+            )
+        seen = self.inspection.seen and replace(self.inspection.seen, sample=[])
+        return replace(
+            self,
+            matrix=replace(self.matrix, counter=Counter(), held={}),
+            obs=self.obs[[name for name in columns if name in self.obs]].reset_index(drop=True),
+            inspection=replace(self.inspection, seen=seen, again=_unlike),
+            obsm={},
+        )
+
     def blocks(self, size: int = CHUNK_CELLS) -> Iterator[tuple[slice, Block]]:
         """Read the counts of all genes in blocks, as `RowMatrix.blocks` does.
 
@@ -286,6 +312,14 @@ class CountSource:
         check_integer("chunk_size", size, hint=f"Omit it to use {CHUNK_CELLS}.")
         blocks = self.inspection.watch(self.matrix, size)
         return self.denormalizer.blocks(blocks, self.n_obs) if self.denormalizer else blocks
+
+
+class UnlikeSample(Exception):
+    """Values differ in kind from those of the sample, so all values have to be inspected."""
+
+
+def _unlike(seen: Scan | None) -> Inspection:
+    raise UnlikeSample
 
 
 def _rows_of(way: Callable[[], Any], rows: np.ndarray) -> Any:

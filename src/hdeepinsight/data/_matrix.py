@@ -159,6 +159,11 @@ class RowMatrix:
     counter: Counter[str] = field(default_factory=Counter)
     held: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the values are in memory, or in a file that this process holds open."""
+        return getattr(self.opener, "func", None) is nullcontext and self.storage != "dask"
+
     def keep(self, columns: Ints) -> RowMatrix:
         """Return some of the columns as a matrix of its own."""
         return replace(self, columns=columns, shape=(self.shape[0], len(columns)))
@@ -304,10 +309,12 @@ def _blocks(
 ) -> Iterator[tuple[slice, Block]]:
     """Read any matrix in blocks of rows, or some rows of it, ascending, and little more."""
     read = _reader(matrix, unpack)
-    if chosen is None:
-        for start in range(0, matrix.shape[0], size):
-            stop = min(start + size, matrix.shape[0])
-            yield slice(start, stop), read(start, stop)
+    n_rows = matrix.shape[0] if chosen is None else len(chosen)
+    low = int(chosen[0]) if chosen is not None and n_rows else 0
+    if chosen is None or (n_rows and chosen[-1] - low == n_rows - 1):  # one after the other
+        for start in range(0, n_rows, size):
+            stop = min(start + size, n_rows)
+            yield slice(start, stop), read(low + start, low + stop)
         return
     starts = _pieces(matrix)
     for first in range(0, len(chosen), size):
@@ -354,16 +361,16 @@ def _reader(matrix: Any, unpack: Callable[[Any], Any]) -> Callable[[int, int], B
     shape = matrix.shape
     if isinstance(matrix, CSRDataset):
         group = matrix.group
-        data, indices = unpack(group["data"]), unpack(group["indices"])
-        indptr = group["indptr"][:]
+        data, indices, indptr = (unpack(group[name]) for name in ("data", "indices", "indptr"))
     elif sp.issparse(matrix):
         data, indices, indptr = matrix.data, matrix.indices, matrix.indptr
     else:
         return lambda start, stop: _native(np.asarray(matrix[start:stop]))
 
     def read(start: int, stop: int) -> Block:
-        first, last = indptr[start], indptr[stop]
-        parts = _native(data[first:last]), indices[first:last], indptr[start : stop + 1] - first
+        starts = indptr[start : stop + 1]
+        first, last = starts[0], starts[-1]
+        parts = _native(data[first:last]), indices[first:last], starts - first
         block: sp.csr_matrix = _checked(sp.csr_matrix, parts, (stop - start, shape[1]))
         return block
 

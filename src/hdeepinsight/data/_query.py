@@ -292,6 +292,42 @@ class AlignedQuery:
         rows = resolve_cells(indices, self.obs_names)
         return replace(self, source=self.source.take(rows), extra=self.extra[rows])
 
+    def named(self, names: pd.Index) -> AlignedQuery:
+        """Return the query with other cell names."""
+        return replace(self, source=replace(self.source, obs=self.obs.set_axis(names)))
+
+    def portable(self, columns: Sequence[str] = ()) -> AlignedQuery:
+        """Return a copy to send to other processes, which read the counts themselves.
+
+        Parameters
+        ----------
+        columns
+            Columns of ``obs`` to keep if present. Cell names and all other columns are dropped.
+
+        Raises
+        ------
+        InputError
+            If the counts are in memory.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import anndata as ad
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from hdeepinsight.data import open_query
+        >>> cells = ad.AnnData(np.ones((2, 2)), var=pd.DataFrame(index=["NKG7", "CD3D"]))
+        >>> cells.obs["donor"] = ["a", "b"]
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "cells.h5ad"
+        ...     cells.write_h5ad(path)
+        ...     opened = open_query(path, ["CD3D"])
+        >>> opened.portable(["donor"]).obs["donor"].tolist(), opened.portable().obs.shape
+        (['a', 'b'], (2, 0))
+        """
+        return replace(self, source=self.source.portable(columns))
+
 
 def open_query(
     data: DataLike | MuData | AlignedQuery,

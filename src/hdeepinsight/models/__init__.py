@@ -1,4 +1,4 @@
-"""Models, one folder each, on a common base; imported on first use, since torch takes its time."""
+"""Models, one folder each, on a common base; imported on first use because torch loads slowly."""
 
 import lazy_loader
 

@@ -1,144 +1,81 @@
-"""Pure torch: from counts to values, from images to features, from features to a loss."""
+"""PyTorch modules and functions: normalisation, augmentation, networks and losses."""
 
-from hdeepinsight.nn._augment import CountThinning, GeneMasking
-from hdeepinsight.nn._backbones import (
-    BACKBONES,
-    CompactBackbone,
-    EfficientNetBackbone,
-    MLPBackbone,
-    adapt_first_convolution,
-    make_backbone,
-)
+from hdeepinsight.nn._augment import CountThinning as CountThinning
+from hdeepinsight.nn._augment import GeneMasking as GeneMasking
+from hdeepinsight.nn._backbones import BACKBONES as BACKBONES
+from hdeepinsight.nn._backbones import CompactBackbone as CompactBackbone
+from hdeepinsight.nn._backbones import EfficientNetBackbone as EfficientNetBackbone
+from hdeepinsight.nn._backbones import MLPBackbone as MLPBackbone
+from hdeepinsight.nn._backbones import adapt_first_convolution as adapt_first_convolution
+from hdeepinsight.nn._backbones import make_backbone as make_backbone
 from hdeepinsight.nn._classifiers import GeneImageClassifier as GeneImageClassifier
 from hdeepinsight.nn._classifiers import ModuleConfig as ModuleConfig
 from hdeepinsight.nn._classifiers import TreeClassifier as TreeClassifier
-from hdeepinsight.nn._clusters import sharpened_assignment, student_t_assignment
-from hdeepinsight.nn._contrast import cluster_contrast, info_nce
-from hdeepinsight.nn._count_autoencoder import CountHeads, CountParameters
-from hdeepinsight.nn._distill import (
-    ComponentDecoder,
-    ConditionalDenoiser,
-    MatchingNetwork,
-    class_means,
-    distribution_loss,
-    gradient_loss,
-    noise_schedule,
-    regression_loss,
-)
-from hdeepinsight.nn._edge_sampler import (
-    Similarity,
-    adjacency_error,
-    are_joined,
-    candidate_similarity,
-    chosen_cells,
-    draw_neighbors,
-    gumbel_noise,
-    union_graph,
-)
-from hdeepinsight.nn._folded import FoldedClassifier, SparseCounts
-from hdeepinsight.nn._heads import LinearHead, PerParentHead, fit_temperatures
+from hdeepinsight.nn._clusters import sharpened_assignment as sharpened_assignment
+from hdeepinsight.nn._clusters import student_t_assignment as student_t_assignment
+from hdeepinsight.nn._contrast import cluster_contrast as cluster_contrast
+from hdeepinsight.nn._contrast import info_nce as info_nce
+from hdeepinsight.nn._count_autoencoder import CountHeads as CountHeads
+from hdeepinsight.nn._count_autoencoder import CountParameters as CountParameters
+from hdeepinsight.nn._distill import ComponentDecoder as ComponentDecoder
+from hdeepinsight.nn._distill import ConditionalDenoiser as ConditionalDenoiser
+from hdeepinsight.nn._distill import MatchingNetwork as MatchingNetwork
+from hdeepinsight.nn._distill import class_means as class_means
+from hdeepinsight.nn._distill import distribution_loss as distribution_loss
+from hdeepinsight.nn._distill import gradient_loss as gradient_loss
+from hdeepinsight.nn._distill import noise_schedule as noise_schedule
+from hdeepinsight.nn._distill import regression_loss as regression_loss
+from hdeepinsight.nn._edge_sampler import Similarity as Similarity
+from hdeepinsight.nn._edge_sampler import adjacency_error as adjacency_error
+from hdeepinsight.nn._edge_sampler import are_joined as are_joined
+from hdeepinsight.nn._edge_sampler import candidate_similarity as candidate_similarity
+from hdeepinsight.nn._edge_sampler import chosen_cells as chosen_cells
+from hdeepinsight.nn._edge_sampler import draw_neighbors as draw_neighbors
+from hdeepinsight.nn._edge_sampler import gumbel_noise as gumbel_noise
+from hdeepinsight.nn._edge_sampler import union_graph as union_graph
+from hdeepinsight.nn._folded import FoldedClassifier as FoldedClassifier
+from hdeepinsight.nn._folded import SparseCounts as SparseCounts
+from hdeepinsight.nn._heads import LinearHead as LinearHead
+from hdeepinsight.nn._heads import PerParentHead as PerParentHead
+from hdeepinsight.nn._heads import fit_temperatures as fit_temperatures
 from hdeepinsight.nn._hierarchical_loss import (
-    AdaptiveHierarchicalFocalLoss,
-    Reduction,
-    inverse_frequency_weights,
-    project_with_floor,
+    AdaptiveHierarchicalFocalLoss as AdaptiveHierarchicalFocalLoss,
 )
-from hdeepinsight.nn._members import MemberBackbones, MemberHeads
-from hdeepinsight.nn._modality import ModalityDropout, ProteinChannels, ProteinValues
-from hdeepinsight.nn._norm import BatchNorm1d, BatchNorm2d, FrozenNorm, tolerate_single_cells
-from hdeepinsight.nn._normalize import CountNormalizer, ModelNormalizer, ProteinNormalizer
-from hdeepinsight.nn._profiles import (
-    COVARIANCE_CELLS,
-    LeafProfiles,
-    LeafSums,
-    ProfileEnsemble,
-    ProfileMatcher,
-    profile_shift,
-    usual_shift,
+from hdeepinsight.nn._hierarchical_loss import Reduction as Reduction
+from hdeepinsight.nn._hierarchical_loss import (
+    inverse_frequency_weights as inverse_frequency_weights,
 )
+from hdeepinsight.nn._hierarchical_loss import project_with_floor as project_with_floor
+from hdeepinsight.nn._members import MemberBackbones as MemberBackbones
+from hdeepinsight.nn._members import MemberHeads as MemberHeads
+from hdeepinsight.nn._modality import ModalityDropout as ModalityDropout
+from hdeepinsight.nn._modality import ProteinChannels as ProteinChannels
+from hdeepinsight.nn._modality import ProteinValues as ProteinValues
+from hdeepinsight.nn._norm import BatchNorm1d as BatchNorm1d
+from hdeepinsight.nn._norm import BatchNorm2d as BatchNorm2d
+from hdeepinsight.nn._norm import FrozenNorm as FrozenNorm
+from hdeepinsight.nn._norm import tolerate_single_cells as tolerate_single_cells
+from hdeepinsight.nn._normalize import CountNormalizer as CountNormalizer
+from hdeepinsight.nn._normalize import ModelNormalizer as ModelNormalizer
+from hdeepinsight.nn._normalize import ProteinNormalizer as ProteinNormalizer
+from hdeepinsight.nn._profiles import COVARIANCE_CELLS as COVARIANCE_CELLS
+from hdeepinsight.nn._profiles import LeafProfiles as LeafProfiles
+from hdeepinsight.nn._profiles import LeafSums as LeafSums
+from hdeepinsight.nn._profiles import ProfileEnsemble as ProfileEnsemble
+from hdeepinsight.nn._profiles import ProfileMatcher as ProfileMatcher
+from hdeepinsight.nn._profiles import profile_shift as profile_shift
+from hdeepinsight.nn._profiles import usual_shift as usual_shift
 from hdeepinsight.nn._seeds import one_at_a_time as one_at_a_time
 from hdeepinsight.nn._seeds import seeded as seeded
-from hdeepinsight.nn._sinkhorn import sinkhorn
-from hdeepinsight.nn._tagconv import CellGraph, SparseFeatures, TAGConv, sparse_rows
-from hdeepinsight.nn._tokens import (
-    Binning,
-    Pooling,
-    TokenEncoder,
-    TokenSets,
-    ValueEncoding,
-    bin_values,
-    token_sets,
-)
-
-__all__ = [
-    "BACKBONES",
-    "COVARIANCE_CELLS",
-    "AdaptiveHierarchicalFocalLoss",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "Binning",
-    "CellGraph",
-    "CompactBackbone",
-    "ComponentDecoder",
-    "ConditionalDenoiser",
-    "CountHeads",
-    "CountNormalizer",
-    "CountParameters",
-    "CountThinning",
-    "EfficientNetBackbone",
-    "FoldedClassifier",
-    "FrozenNorm",
-    "GeneMasking",
-    "LeafProfiles",
-    "LeafSums",
-    "LinearHead",
-    "MLPBackbone",
-    "MatchingNetwork",
-    "MemberBackbones",
-    "MemberHeads",
-    "ModalityDropout",
-    "ModelNormalizer",
-    "PerParentHead",
-    "Pooling",
-    "ProfileEnsemble",
-    "ProfileMatcher",
-    "ProteinChannels",
-    "ProteinNormalizer",
-    "ProteinValues",
-    "Reduction",
-    "Similarity",
-    "SparseCounts",
-    "SparseFeatures",
-    "TAGConv",
-    "TokenEncoder",
-    "TokenSets",
-    "ValueEncoding",
-    "adapt_first_convolution",
-    "adjacency_error",
-    "are_joined",
-    "bin_values",
-    "candidate_similarity",
-    "chosen_cells",
-    "class_means",
-    "cluster_contrast",
-    "distribution_loss",
-    "draw_neighbors",
-    "fit_temperatures",
-    "gradient_loss",
-    "gumbel_noise",
-    "info_nce",
-    "inverse_frequency_weights",
-    "make_backbone",
-    "noise_schedule",
-    "profile_shift",
-    "project_with_floor",
-    "regression_loss",
-    "sharpened_assignment",
-    "sinkhorn",
-    "sparse_rows",
-    "student_t_assignment",
-    "token_sets",
-    "tolerate_single_cells",
-    "union_graph",
-    "usual_shift",
-]
+from hdeepinsight.nn._sinkhorn import sinkhorn as sinkhorn
+from hdeepinsight.nn._tagconv import CellGraph as CellGraph
+from hdeepinsight.nn._tagconv import SparseFeatures as SparseFeatures
+from hdeepinsight.nn._tagconv import TAGConv as TAGConv
+from hdeepinsight.nn._tagconv import sparse_rows as sparse_rows
+from hdeepinsight.nn._tokens import Binning as Binning
+from hdeepinsight.nn._tokens import Pooling as Pooling
+from hdeepinsight.nn._tokens import TokenEncoder as TokenEncoder
+from hdeepinsight.nn._tokens import TokenSets as TokenSets
+from hdeepinsight.nn._tokens import ValueEncoding as ValueEncoding
+from hdeepinsight.nn._tokens import bin_values as bin_values
+from hdeepinsight.nn._tokens import token_sets as token_sets

@@ -1,4 +1,4 @@
-"""Training cells made to look like those of queries: shallower, and with fewer genes."""
+"""Augmentation of training cells: lower sequencing depth and fewer genes, as in queries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hdeepinsight._errors import check_number
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """Settings from 0 to 1; the model file holds them in plain types."""
+    """Base class of settings between 0 and 1."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -25,7 +25,7 @@ class Shares:
 
     @classmethod
     def of(cls, given: Self | Mapping[str, Any] | None) -> Self:
-        """Return settings from themselves, their plain form, or nothing (the defaults).
+        """Return settings from an instance, a mapping, or ``None`` (the defaults).
 
         Examples
         --------
@@ -39,8 +39,8 @@ class Shares:
             return cls(**(given or {}))
         if not isinstance(given, cls):
             name = cls.__name__
-            msg = f"{name} must be None or a {name}, got {given!r}. Pass {name}.none() to do"
-            raise TypeError(f"{msg} without.")
+            msg = f"{name} must be None or a {name}, got {given!r}. Pass {name}.none() to switch"
+            raise TypeError(f"{msg} it off.")
         return given
 
     def to_dict(self) -> dict[str, float]:
@@ -57,15 +57,15 @@ class Shares:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneMasking(Shares):
-    """Say how genes are hidden from the network during training.
+    """Settings of the random masking of genes in training.
 
     Parameters
     ----------
     p_whole
-        Probability that a cell keeps all its genes.
+        Probability that a cell keeps all genes.
     max_rate
-        Otherwise the cell's masking rate is drawn from ``U(0, max_rate)`` and genes drop
-        independently at that rate.
+        Otherwise the masking rate of the cell is drawn from ``U(0, max_rate)``, and genes are
+        masked independently at this rate.
 
     Examples
     --------
@@ -80,7 +80,7 @@ class GeneMasking(Shares):
 
     @classmethod
     def none(cls) -> GeneMasking:
-        """Return the settings of no masking at all.
+        """Return settings without masking.
 
         Examples
         --------
@@ -98,9 +98,9 @@ class GeneMasking(Shares):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw masks of shape ``(n_cells, n_genes)``: 1.0 keeps the gene, 0.0 hides it.
+        """Draw masks of shape ``(n_cells, n_genes)``: 1.0 for visible, 0.0 for masked genes.
 
-        They come from torch's global generator, or from the one that is given.
+        The global random state of torch is used unless a generator is given.
 
         Examples
         --------
@@ -119,20 +119,21 @@ class GeneMasking(Shares):
 
 @dataclass(frozen=True, kw_only=True)
 class CountThinning(Shares):
-    """Say how counts are thinned during training, as if a cell had been sequenced less deeply.
+    """Settings of the random thinning of counts in training, which simulates lower depth.
 
     Parameters
     ----------
     p
         Probability that a cell is thinned.
     min_rate
-        The share of its molecules that a thinned cell keeps is log-uniform on ``[min_rate, 1]``;
-        each molecule is kept or lost on its own (binomial).
+        The share of molecules that a thinned cell keeps is log-uniform on ``[min_rate, 1]``;
+        molecules are kept independently (binomial).
 
     Notes
     -----
-    Studies differ most in depth. Thinning counts before normalisation shows the network the zeros
-    and the noise of a shallower study, which scaling normalised values cannot do. Our decision.
+    Sequencing depth is a major difference between studies. Thinning counts before normalisation
+    reproduces the zeros and the noise of lower depth, which scaling normalised values cannot. This
+    step is not in the paper.
 
     Examples
     --------
@@ -150,7 +151,7 @@ class CountThinning(Shares):
 
     @classmethod
     def none(cls) -> CountThinning:
-        """Return the settings of no thinning at all.
+        """Return settings without thinning.
 
         Examples
         --------
@@ -166,7 +167,7 @@ class CountThinning(Shares):
     def sample(self, counts: sparse.csr_matrix, rng: np.random.Generator) -> sparse.csr_matrix:
         """Draw a thinned copy of raw counts, shape ``(n_cells, n_genes)``; fractions are rounded.
 
-        Without thinning (``p=0`` or ``min_rate=1``) the counts themselves come back.
+        Without thinning (``p=0`` or ``min_rate=1``), ``counts`` itself is returned.
 
         Examples
         --------
@@ -185,25 +186,25 @@ class CountThinning(Shares):
         rate[rng.random(n_cells) >= self.p] = 1.0
         molecules = np.rint(counts.data).astype(np.int64)
         kept = rng.binomial(molecules, np.repeat(rate, np.diff(counts.indptr)))
-        # A true copy: sharing the index arrays would let a later eliminate_zeros spoil `counts`.
+        # A full copy: with shared index arrays, eliminate_zeros would modify `counts`.
         thinned = counts.copy()
         thinned.data = kept.astype(counts.data.dtype)
         return thinned
 
     def sample_dense(self, counts: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw a thinned copy of a mini-batch of raw counts, drawn on its device.
+        """Draw a thinned copy of a mini-batch of raw counts, on its device.
 
         Parameters
         ----------
         counts
             Raw counts, shape ``(n_cells, n_genes)``; fractions are rounded.
         generator
-            Random numbers on the same device; by default torch's global ones.
+            Random generator on the same device; torch's global one by default.
 
         Returns
         -------
-        Counts of the same shape and type, from the distribution of :meth:`sample`. Without
-        thinning (``p=0`` or ``min_rate=1``) the counts themselves come back.
+        Counts of the same shape and type, from the same distribution as :meth:`sample`. Without
+        thinning (``p=0`` or ``min_rate=1``), ``counts`` itself is returned.
 
         Examples
         --------
@@ -220,6 +221,6 @@ class CountThinning(Shares):
         rate = torch.exp(np.log(max(self.min_rate, 1e-6)) * place)
         rate[chance >= self.p] = 1.0
         molecules = counts.to(torch.promote_types(counts.dtype, torch.float32)).round()
-        # Genes without a count cost next to nothing: no number is drawn for them.
+        # Fast for sparse counts, because no random number is drawn for zeros.
         kept = torch.binomial(molecules, rate.to(molecules).expand_as(molecules), generator)
         return kept.to(counts.dtype)

@@ -1,4 +1,4 @@
-"""Networks that read a gene image: compact, dense, and torchvision's EfficientNets."""
+"""Backbones for gene images: compact, dense, and torchvision's EfficientNets."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ BACKBONES = ("compact", "mlp", *EFFICIENTNETS)
 
 
 class CompactBackbone(nn.Module):
-    """Own filters for every patch of the image, then one dense layer over all patches.
+    """Backbone with separate filters for each patch of the image, and a dense layer.
 
     Parameters
     ----------
     n_channels
         Channels of the gene image.
     side
-        Side of the image, a multiple of the patch.
+        Side length of the image, a multiple of the patch size.
     n_latent
-        Width of the features.
+        Number of features.
     n_filters
         Filters per patch.
 
     Raises
     ------
     ValueError
-        If the side is not a multiple of the patch.
+        If the side length is not a multiple of the patch size.
 
     Examples
     --------
@@ -46,9 +46,9 @@ class CompactBackbone(nn.Module):
 
     Notes
     -----
-    In a photograph a cat may sit anywhere, so filters are shared over positions and pooled. In a
-    gene image a pixel *is* a gene: neighbourhoods carry meaning, absolute positions even more.
-    Filters are therefore local (a patch sees neighbouring genes) but not shared.
+    In photographs, objects may be anywhere, so that filters are shared over positions. In a gene
+    image each pixel is a specific gene, and its absolute position is informative. Filters are
+    therefore local (a patch contains neighbouring genes) but not shared.
     """
 
     def __init__(
@@ -57,30 +57,29 @@ class CompactBackbone(nn.Module):
         super().__init__()
         self.n_latent = n_latent
         self.patches = PatchFilters(n_channels, side, n_filters)
-        # One scale per filter over all patches, so that a patch of silent genes is not blown up.
+        # One scale per filter over all patches, so that patches of silent genes are not amplified.
         self.norm = BatchNorm1d(n_filters)
         self.dense = nn.Linear(n_filters * self.patches.n_patches, n_latent, bias=False)
         self.dense_norm = BatchNorm1d(n_latent)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features ``(n_cells, n_latent)`` of images ``(n_cells, n_channels, side, side)``."""
+        """Compute features ``(n_cells, n_latent)`` of gene images."""
         local = torch.relu(self.norm(self.patches(image))).flatten(1)
         return torch.relu(self.dense_norm(self.dense(local)))
 
 
 class PatchFilters(nn.Module):
-    """A linear map of its own for every patch, shape ``(n_cells, n_filters, n_patches)``."""
+    """Separate linear map of each patch, with output ``(n_cells, n_filters, n_patches)``."""
 
     def __init__(self, n_channels: int, side: int, n_filters: int) -> None:
         super().__init__()
         if side < PATCH or side % PATCH:
-            next_one = max(PATCH, -(-side // PATCH) * PATCH)
-            hint = f"Make the gene layout with side={next_one}."
-            raise invalid("The side of an image", side, f"a multiple of {PATCH}, its patch", hint)
+            hint = f"Fit the gene layout with side={max(PATCH, -(-side // PATCH) * PATCH)}."
+            raise invalid("The side of an image", side, f"a multiple of {PATCH}", hint)
         self.per_side = side // PATCH
         self.n_patches = self.per_side**2
         n_inputs = n_channels * PATCH**2
-        # He's rule for inputs of which about three in ten are not zero, halved.
+        # Half of He initialisation, for inputs of which about 30 % are non-zero.
         scale = 0.5 * math.sqrt(2 / (0.3 * n_inputs))
         self.weight = nn.Parameter(torch.randn(self.n_patches, n_inputs, n_filters) * scale)
         self.bias = nn.Parameter(torch.zeros(n_filters, self.n_patches))
@@ -90,19 +89,19 @@ class PatchFilters(nn.Module):
         grid = image.reshape(n_cells, channels, self.per_side, PATCH, self.per_side, PATCH)
         patches = grid.permute(2, 4, 0, 1, 3, 5).reshape(self.n_patches, n_cells, -1)
         bias = self.bias.t().unsqueeze(1)
-        # Filters stay innermost in memory, in which the normalisation over them is fastest.
+        # Filters stay contiguous in memory, which makes the normalisation over them fastest.
         return torch.baddbmm(bias, patches, self.weight).permute(1, 2, 0)
 
 
 class MLPBackbone(nn.Module):
-    """Two dense layers on the flattened image, so that the place of a gene means nothing.
+    """Backbone with two dense layers on the flattened image, without spatial structure.
 
     Parameters
     ----------
     n_channels, side
         Shape of the gene image.
     n_latent
-        Width of the features.
+        Number of features.
     n_hidden
         Width of the hidden layer.
 
@@ -129,13 +128,13 @@ class MLPBackbone(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features ``(n_cells, n_latent)`` of images ``(n_cells, n_channels, side, side)``."""
+        """Compute features ``(n_cells, n_latent)`` of gene images."""
         latent: Tensor = self.layers(image)
         return latent
 
 
 class EfficientNetBackbone(nn.Module):
-    """Pooled features of an EfficientNet.
+    """Backbone with the pooled features of an EfficientNet.
 
     Parameters
     ----------
@@ -154,9 +153,9 @@ class EfficientNetBackbone(nn.Module):
 
     Notes
     -----
-    The first convolution is adapted to the channels of a gene image: expression gets the sum of
-    the three colour filters, which gives the same result as three equal channels, and all other
-    channels start at zero.
+    The first convolution is adapted to the channels of a gene image: the filter of expression is
+    the sum of the three colour filters, which is equivalent to three equal channels, and the
+    filters of all other channels are initialised with zeros.
     """
 
     def __init__(self, name: str, n_channels: int) -> None:
@@ -170,15 +169,16 @@ class EfficientNetBackbone(nn.Module):
         self.n_latent: int = network.classifier[-1].in_features
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features ``(n_cells, n_latent)`` of images ``(n_cells, n_channels, side, side)``."""
+        """Compute features ``(n_cells, n_latent)`` of gene images."""
         features: Tensor = self.features(image)
         return features.mean(dim=(2, 3))
 
 
 def adapt_first_convolution(convolution: nn.Conv2d, n_channels: int) -> nn.Conv2d:
-    """Rebuild a convolution for ``n_channels``.
+    """Adapt a convolution of three colour channels to ``n_channels``.
 
-    The first channel then acts as three equal colour channels did; all others start without effect.
+    The first channel is equivalent to three equal colour channels; all others initially have no
+    effect.
 
     Examples
     --------
@@ -202,16 +202,16 @@ def adapt_first_convolution(convolution: nn.Conv2d, n_channels: int) -> nn.Conv2
 def make_backbone(
     name: str | None, n_channels: int, side: int, *, n_latent: int = 256
 ) -> CompactBackbone | MLPBackbone | EfficientNetBackbone | None:
-    """Build a backbone.
+    """Create a backbone.
 
     Parameters
     ----------
     name
-        ``"compact"``, ``"mlp"``, the name of an EfficientNet, or ``None`` for no image at all.
+        ``"compact"``, ``"mlp"``, the name of an EfficientNet, or ``None`` for no image.
     n_channels, side
         Shape of the gene image.
     n_latent
-        Width of the features; EfficientNets have their own.
+        Number of features; fixed for EfficientNets.
 
     Returns
     -------
@@ -220,7 +220,7 @@ def make_backbone(
     Raises
     ------
     ValueError
-        If there is no backbone of that name.
+        If the name is unknown.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Networks that classify along a tree: what all do with logits, and the one of gene images."""
+"""Hierarchical classifiers: the base class, and the classifier of gene images."""
 
 from __future__ import annotations
 
@@ -26,11 +26,18 @@ HEADS = {"linear": LinearHead, "per_parent": PerParentHead}
 
 
 class TreeClassifier(nn.Module):
-    """Turn logits into probabilities along a tree.
+    """Base class of hierarchical classifiers.
 
     A subclass sets ``tree``, ``objective``, ``masking``, ``thinning``, ``head`` and the buffer
-    ``temperature`` (one per level), and has an ``inference`` that returns ``latent`` and
+    ``temperature`` (one per level), and defines ``inference``, which returns ``latent`` and
     ``logits``.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.nn import TreeClassifier
+    >>> isinstance(hdi.hub.pull("pbmc").module, TreeClassifier)
+    True
     """
 
     tree: TreeAlgebra
@@ -42,29 +49,29 @@ class TreeClassifier(nn.Module):
     inference: Any
 
     def generative(self, logits: Tensor) -> dict[str, Tensor]:
-        """Conditional log-probability of every node, shape ``(n_cells, n_edges)``."""
+        """Compute conditional log-probabilities of the nodes, shape ``(n_cells, n_edges)``."""
         if not self.training:
             logits = logits / self.temperature[self.tree.edge_depth - 1]
         return {"conditional": self.tree.conditional_log_probs(logits)}
 
     @torch.inference_mode()
     def predict(self, counts: Tensor, measured: Tensor, **further: Tensor) -> dict[str, Tensor]:
-        """Calibrated probabilities of all nodes, and features, in evaluation mode.
+        """Compute calibrated probabilities of all nodes and latent features, in evaluation mode.
 
         Returns
         -------
-        ``probabilities`` ``(n_cells, n_nodes)``, ``latent`` ``(n_cells, n_latent)``, and of several
-        members their ``disagreement`` ``(n_cells,)``.
+        ``probabilities`` ``(n_cells, n_nodes)``, ``latent`` ``(n_cells, n_latent)``, and for an
+        ensemble the ``disagreement`` of its members, ``(n_cells,)``.
         """
         outputs: dict[str, Tensor] = self.inference(counts, measured, **further)
         return self.classify(outputs["latent"], outputs["logits"])
 
     def classify(self, latent: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        """Return what :meth:`predict` does, from features and logits."""
+        """Compute the outputs of :meth:`predict` from latent features and logits."""
         conditional = self.generative(logits)["conditional"]
         probabilities = self.tree.node_log_probs(conditional).exp()
         found = {"probabilities": probabilities, "latent": latent}
-        heads = getattr(self.head, "head", self.head)  # that of the reference, within an adapter
+        heads = getattr(self.head, "head", self.head)  # without an adapter
         if isinstance(heads, MemberHeads):
             found["disagreement"] = heads.disagreement(latent)
         return found
@@ -72,12 +79,12 @@ class TreeClassifier(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleConfig:
-    r"""Choices of the network and its loss that only comparisons change.
+    r"""Options of the network and its loss for comparisons and ablations.
 
     Parameters
     ----------
     scale_percentile
-        Percentile of the positive log values of a gene that is drawn as 1; 100 is the maximum.
+        Percentile of the positive log values of a gene that is mapped to 1; 100 is the maximum.
     head
         ``"linear"`` or ``"per_parent"`` (published).
     wide
@@ -85,21 +92,21 @@ class ModuleConfig:
     dropout
         Dropout rate before the head.
     channels
-        Channels of the image: ``"masked"`` (expression and measured mask), ``"single"``, or
-        ``"rgb"`` (three equal ones, published).
+        Channels of the image: ``"masked"`` (expression and mask of measured genes), ``"single"``,
+        or ``"rgb"`` (three equal channels, published).
     gamma
         Focusing exponent of the loss; 0 is the cross-entropy.
     weighting
-        Weights of the levels in the loss: ``"fixed"`` (uniform), ``"adaptive"`` (published: they
-        follow the held-out losses), or one number per level.
+        Weights of the levels in the loss: ``"fixed"`` (uniform), ``"adaptive"`` (published: updated
+        from the held-out losses), or one number per level.
     reduction
         ``"cell"`` or ``"published"``; see
         :class:`~hdeepinsight.nn.AdaptiveHierarchicalFocalLoss`.
     class_weights
-        Exponent :math:`\beta` of the weights :math:`n^{-\beta}` of types within their siblings;
-        0 weighs all cells alike.
+        Exponent :math:`\beta` of the weights :math:`n^{-\beta}` of types among their siblings; with
+        0 all cells have equal weight.
     modality_dropout
-        Random loss of proteins and of whole modalities in training, and noise on proteins.
+        Random dropout of proteins and of whole modalities in training, and noise on proteins.
 
     Examples
     --------
@@ -121,7 +128,7 @@ class ModuleConfig:
 
     @classmethod
     def of(cls, given: ModuleConfig | dict[str, Any] | None) -> ModuleConfig:
-        """Return given choices, those of a dictionary, or the defaults."""
+        """Return the options from an instance, a dict, or ``None`` (the defaults)."""
         return cls(**given) if isinstance(given, dict) else given or cls()
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,28 +139,37 @@ class ModuleConfig:
 
 
 class GeneImageClassifier(TreeClassifier):
-    """Normalise, draw the gene image, read it, and classify along the tree.
+    """Hierarchical classifier of gene images: normalisation, image, backbone and head.
 
     Parameters
     ----------
     taxonomy
-        The tree of cell types.
+        Taxonomy of the cell types.
     layout
-        Pixel of every gene.
+        Pixel of each gene.
     config
-        Choices of the network and its loss.
+        Options of the network and its loss.
     backbone
-        Name of the network that reads the image; ``None`` leaves the wide path alone, which is
+        Name of the network that reads the image; ``None`` for the wide path alone, which is
         hierarchical logistic regression.
     n_latent
-        Width of the features of the compact backbone.
+        Number of features of the compact backbone.
     n_members
-        Number of backbones and heads, whose probabilities are averaged. In training each reads
-        its own thinned and masked copy of a mini-batch.
+        Number of backbones and heads, whose probabilities are averaged. In training each member
+        reads a separately thinned and masked copy of a mini-batch.
     masking, thinning
         Random gene masking and thinning of counts in training.
     proteins
-        Pixel of every surface protein; they become further channels.
+        Pixel of each surface protein, for additional channels.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import torch
+    >>> module = hdi.hub.pull("pbmc").module.cpu()
+    >>> found = module.predict(torch.ones(2, len(module.genes)), torch.ones(len(module.genes)))
+    >>> found["probabilities"].shape == (2, module.tree.taxonomy.n_nodes)
+    True
     """
 
     wide: nn.Linear | None
@@ -174,8 +190,8 @@ class GeneImageClassifier(TreeClassifier):
     ) -> None:
         super().__init__()
         if backbone is None and not config.wide:
-            msg = "backbone=None and wide=False leave nothing to learn. Switch one of them on."
-            raise ValueError(msg)
+            msg = "A network needs a backbone or a wide path, got backbone=None and wide=False."
+            raise ValueError(f"{msg} Set one of them.")
         if n_members > 1 and (backbone is None or config.wide):
             msg = "n_members has no effect on the wide path, which all members share. Pass"
             raise ValueError(f"{msg} n_members=1, or a backbone and wide=False.")
@@ -211,7 +227,7 @@ class GeneImageClassifier(TreeClassifier):
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Build the network of a model from the options of its class, in plain types or not."""
+        """Build the network from the options of the model class."""
         taxonomy, layout, proteins = options["taxonomy"], options["layout"], options["proteins"]
         return cls(
             Taxonomy.from_dict(taxonomy) if isinstance(taxonomy, dict) else taxonomy,
@@ -227,7 +243,7 @@ class GeneImageClassifier(TreeClassifier):
 
     @staticmethod
     def present_options(options: dict[str, Any]) -> dict[str, Any]:
-        """Return options of the class; older files have those of the network among them."""
+        """Return present options of the model class for those in older files."""
         names = {field.name for field in fields(ModuleConfig)}
         older = {name: options[name] for name in names & set(options)}
         rest = {name: value for name, value in options.items() if name not in names}
@@ -243,23 +259,23 @@ class GeneImageClassifier(TreeClassifier):
         shift: Tensor | None = None,
         member: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Features and logits.
+        """Compute latent features and logits.
 
         Parameters
         ----------
         counts
             Raw counts, shape ``(n_cells, n_genes)``.
         measured
-            1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
+            1 for measured genes, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
         nodes
-            Labels of training cells, shape ``(n_cells,)``; only the per-parent head uses them.
+            Labels of training cells, shape ``(n_cells,)``; used by the per-parent head only.
         proteins, proteins_measured
-            Raw protein counts and 1 where measured, shape ``(n_cells, n_proteins)``; without them
-            all proteins count as not measured.
+            Raw protein counts, and 1 for measured proteins, shape ``(n_cells, n_proteins)``; by
+            default no proteins are measured.
         shift
             Batch correction of the log values, shape ``(n_cells, n_genes)``.
         member
-            Number of the member that reads each cell, shape ``(n_cells,)``; all do by default.
+            Ensemble member that predicts each cell, shape ``(n_cells,)``; all members by default.
 
         Returns
         -------
@@ -280,7 +296,7 @@ class GeneImageClassifier(TreeClassifier):
         nodes: Tensor | None = None,
         proteins: ProteinValues | None = None,
     ) -> dict[str, Tensor]:
-        """As :meth:`inference`, from values that are normalised already."""
+        """Compute latent features and logits from normalised values."""
         if self.proteins is not None:
             proteins = proteins or self.proteins.unmeasured(len(values), like=values)
         wide = self.wide(values) if self.wide is not None else values.new_zeros(())
@@ -295,9 +311,9 @@ class GeneImageClassifier(TreeClassifier):
         return {"latent": latent, "logits": self.head(latent, nodes) + wide}
 
     def folded(self, measured: Tensor) -> FoldedClassifier | None:
-        """Return what predicts the same from sparse counts, for the genes of one query.
+        """Return an equivalent network for sparse counts and the genes of one query.
 
-        ``None`` where the backbone cannot be folded.
+        ``None`` if the backbone cannot be folded.
         """
         return FoldedClassifier(self, measured) if FoldedClassifier.reads(self.backbone) else None
 

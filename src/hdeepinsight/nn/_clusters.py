@@ -1,4 +1,4 @@
-"""Soft assignments of cells to clusters, and the sharper ones that they are trained towards."""
+"""Soft cluster assignments, and the sharpened assignments that serve as training targets."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from torch import Tensor
 
 
 def student_t_assignment(latent: Tensor, centres: Tensor) -> Tensor:
-    """Compute the probability of every cluster by a Student t kernel with one degree of freedom.
+    """Compute cluster probabilities with a Student t kernel with one degree of freedom.
 
     Parameters
     ----------
     latent
-        Positions of the cells, shape ``(n_cells, n_latent)``.
+        Embedding of the cells, shape ``(n_cells, n_latent)``.
     centres
-        Positions of the clusters, shape ``(n_clusters, n_latent)``.
+        Cluster centres, shape ``(n_clusters, n_latent)``.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def student_t_assignment(latent: Tensor, centres: Tensor) -> Tensor:
 
 
 def sharpened_assignment(assignment: Tensor) -> Tensor:
-    """Square probabilities of clusters and divide them by the size of the cluster.
+    """Compute target probabilities: squared, divided by cluster size, and normalised.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def sharpened_assignment(assignment: Tensor) -> Tensor:
 
     Returns
     -------
-    Probabilities to train towards, shape ``(n_cells, n_clusters)``; rows sum to 1.
+    Target probabilities, shape ``(n_cells, n_clusters)``; rows sum to 1.
 
     References
     ----------

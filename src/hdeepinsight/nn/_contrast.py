@@ -1,4 +1,4 @@
-"""Contrast between two views of the same cells."""
+"""Contrastive losses between two views of the same cells."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from torch.nn import functional
 
 
 def cluster_contrast(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
-    """Compute how badly the clusters of two assignments can be matched with each other.
+    """Compute the contrastive loss between the clusters of two soft assignments.
 
     Parameters
     ----------
     first, second
-        Probabilities of the clusters in two views of the same cells, shape ``(n_cells,
-        n_clusters)``.
+        Cluster probabilities in two views of the same cells, shape ``(n_cells, n_clusters)``.
     temperature
-        Divides the cosine of two clusters.
+        Divisor of the cosine similarities.
 
     Returns
     -------
-    Mean cross-entropy over the ``2 * n_clusters`` clusters of both views, a scalar. The cells of a
-    cluster in one view should be those of the same cluster in the other view, and of no other
-    cluster in either.
+    Mean cross-entropy over the ``2 * n_clusters`` clusters of both views, a scalar. The positive
+    pair of a cluster is the same cluster in the other view; all other clusters are negatives.
 
     References
     ----------
@@ -38,25 +36,24 @@ def cluster_contrast(first: Tensor, second: Tensor, temperature: float = 0.5) ->
     True
     """
     clusters = functional.normalize(torch.cat([first, second], dim=1), dim=0)
-    likeness = clusters.T @ clusters / temperature
-    n_clusters, itself = first.shape[1], torch.eye(len(likeness), device=likeness.device).bool()
-    partner = torch.arange(len(likeness), device=likeness.device).roll(n_clusters)
-    return functional.cross_entropy(likeness.masked_fill(itself, -torch.inf), partner)
+    similarity = clusters.T @ clusters / temperature
+    positive = torch.arange(len(similarity), device=similarity.device).roll(first.shape[1])
+    return functional.cross_entropy(similarity.fill_diagonal_(-torch.inf), positive)
 
 
 def info_nce(view: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """Compute how badly each cell is told apart from the rest by its other view.
+    """Compute the InfoNCE loss between two views of the same cells.
 
     Parameters
     ----------
     view, other
-        Positions of the same cells in both views, shape ``(n_cells, n_latent)``.
+        Embeddings of the same cells in two views, shape ``(n_cells, n_latent)``.
     temperature
-        What divides the cosines.
+        Divisor of the cosine similarities.
 
     Returns
     -------
-    Mean cross-entropy of finding each cell among all cells of the other view, a scalar.
+    Mean cross-entropy of identifying each cell among all cells of the other view, a scalar.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""From hidden features to the parameters of a distribution of counts."""
+"""Output layers with the parameters of a zero-inflated negative binomial."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CountParameters(NamedTuple):
     dispersion
         Inverse dispersion, shape ``(n_cells, n_genes)`` or ``(n_genes,)``.
     zero_logits
-        Logits of a zero beyond the negative binomial, of the same shapes.
+        Logits of zero inflation, of the same shapes.
 
     Examples
     --------
@@ -38,15 +38,15 @@ class CountParameters(NamedTuple):
 
 
 class CountHeads(nn.Module):
-    """Read the parameters of a zero-inflated negative binomial from hidden features.
+    """Output layers from hidden features to a zero-inflated negative binomial.
 
     Parameters
     ----------
     n_hidden, n_genes
-        Widths of the features and of the counts.
+        Number of hidden features and of genes.
     per_cell
-        Whether dispersion and zero inflation depend on the cell; otherwise there is one of each per
-        gene.
+        Whether dispersion and zero inflation depend on the cell; otherwise each gene has one
+        parameter of each.
 
     Examples
     --------
@@ -67,7 +67,7 @@ class CountHeads(nn.Module):
             setattr(self, name, nn.Linear(n_hidden, n_genes) if per_cell else one_each)
 
     def forward(self, hidden: Tensor, size_factor: Tensor) -> CountParameters:
-        """Return the parameters for features ``(n_cells, n_hidden)`` at depths ``(n_cells, 1)``."""
+        """Compute parameters from features ``(n_cells, n_hidden)`` and depths ``(n_cells, 1)``."""
         mean = self.mean(hidden).exp().clamp(*MEAN_BOUNDS) * size_factor
         dispersion, zeros = (
             part(hidden) if isinstance(part, nn.Linear) else part

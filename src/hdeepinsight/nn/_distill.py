@@ -1,4 +1,4 @@
-"""A generator of cells that takes one step, and losses that compare small and large sets."""
+"""Single-step generator of cells, and losses that compare small with large sets of cells."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 N_TIMES = 1000
-#: Share of the labels that the denoiser does not see, so that it learns to go without.
+#: Dropout rate of labels, which also trains the unconditional denoiser.
 LABEL_DROPOUT = 0.1
 
 
 def noise_schedule(n_times: int = N_TIMES) -> Tensor:
-    r"""Return the share of the signal that is left at every diffusion time.
+    r"""Compute the remaining share of the signal at each diffusion time.
 
     It is :math:`\bar\alpha_t = \prod_{s \le t} (1 - \beta_s)` with :math:`\beta` linear from 0.0001
     to 0.02 (Ho et al. 2020, arXiv:2006.11239).
@@ -28,19 +28,19 @@ def noise_schedule(n_times: int = N_TIMES) -> Tensor:
 
 
 class ComponentDecoder(nn.Module):
-    """Map standardised coordinates on principal components to log values, and back.
+    """Linear map between standardised principal components and log values.
 
     Parameters
     ----------
     components
         Orthonormal directions, shape ``(n_latent, n_genes)``.
     mean
-        Mean of every gene.
+        Mean of each gene.
     scale
-        Standard deviation of the cells along every component.
+        Standard deviation of the cells along each component.
     class_means
-        Mean of every class, shape ``(n_classes, n_genes)``. What the components leave out of it is
-        added to the cells of the class.
+        Mean of each class, shape ``(n_classes, n_genes)``. The residual that the components do not
+        represent is added to all cells of the class.
 
     Examples
     --------
@@ -66,30 +66,30 @@ class ComponentDecoder(nn.Module):
         self.register_buffer("offset", class_means - self._linear(self.encode(class_means)))
 
     def encode(self, logged: Tensor) -> Tensor:
-        """Return standardised coordinates, shape ``(n_cells, n_latent)``."""
+        """Compute standardised coordinates, shape ``(n_cells, n_latent)``."""
         return (logged - self.mean) @ self.components.T / self.scale
 
     def _linear(self, latent: Tensor) -> Tensor:
         return latent * self.scale @ self.components + self.mean
 
     def forward(self, latent: Tensor, label: Tensor) -> Tensor:
-        """Return log values, none below 0, shape ``(n_cells, n_genes)``."""
+        """Compute log values, clipped at 0, shape ``(n_cells, n_genes)``."""
         return F.relu(self._linear(latent) + self.offset[label])
 
 
 class ConditionalDenoiser(nn.Module):
-    """Predict the clean latent coordinates of noisy ones, given time and class.
+    """Denoiser that predicts clean latent coordinates from noisy ones, time and class.
 
-    As it predicts the coordinates and not the noise, one call generates a cell.
+    Because it predicts coordinates instead of noise, a single evaluation generates a cell.
 
     Parameters
     ----------
     n_latent
-        Latent dimensions.
+        Number of latent dimensions.
     n_classes
-        Classes; class ``n_classes`` means "not said".
+        Number of classes; class ``n_classes`` stands for no label.
     width
-        Hidden units.
+        Number of hidden units.
 
     Examples
     --------
@@ -116,38 +116,38 @@ class ConditionalDenoiser(nn.Module):
         )
 
     def forward(self, noisy: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        """Return clean coordinates, shape ``(n_cells, n_latent)``."""
+        """Predict clean coordinates, shape ``(n_cells, n_latent)``."""
         half = self.width // 2
-        speed = torch.exp(-math.log(1e4) / half * torch.arange(half, device=noisy.device))
-        angle = time.reshape(-1, 1) * speed
-        said = self.time(torch.cat([angle.sin(), angle.cos()], 1)) + self.label(label)
+        frequency = torch.exp(-math.log(1e4) / half * torch.arange(half, device=noisy.device))
+        angle = time.reshape(-1, 1) * frequency
+        condition = self.time(torch.cat([angle.sin(), angle.cos()], 1)) + self.label(label)
         hidden = self.inputs(noisy)
         for block in self.blocks:
-            hidden = hidden + block(hidden + said)
+            hidden = hidden + block(hidden + condition)
         found: Tensor = self.outputs(hidden)
         return found
 
     def noised(self, latent: Tensor, time: Tensor, noise: Tensor) -> Tensor:
-        """Return coordinates with the noise of a diffusion time."""
+        """Add the noise of a diffusion time to coordinates."""
         signal = self.signal[time].reshape(-1, 1)
         return signal.sqrt() * latent + (1 - signal).sqrt() * noise
 
     def loss(self, latent: Tensor, label: Tensor) -> Tensor:
-        """Return the squared error; half of the cells are at the last time, which generates."""
+        """Compute the squared error; half of the cells use the last time, as in generation."""
         time = torch.randint(len(self.signal), (len(latent),), device=latent.device)
         time[: len(latent) // 2] = len(self.signal) - 1
-        unsaid = torch.rand(len(latent), device=latent.device) < LABEL_DROPOUT
+        dropped = torch.rand(len(latent), device=latent.device) < LABEL_DROPOUT
         noisy = self.noised(latent, time, torch.randn_like(latent))
-        return F.mse_loss(self(noisy, time, label.masked_fill(unsaid, self.n_classes)), latent)
+        return F.mse_loss(self(noisy, time, label.masked_fill(dropped, self.n_classes)), latent)
 
     def generate(self, code: Tensor, label: Tensor) -> Tensor:
-        """Return clean coordinates of codes, taken as pure noise, by one call."""
+        """Generate clean coordinates from codes, which are used as pure noise."""
         clean: Tensor = self(code, torch.tensor(len(self.signal) - 1, device=code.device), label)
         return clean
 
 
 class MatchingNetwork(nn.Module):
-    """A classifier of cells, whose random weights give features to compare sets of cells in.
+    """Randomly initialised classifier whose features serve to compare sets of cells.
 
     Examples
     --------
@@ -166,18 +166,18 @@ class MatchingNetwork(nn.Module):
         self.head = nn.Linear(128, n_classes)
 
     def features(self, logged: Tensor) -> Tensor:
-        """Return the last hidden layer."""
+        """Compute the last hidden layer."""
         hidden: Tensor = self.layers(logged)
         return hidden
 
     def forward(self, logged: Tensor) -> Tensor:
-        """Return logits."""
+        """Compute logits."""
         logits: Tensor = self.head(self.layers(logged))
         return logits
 
 
 def class_means(values: Tensor, label: Tensor, n_classes: int) -> Tensor:
-    """Return the mean of every class, 0 for a class without cells.
+    """Compute the mean of each class; 0 for classes without cells.
 
     Examples
     --------
@@ -193,7 +193,7 @@ def class_means(values: Tensor, label: Tensor, n_classes: int) -> Tensor:
 def distribution_loss(
     real: Tensor, real_label: Tensor, small: Tensor, label: Tensor, n_classes: int
 ) -> Tensor:
-    """Return the squared distances of class means of features, summed (Zhao and Bilen 2023).
+    """Compute the sum of squared distances of class means of features (Zhao and Bilen 2023).
 
     Examples
     --------
@@ -214,9 +214,9 @@ def gradient_loss(
     label: Tensor,
     n_classes: int,
 ) -> Tensor:
-    """Return how the gradients of every class's loss differ in direction (Zhao et al. 2021).
+    """Compute the cosine distance of the gradients of each class's loss (Zhao et al. 2021).
 
-    It is one minus the cosine, summed over the rows of all weight matrices: 0 to 2 per row.
+    It is summed over the rows of all weight matrices, and between 0 and 2 per row.
 
     Examples
     --------
@@ -228,12 +228,12 @@ def gradient_loss(
     weights = [p for p in net.parameters() if p.ndim == 2]
     total = small.new_zeros(())
     for code in range(n_classes):
-        mine, theirs = label == code, real_label == code
-        if not mine.any():
+        here, there = label == code, real_label == code
+        if not here.any():
             continue
-        goal = torch.autograd.grad(F.cross_entropy(net(real[theirs]), real_label[theirs]), weights)
+        goal = torch.autograd.grad(F.cross_entropy(net(real[there]), real_label[there]), weights)
         own = torch.autograd.grad(
-            F.cross_entropy(net(small[mine]), label[mine]), weights, create_graph=True
+            F.cross_entropy(net(small[here]), label[here]), weights, create_graph=True
         )
         for one, other in zip(goal, own, strict=True):
             total = total + (1 - F.cosine_similarity(one.detach(), other, dim=1, eps=1e-12)).sum()
@@ -248,10 +248,10 @@ def regression_loss(
     n_classes: int,
     penalty: float,
 ) -> Tensor:
-    """Return the squared error, on real cells, of a ridge regression fitted to the small set.
+    """Compute the squared error on real cells of a ridge regression fitted to the small set.
 
-    The fit is in closed form, so the gradient reaches the small set (Nguyen et al. 2021,
-    arXiv:2011.00050, with a linear kernel).
+    The fit has a closed form and is therefore differentiable with respect to the small set (Nguyen
+    et al. 2021, arXiv:2011.00050, with a linear kernel).
 
     Examples
     --------

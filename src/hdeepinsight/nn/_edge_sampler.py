@@ -1,4 +1,4 @@
-"""Graphs that are drawn anew from the similarities of cells, with gradients through the draw."""
+"""Differentiable sampling of graphs from similarities of cells."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Similarity = Literal["cosine", "rbf", "neg_sqdist"]
 
 
 def candidate_similarity(latent: Tensor, candidates: Tensor, kind: Similarity = "cosine") -> Tensor:
-    """Compute the similarity of every cell to its candidates.
+    """Compute the similarity of each cell to its candidate neighbours.
 
     Parameters
     ----------
     latent
-        Positions of the cells, shape ``(n_cells, n_latent)``.
+        Embedding of the cells, shape ``(n_cells, n_latent)``.
     candidates
-        Cells that each cell may be joined to, shape ``(n_cells, n_candidates)``; -1 for none.
+        Candidate neighbours of each cell, shape ``(n_cells, n_candidates)``; -1 for none.
     kind
         ``"cosine"``; ``"rbf"``, exp(-d²/2); or ``"neg_sqdist"``, -d²/2.
 
     Returns
     -------
-    Shape ``(n_cells, n_candidates)``; -∞ where there is no candidate.
+    Similarities, shape ``(n_cells, n_candidates)``; -∞ for no candidate.
 
     Examples
     --------
@@ -62,21 +62,21 @@ def gumbel_noise(like: Tensor) -> Tensor:
 
 
 def draw_neighbors(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Choose the highest scores of every row, and return the softmax of the row beside them.
+    """Select the candidates with the highest scores in each row, and compute their softmax.
 
     Parameters
     ----------
     scores
-        Scores, shape ``(n_cells, n_candidates)``; -∞ is never chosen. With Gumbel noise added the
-        choice is a sample without replacement from the softmax of the scores.
+        Scores, shape ``(n_cells, n_candidates)``; -∞ is never selected. With Gumbel noise, the
+        result is a sample without replacement from the softmax of the scores.
     k
-        Candidates to choose.
+        Number of candidates to select.
 
     Returns
     -------
     chosen, soft
-        Columns that were chosen, shape ``(n_cells, k)``, -1 where there are fewer; and the softmax,
-        shape ``(n_cells, n_candidates)``.
+        Selected columns, shape ``(n_cells, k)``, -1 if there are fewer; and the softmax, shape
+        ``(n_cells, n_candidates)``.
 
     References
     ----------
@@ -97,7 +97,7 @@ def draw_neighbors(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def chosen_cells(candidates: Tensor, chosen: Tensor) -> Tensor:
-    """Return the cells in the chosen columns, -1 for none.
+    """Return the candidates in the selected columns, -1 for none.
 
     Examples
     --------
@@ -112,21 +112,21 @@ def chosen_cells(candidates: Tensor, chosen: Tensor) -> Tensor:
 def union_graph(
     candidates: Tensor, chosen: Tensor | None = None, soft: Tensor | None = None
 ) -> CellGraph:
-    """Join every cell to its chosen candidates, in both directions.
+    """Create the undirected graph of cells and their selected neighbours.
 
     Parameters
     ----------
     candidates
-        Cells that each cell may be joined to, shape ``(n_cells, n_candidates)``; -1 for none.
+        Candidate neighbours of each cell, shape ``(n_cells, n_candidates)``; -1 for none.
     chosen
-        Columns of ``candidates``, shape ``(n_cells, k)``, -1 for none; all of them by default.
+        Selected columns of ``candidates``, shape ``(n_cells, k)``, -1 for none; all by default.
     soft
-        Probabilities of the candidates, shape ``(n_cells, n_candidates)``. An edge then passes its
-        gradient on to the mean of its probabilities in both directions (straight through).
+        Probabilities of the candidates, shape ``(n_cells, n_candidates)``. The gradient of an edge
+        is passed to the mean of its probabilities in both directions (straight-through estimator).
 
     Returns
     -------
-    A graph of weights that are exactly 1.
+    Graph whose weights are exactly 1.
 
     Examples
     --------
@@ -144,7 +144,7 @@ def union_graph(
     keys = torch.cat([origins * n_cells + ends, ends * n_cells + origins])
     keys, places = torch.unique(keys, return_inverse=True)
     firsts = torch.arange(n_cells + 1, device=keys.device) * n_cells
-    # The products of sparse matrices are several times faster with int32.
+    # Sparse matrix products are several times faster with int32.
     index = torch.searchsorted(keys, firsts, out_int32=True), (keys % n_cells).int()
     if soft is None or chosen is None:
         return CellGraph(*index, torch.ones(len(keys), device=keys.device))
@@ -153,23 +153,23 @@ def union_graph(
     found = back.any(dim=1)
     position = back.to(torch.uint8).argmax(dim=1)
     mean = (there + soft[ends, position] * found) / 2
-    # A pair that both cells chose has the same mean twice: average what is equal.
+    # An edge that both cells selected occurs twice with the same mean.
     sums = mean.new_zeros(len(keys)).index_add(0, places, mean.repeat(2))
     mean = sums / places.bincount(minlength=len(keys))
     return CellGraph(*index, 1 + (mean - mean.detach()))
 
 
 def are_joined(neighbors: Tensor, cells: Tensor, others: Tensor) -> Tensor:
-    """Return whether either of two cells chose the other, shape of ``others``.
+    """Return whether cells are connected by an edge, with the shape of ``others``.
 
     Parameters
     ----------
     neighbors
-        Cells that each cell chose, shape ``(n_cells, k)``.
+        Selected neighbours of each cell, shape ``(n_cells, k)``.
     cells
         Cells, shape ``(n,)``.
     others
-        Cells to compare each with, shape ``(n, m)``; -1 is joined to none.
+        Other cells for each cell, shape ``(n, m)``; -1 for none.
 
     Examples
     --------
@@ -179,9 +179,9 @@ def are_joined(neighbors: Tensor, cells: Tensor, others: Tensor) -> Tensor:
     >>> are_joined(chosen, torch.tensor([1]), torch.tensor([[0, 1, 2]])).tolist()
     [[True, False, True]]
     """
-    mine = (neighbors[cells][:, None, :] == others[:, :, None]).any(dim=2)
-    theirs = (neighbors[others.clamp_min(0)] == cells[:, None, None]).any(dim=2)
-    return (mine | theirs) & (others >= 0)
+    forward = (neighbors[cells][:, None, :] == others[:, :, None]).any(dim=2)
+    backward = (neighbors[others.clamp_min(0)] == cells[:, None, None]).any(dim=2)
+    return (forward | backward) & (others >= 0)
 
 
 def adjacency_error(
@@ -191,25 +191,25 @@ def adjacency_error(
     neighbors: Tensor,
     n_others: int = 20,
 ) -> Tensor:
-    """Estimate the mean squared error of a decoded adjacency over all pairs of cells.
+    """Estimate the mean squared error of a decoded adjacency matrix over all pairs of cells.
 
     Parameters
     ----------
     probability
-        Decodes the probability that cells ``(n,)`` are joined to others ``(n, m)``.
+        Function that decodes the probability of edges between cells ``(n,)`` and others ``(n, m)``.
     rows
-        Random cells that stand for all.
+        Random sample of cells.
     candidates
-        Cells that each cell may be joined to, shape ``(n_cells, n_candidates)``; -1 for none. All
-        of those of a row are compared.
+        Candidate neighbours of each cell, shape ``(n_cells, n_candidates)``; -1 for none. All
+        candidates of the sampled cells are used.
     neighbors
-        Cells that each cell chose, shape ``(n_cells, k)``, in both directions the true edges.
+        Selected neighbours of each cell, shape ``(n_cells, k)``, which define the true edges.
     n_others
-        Random cells that stand for the rest.
+        Number of random cells per sampled cell, which represent all other pairs.
 
     Returns
     -------
-    An unbiased estimate, a scalar.
+    Unbiased estimate, a scalar.
 
     Examples
     --------
@@ -220,11 +220,11 @@ def adjacency_error(
     >>> adjacency_error(half, torch.arange(3), everyone, everyone[:, :1], n_others=200) < 0.27
     tensor(True)
     """
-    n_cells, there = len(candidates), candidates[rows]
+    n_cells, near = len(candidates), candidates[rows]
     others = torch.randint(n_cells, (len(rows), n_others), device=rows.device)
-    is_known = (others[:, :, None] == there[:, None, :]).any(dim=2)
-    both = torch.cat([there, others], dim=1)
+    is_candidate = (others[:, :, None] == near[:, None, :]).any(dim=2)
+    both = torch.cat([near, others], dim=1)
     decoded = probability(rows, both.clamp_min(0))
     error = (are_joined(neighbors, rows, both).to(decoded) - decoded).square()
-    counts = torch.cat([(there >= 0).to(error), ~is_known * (n_cells / n_others)], dim=1)
-    return (error * counts).sum(dim=1).mean() / n_cells
+    weights = torch.cat([(near >= 0).to(error), ~is_candidate * (n_cells / n_others)], dim=1)
+    return (error * weights).sum(dim=1).mean() / n_cells

@@ -1,4 +1,4 @@
-"""From features to one logit per node, and how much to cool the logits of each level."""
+"""Classification heads with one logit per node, and temperature scaling per level."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ BOUNDS = (0.05, 20.0)
 
 
 class LinearHead(nn.Module):
-    """One affine map for all nodes.
+    """Linear classification head for all nodes.
 
     Parameters
     ----------
     n_latent
-        Width of the features.
+        Number of features.
     tree
         Algebra of the taxonomy.
     dropout
-        Dropout rate on the features.
+        Dropout rate of the features.
 
     Examples
     --------
@@ -43,22 +43,22 @@ class LinearHead(nn.Module):
         self.linear = nn.Linear(n_latent, tree.taxonomy.n_edges)
 
     def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """Logits, shape ``(n_cells, n_edges)``, of features ``(n_cells, n_latent)``."""
+        """Compute logits, shape ``(n_cells, n_edges)``, from features ``(n_cells, n_latent)``."""
         logits: Tensor = self.linear(self.dropout(latent))
         return logits
 
 
 class PerParentHead(nn.Module):
-    """The published head: a small network for the base level and one more for every parent.
+    """Published classification head: one small network for the first level and one per parent.
 
     Parameters
     ----------
     n_latent
-        Width of the features.
+        Number of features.
     tree
         Algebra of the taxonomy.
     dropout
-        Dropout rate after every hidden layer.
+        Dropout rate after each hidden layer.
 
     Examples
     --------
@@ -72,8 +72,8 @@ class PerParentHead(nn.Module):
 
     Notes
     -----
-    In training, the batch-norm statistics of a parent's network see the cells of that parent
-    alone; in the published code they see all cells though its loss does not.
+    In training, the batch statistics of a parent's network are computed from the cells of this
+    parent alone; in the published code from all cells, although the loss uses only those cells.
     """
 
     def __init__(self, n_latent: int, tree: TreeAlgebra, *, dropout: float = 0.3) -> None:
@@ -91,12 +91,12 @@ class PerParentHead(nn.Module):
             self.networks.append(nn.Sequential(*layers, nn.Linear(n_in, size)))
 
     def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """Logits, shape ``(n_cells, n_edges)``; ``nodes`` are the labels of training cells."""
+        """Compute logits, ``(n_cells, n_edges)``; ``nodes`` are the labels of training cells."""
         logits = latent.new_zeros(len(latent), self.tree.taxonomy.n_edges)
         for group, network in enumerate(self.networks):
             edges = (self.tree.group_of_edge == group).nonzero().ravel()
             rows = self._rows(group, nodes, latent)
-            # Also without rows: a batch of unlabelled cells then still has a (zero) gradient.
+            # Also without rows, so that a batch of unlabelled cells has a (zero) gradient.
             logits[rows.unsqueeze(1), edges] = network(latent[rows]).to(logits.dtype)
         return logits
 
@@ -109,7 +109,7 @@ class PerParentHead(nn.Module):
 
 
 def fit_temperatures(tree: TreeAlgebra, logits: Tensor, nodes: Tensor) -> Tensor:
-    """Fit one temperature per level, by the conditional log-loss of held-out cells.
+    """Fit one temperature per level by the conditional log-loss of held-out cells.
 
     Parameters
     ----------
@@ -118,15 +118,15 @@ def fit_temperatures(tree: TreeAlgebra, logits: Tensor, nodes: Tensor) -> Tensor
     logits
         Logits of held-out cells, shape ``(n_cells, n_edges)``.
     nodes
-        Node of every cell's label, shape ``(n_cells,)``.
+        Node of each cell's label, shape ``(n_cells,)``.
 
     Returns
     -------
-    Temperatures, shape ``(n_levels,)``; 1 for a level without cells to fit it on.
+    Temperatures, shape ``(n_levels,)``; 1 for levels without labelled cells.
 
     Examples
     --------
-    Logits that are twice too large are cooled by a factor of two:
+    Logits that are too large by a factor of two get a temperature of two:
 
     >>> import torch
     >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
@@ -151,7 +151,7 @@ def fit_temperatures(tree: TreeAlgebra, logits: Tensor, nodes: Tensor) -> Tensor
 
 
 def _fit_one(tree: TreeAlgebra, logits: Tensor, edges: Tensor) -> float:
-    """Bounded search: the log-loss is convex in the inverse temperature."""
+    """Minimise the log-loss, which is convex in the inverse temperature."""
 
     def log_loss(inverse: float) -> float:
         conditional = tree.conditional_log_probs(logits * inverse)

@@ -1,4 +1,4 @@
-"""The adaptive hierarchical focal loss."""
+"""Adaptive hierarchical focal loss."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MOMENTUM = 0.9
 class AdaptiveHierarchicalFocalLoss(nn.Module):
     r"""Focal loss on the conditional probabilities along each cell's true path.
 
-    At level :math:`\ell` a cell whose true node there is :math:`v` pays
+    The loss of a cell with true node :math:`v` at a level is
     :math:`w_v (1 - p)^\gamma (-\log p)` with :math:`p = P(v \mid parent(v))`. Cells labelled
-    above a level, and groups with a single child, take no part in that level.
+    above a level, and nodes without siblings, are ignored at this level.
 
     Parameters
     ----------
@@ -33,20 +33,20 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
     gamma
         Focusing exponent; 0 is the cross-entropy.
     reduction
-        ``"cell"`` averages over the cells of a level. ``"published"`` sums, over the parents
-        present in the mini-batch, the mean of each parent's cells, so that a level with many
-        parents outweighs the one above it.
+        ``"cell"`` averages over the cells of a level. ``"published"`` averages over the cells of
+        each parent and sums over the parents in the mini-batch, so that levels with many parents
+        have more weight.
     node_weights
-        Optional weight of every node below the root, shape ``(n_edges,)``.
+        Weight of each node below the root, shape ``(n_edges,)``; 1 by default.
     weighting
-        Weights of the levels: ``"adaptive"`` (uniform at the start and adapted by
-        :meth:`update_level_weights`), ``"fixed"`` (uniform), or one number per level, which are
-        fixed, and divided by their sum.
+        Weights of the levels: ``"adaptive"`` (uniform initially and updated by
+        :meth:`update_level_weights`), ``"fixed"`` (uniform), or one fixed number per level, which
+        are divided by their sum.
 
     Raises
     ------
     ValueError
-        If there is no such reduction or weighting.
+        If ``reduction`` or ``weighting`` is unknown.
 
     Examples
     --------
@@ -59,9 +59,8 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
 
     Notes
     -----
-    Source: the loss of scHDeepInsight (doi:10.1101/2025.06.23.661045). Ours differs in that node
-    weights stand outside the focal factor, and that the level weights are a buffer and so part of
-    the model's state.
+    Based on the loss of scHDeepInsight (doi:10.1101/2025.06.23.661045). Differences: node weights
+    are outside the focal factor, and level weights are a buffer and thus part of the saved state.
     """
 
     level_weights: Tensor
@@ -79,7 +78,7 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         super().__init__()
         self.tree = tree
         self.gamma = gamma
-        hint = "Use 'cell' unless the published loss is what you want to reproduce."
+        hint = "Use 'cell', or 'published' to reproduce the published loss."
         check_choice("reduction", reduction, get_args(Reduction), hint)
         self.reduction: Reduction = reduction
         self.adaptive = isinstance(weighting, str) and weighting == "adaptive"
@@ -88,20 +87,20 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         self.register_buffer("node_weights", ones if node_weights is None else node_weights)
 
     def forward(self, conditional: Tensor, nodes: Tensor) -> Tensor:
-        """Return the loss of a mini-batch, the weighted sum over levels.
+        """Compute the loss of a mini-batch, the weighted sum over levels.
 
         Parameters
         ----------
         conditional
             Conditional log-probabilities, shape ``(n_cells, n_edges)``.
         nodes
-            Node of each cell's label, shape ``(n_cells,)``; 0, the root, is an unlabelled cell. Or
-            soft labels: the probability of every node below the root, shape ``(n_cells, n_edges)``.
+            Node of each cell's label, shape ``(n_cells,)``; 0, the root, for unlabelled cells. Or
+            soft labels: probabilities of the nodes below the root, shape ``(n_cells, n_edges)``.
         """
         return (self.level_weights * self.per_level(conditional, nodes)).sum()
 
     def per_level(self, conditional: Tensor, nodes: Tensor) -> Tensor:
-        """Unweighted loss of every level, shape ``(n_levels,)``.
+        """Compute the unweighted loss of each level, shape ``(n_levels,)``.
 
         Examples
         --------
@@ -143,7 +142,7 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
     def _focal(self, log_p: Tensor) -> Tensor:
         if self.gamma == 0:
             return -log_p
-        # The floor keeps the gradient of (1 - p)^gamma finite at p = 1 for gamma < 1.
+        # The lower bound keeps the gradient of (1 - p)^gamma finite at p = 1 for gamma < 1.
         return (-torch.expm1(log_p)).clamp_min(1e-7) ** self.gamma * -log_p
 
     @staticmethod
@@ -155,13 +154,13 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
 
     @torch.no_grad()
     def update_level_weights(self, validation_losses: Tensor) -> None:
-        """Move the level weights towards the levels that are still badly predicted.
+        """Increase the weights of levels with a high validation loss.
 
         Parameters
         ----------
         validation_losses
-            Unweighted loss of every level on held-out cells, shape ``(n_levels,)``. Ignored if
-            the weights are fixed, if one is not finite, or where nothing is left to learn.
+            Unweighted loss of each level on held-out cells, shape ``(n_levels,)``. Ignored if the
+            weights are fixed, or the sum is not finite and positive.
 
         Examples
         --------
@@ -185,9 +184,9 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
 
 
 def project_with_floor(weights: Tensor, floor: float = LEVEL_FLOOR) -> Tensor:
-    """Find the nearest weights that sum to 1 and are each at least ``floor / n_levels``.
+    """Project weights onto those that sum to 1 and are each at least ``floor / n_levels``.
 
-    For two levels and the default floor this is the clip to [0.1, 0.9].
+    For two levels and the default floor, weights are clipped to [0.1, 0.9].
 
     Examples
     --------
@@ -205,16 +204,16 @@ def project_with_floor(weights: Tensor, floor: float = LEVEL_FLOOR) -> Tensor:
 
 
 def inverse_frequency_weights(tree: TreeAlgebra, nodes: Tensor, exponent: float) -> Tensor:
-    r"""Compute weights :math:`n_v^{-\beta}` of the nodes, 1 on average over the cells of siblings.
+    r"""Compute node weights :math:`n_v^{-\beta}`, normalised to a mean of 1 over cells of siblings.
 
     Parameters
     ----------
     tree
         Algebra of the taxonomy.
     nodes
-        Node of every training cell, shape ``(n_cells,)``.
+        Node of each training cell, shape ``(n_cells,)``.
     exponent
-        :math:`\beta`; 0 gives ones, 1 gives every sibling the same total weight.
+        :math:`\beta`; 0 gives weights of 1, 1 gives all siblings the same total weight.
 
     Returns
     -------
@@ -240,7 +239,7 @@ def inverse_frequency_weights(tree: TreeAlgebra, nodes: Tensor, exponent: float)
 
 
 def _weights(weighting: Weighting, n_levels: int) -> Tensor:
-    """Return weights of the levels, which sum to 1."""
+    """Return level weights that sum to 1."""
     if isinstance(weighting, str):
         check_choice("weighting", weighting, ("adaptive", "fixed"), "Or pass a number per level.")
         return torch.full((n_levels,), 1 / n_levels)

@@ -1,7 +1,4 @@
-"""Surface proteins beside the genes: further channels of the image, and their dropout in training.
-
-Training cells are made to look like those of queries: without proteins or RNA, stained otherwise.
-"""
+"""Surface proteins as additional channels of the image, and modality dropout in training."""
 
 from __future__ import annotations
 
@@ -19,21 +16,21 @@ from hdeepinsight.nn._normalize import ProteinNormalizer
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityDropout(Shares):
-    """Say how proteins, and whole modalities, are hidden and blurred during training.
+    """Settings of the dropout of proteins and modalities in training, and of protein noise.
 
     Parameters
     ----------
     p_rna_only
-        Probability that a cell loses all its proteins.
+        Probability that all proteins of a cell are masked.
     p_proteins_only
-        Probability that a cell loses all its genes instead.
+        Probability that all genes of a cell are masked instead.
     p_whole
-        Probability that the proteins of any other cell all stay.
+        Probability that any other cell keeps all proteins.
     max_rate
-        Otherwise the cell's masking rate is drawn from ``U(0, max_rate)`` and proteins drop
-        independently at that rate.
+        Otherwise the masking rate of the cell is drawn from ``U(0, max_rate)``, and proteins are
+        masked independently at this rate.
     noise
-        Standard deviation of the noise on the values of the proteins, which run from 0 to 1.
+        Standard deviation of the noise added to protein values, which range from 0 to 1.
 
     Examples
     --------
@@ -45,9 +42,10 @@ class ModalityDropout(Shares):
 
     Notes
     -----
-    A network that has always seen both modalities leans on both, and fails without one of them.
-    Cells without RNA are rare among queries, and so in training. The noise keeps the network from
-    telling types by small differences of a stain, which other donors do not have. Our decisions.
+    A network that is always trained with both modalities depends on both, and fails if one of them
+    is missing. Queries rarely lack RNA, so that ``p_proteins_only`` is small. The noise prevents
+    the network from using small differences in protein values that do not transfer to other
+    donors. These steps are not in the paper.
     """
 
     p_rna_only: float = 0.3
@@ -60,12 +58,12 @@ class ModalityDropout(Shares):
         super().__post_init__()
         if self.p_rna_only + self.p_proteins_only > 1.0:
             both = (self.p_rna_only, self.p_proteins_only)
-            hint = "A cell can lose one of both: lower one probability."
+            hint = "A cell loses at most one modality: lower one probability."
             raise invalid("p_rna_only and p_proteins_only", both, "at most 1 together", hint)
 
     @classmethod
     def none(cls) -> ModalityDropout:
-        """Return the settings under which nothing is hidden or blurred.
+        """Return settings without dropout and noise.
 
         Examples
         --------
@@ -79,11 +77,12 @@ class ModalityDropout(Shares):
     def sample(
         self, n_cells: int, n_proteins: int, device: torch.device | str = "cpu"
     ) -> tuple[Tensor, Tensor]:
-        """Draw which cells keep their RNA and which proteins each cell keeps.
+        """Draw masks of RNA and proteins.
 
         Returns
         -------
-        Masks ``(n_cells, 1)`` and ``(n_cells, n_proteins)``: 1.0 keeps, 0.0 hides.
+        Masks ``(n_cells, 1)`` of RNA and ``(n_cells, n_proteins)`` of proteins: 1.0 for visible,
+        0.0 for masked.
 
         Examples
         --------
@@ -101,14 +100,14 @@ class ModalityDropout(Shares):
 
 
 class ProteinValues(NamedTuple):
-    """Normalised proteins of a mini-batch and what of them was measured.
+    """Normalised proteins of a mini-batch, and their mask.
 
     Parameters
     ----------
     values
-        In [0, 1], shape ``(n_cells, n_proteins)``; 0 where not measured.
+        Values in [0, 1], shape ``(n_cells, n_proteins)``; 0 if not measured.
     measured
-        1 where measured, the same shape.
+        1 for measured proteins, same shape.
 
     Examples
     --------
@@ -123,14 +122,14 @@ class ProteinValues(NamedTuple):
 
 
 class ProteinChannels(nn.Module):
-    """Normalise the proteins of a mini-batch and draw them: values, and what was measured.
+    """Image channels of surface proteins: normalised values, and a mask.
 
     Parameters
     ----------
     layout
-        Pixel of every protein, on an image of the genes' side.
+        Pixel of each protein, on an image of the same size as that of the genes.
     dropout
-        How modalities are hidden and blurred in training.
+        Dropout and noise in training.
 
     Examples
     --------
@@ -153,7 +152,7 @@ class ProteinChannels(nn.Module):
         self.dropout = dropout or ModalityDropout()
 
     def normalize(self, counts: Tensor, measured: Tensor) -> ProteinValues:
-        """Values of raw counts ``(n_cells, n_proteins)`` under a mask; in training with noise."""
+        """Normalise masked raw counts ``(n_cells, n_proteins)``; add noise in training."""
         measured = measured.to(counts.dtype)
         values = self.normalizer(counts, measured)
         if self.training and self.dropout.noise:
@@ -161,20 +160,20 @@ class ProteinChannels(nn.Module):
         return ProteinValues(values, measured)
 
     def hide(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Hide proteins, and all proteins or all genes of some cells, in training."""
+        """Mask proteins, and whole modalities of some cells, in training."""
         measured = batch["proteins_measured"].to(batch["measured"].dtype)
         has_rna, kept = self.dropout.sample(len(measured), self.n_proteins, measured.device)
-        # A cell that has no proteins anyway keeps its genes.
+        # Cells without proteins keep their genes.
         has_rna = torch.maximum(has_rna, (measured.sum(1, keepdim=True) == 0).to(has_rna.dtype))
         hidden = {"measured": batch["measured"] * has_rna, "proteins_measured": measured * kept}
         return batch | hidden
 
     def unmeasured(self, n_cells: int, like: Tensor) -> ProteinValues:
-        """Return values of cells without proteins, on the device and in the type of ``like``."""
-        nothing = torch.zeros(n_cells, self.n_proteins, device=like.device, dtype=like.dtype)
-        return ProteinValues(nothing, nothing)
+        """Return values of cells without proteins, on the device and of the type of ``like``."""
+        zeros = torch.zeros(n_cells, self.n_proteins, device=like.device, dtype=like.dtype)
+        return ProteinValues(zeros, zeros)
 
     def forward(self, proteins: ProteinValues) -> Tensor:
-        """Channels ``(n_cells, 2, side, side)``."""
+        """Draw channels ``(n_cells, 2, side, side)``."""
         images: Tensor = self.raster(proteins.values, proteins.measured)
         return images

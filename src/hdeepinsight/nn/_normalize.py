@@ -1,4 +1,4 @@
-"""Counts in, values in [0, 1] out: the same treatment for a reference and for every query."""
+"""Normalisation of RNA and protein counts to [0, 1], with parameters fitted on the reference."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MIN_SPREAD = 0.5
 
 
 class CountNormalizer(nn.Module):
-    r"""Library size, ``log1p`` and a per-gene scale, with everything fitted on the reference.
+    r"""Normalisation by library size, ``log1p`` and a per-gene scale, fitted on the reference.
 
     Parameters
     ----------
     n_genes
-        Number of genes of the layout.
+        Number of genes.
 
     Examples
     --------
@@ -37,18 +37,18 @@ class CountNormalizer(nn.Module):
     Notes
     -----
     With counts :math:`x`, mask of measured genes :math:`m`, library genes :math:`l`, mean share
-    :math:`\mu`, target :math:`T` and scale :math:`q` a cell becomes
+    :math:`\mu`, target :math:`T` and scale :math:`q`, the values of a cell are
 
     .. math::
         s_g = m_g \min\Bigl(1, \frac{1}{q_g}\log\bigl(1 + T\, c(m)\, x_g /
         \textstyle\sum_h l_h m_h x_h\bigr)\Bigr), \qquad
         c(m) = \frac{\sum_g m_g l_g \mu_g}{\sum_g l_g \mu_g}.
 
-    The coverage factor :math:`c(m)` keeps the values of the genes that were measured where they
-    would be had all been measured. Genes that fill more than 5 % of more than 1 % of the cells
-    (immunoglobulins of plasma cells, haemoglobins) take no part in the library size, so that a
-    cell does not set its own scale; a cell with nothing but such genes counts as empty and
-    becomes 0. The values of one cell never depend on other cells.
+    The coverage factor :math:`c(m)` makes values comparable to those with all genes measured. Genes
+    with more than 5 % of the counts in more than 1 % of the cells (immunoglobulins in plasma cells,
+    haemoglobins) are excluded from the library size, because they would dominate the scale of these
+    cells; cells with counts of such genes alone are regarded as empty and get 0. The values of a
+    cell do not depend on other cells.
     """
 
     library_gene: Tensor
@@ -73,7 +73,7 @@ class CountNormalizer(nn.Module):
         counts
             Raw counts, shape ``(n_cells, n_genes)``.
         target_sum
-            Total that every cell is scaled to; the median library size of the cells by default.
+            Total count that cells are scaled to; their median library size by default.
         scale_percentile
             Percentile of the positive log values of a gene that is mapped to 1.
 
@@ -104,7 +104,7 @@ class CountNormalizer(nn.Module):
         library = np.asarray(counts @ library_gene).ravel()
         target = float(np.median(library[library > 0])) if target_sum is None else target_sum
         factors = np.where(library > 0, 1.0 / np.maximum(library, 1.0), 0.0)
-        # One copy becomes shares and then log values, in place: references are large.
+        # The copy is converted to shares, then to log values, in place to save memory.
         counts.data *= np.repeat(factors.astype(np.float32), np.diff(counts.indptr))
         counts.eliminate_zeros()
         self.library_gene.copy_(torch.from_numpy(library_gene))
@@ -143,11 +143,11 @@ class CountNormalizer(nn.Module):
         counts
             Raw counts, shape ``(n_cells, n_genes)``.
         measured
-            1 where the gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
+            1 for measured genes, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
 
         Returns
         -------
-        ``log1p`` of counts per ``target_sum``, shape ``(n_cells, n_genes)``; 0 where not measured.
+        ``log1p`` of counts per ``target_sum``, shape ``(n_cells, n_genes)``; 0 if not measured.
 
         Examples
         --------
@@ -159,11 +159,11 @@ class CountNormalizer(nn.Module):
         """
         measured = measured.to(counts.dtype)
         counts = counts * measured
-        # Sums of products instead of matrix products: these would run in half precision under
-        # autocast, and their last bits would depend on the number of cells in the mini-batch.
+        # Sums of products, because matrix products would run in half precision under autocast, and
+        # their last bits would depend on the number of cells in the mini-batch.
         library = (counts * self.library_gene).sum(-1)
         factor = self.target_for(measured) / library.clamp_min(1.0) * (library > 0)
-        # Several times faster than log1p on a CPU, and equal to a millionth from 0.1 on.
+        # Several times faster than log1p on a CPU; relative error below 1e-6 from 0.1 on.
         return (counts * factor.unsqueeze(-1)).add_(1.0).log_()
 
     def forward(self, counts: Tensor, measured: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -174,8 +174,8 @@ class CountNormalizer(nn.Module):
         counts, measured
             As in :meth:`log_normalize`.
         shift
-            Added to the log values, shape ``(n_cells, n_genes)``: a batch correction. What it
-            takes below 0 counts as not expressed.
+            Batch correction added to the log values, shape ``(n_cells, n_genes)``; negative results
+            are set to 0.
 
         Returns
         -------
@@ -188,19 +188,19 @@ class CountNormalizer(nn.Module):
 
 
 def _library_genes(counts: csr_matrix) -> np.ndarray:
-    """1 for genes that may set a cell's scale, 0 for those that dominate single cells."""
+    """Return 1 for genes that are part of the library size, 0 for dominant genes."""
     totals = np.asarray(counts.sum(axis=1)).ravel()
     dominant = counts.data > np.repeat(DOMINANT_SHARE * totals, np.diff(counts.indptr))
     n_dominated = np.bincount(counts.indices[dominant], minlength=counts.shape[1])
     keep: np.ndarray = n_dominated <= DOMINANT_CELLS * counts.shape[0]
-    # A panel so small that every gene dominates some cells still needs a library size.
+    # In small panels, all genes may dominate some cells.
     if np.asarray(counts.sum(axis=0)).ravel()[keep].sum() == 0:
         keep = np.ones_like(keep)
     return keep.astype(np.float32)
 
 
 def _positive_percentiles(logged: csr_matrix, percentile: float) -> np.ndarray:
-    """Per-gene percentile of the positive values; pooled where a gene has few of them."""
+    """Compute the percentile of the positive values of each gene; pooled if it has few."""
     by_gene = logged.tocsc()
     scale = np.full(logged.shape[1], np.percentile(by_gene.data, percentile), dtype=np.float32)
     for gene in np.flatnonzero(np.diff(by_gene.indptr) >= MIN_POSITIVE_CELLS):
@@ -210,7 +210,7 @@ def _positive_percentiles(logged: csr_matrix, percentile: float) -> np.ndarray:
 
 
 class ProteinNormalizer(nn.Module):
-    r"""Centred log-ratios of each cell's surface proteins, brought to [0, 1] protein by protein.
+    r"""Centred log-ratios of the surface proteins of each cell, scaled to [0, 1] per protein.
 
     Parameters
     ----------
@@ -227,8 +227,8 @@ class ProteinNormalizer(nn.Module):
 
     Notes
     -----
-    With counts :math:`x`, mask of measured proteins :math:`m` and the reference's mean
-    :math:`\mu_p` of :math:`\log(1 + x_p)`, a cell becomes
+    With counts :math:`x`, mask of measured proteins :math:`m` and the mean :math:`\mu_p` of
+    :math:`\log(1 + x_p)` in the reference, the values of a cell are
 
     .. math::
         z_p = \log(1 + x_p) - \frac{\sum_q m_q \bigl(\log(1 + x_q) - \mu_q\bigr)}{\sum_q m_q}
@@ -236,10 +236,10 @@ class ProteinNormalizer(nn.Module):
         s_p = m_p \min\Bigl(1, \max\Bigl(0, \frac{z_p - a_p}{b_p - a_p}\Bigr)\Bigr),
 
     with :math:`a_p`, :math:`b_p` the 1st and 99th percentile of :math:`z_p` over the reference.
-    Where all proteins are measured, :math:`z` is the centred log-ratio of Stoeckius et al. (2017,
-    doi:10.1038/nmeth.4380), per cell. Of a smaller panel the centre would shift with the proteins
-    that are left; the term with :math:`\mu` keeps it where it would be expected with all of them
-    (our decision). The values of one cell never depend on other cells.
+    If all proteins are measured, :math:`z` is the centred log-ratio of Stoeckius et al. (2017,
+    doi:10.1038/nmeth.4380), per cell. With a smaller panel, the centre would depend on the measured
+    proteins; the term with :math:`\mu` corrects for this in expectation (not in the paper). The
+    values of a cell do not depend on other cells.
     """
 
     mean_log: Tensor
@@ -258,8 +258,7 @@ class ProteinNormalizer(nn.Module):
         Parameters
         ----------
         counts
-            Raw counts of the cells in which proteins were measured, shape
-            ``(n_cells, n_proteins)``.
+            Raw counts of cells with measured proteins, shape ``(n_cells, n_proteins)``.
 
         Returns
         -------
@@ -288,24 +287,23 @@ class ProteinNormalizer(nn.Module):
         ratios = self.clr(torch.from_numpy(filled), torch.ones(counts.shape[1])).numpy()
         low, high = np.percentile(ratios, SPREAD, axis=0)
         self.low.copy_(torch.from_numpy(low))
-        # A protein that is flat in the reference is noise: it is not stretched to the full range.
+        # Proteins with little variation in the reference are noise, and not scaled to [0, 1].
         self.high.copy_(torch.from_numpy(np.maximum(high, low + MIN_SPREAD)))
         return self
 
     def clr(self, counts: Tensor, measured: Tensor) -> Tensor:
-        """Compute centred log-ratios, before the scale of each protein.
+        """Compute centred log-ratios, before the scaling of each protein.
 
         Parameters
         ----------
         counts
             Raw counts, shape ``(n_cells, n_proteins)``.
         measured
-            1 where the protein was measured, shape ``(n_proteins,)`` or
-            ``(n_cells, n_proteins)``.
+            1 for measured proteins, shape ``(n_proteins,)`` or ``(n_cells, n_proteins)``.
 
         Returns
         -------
-        Log-ratios, shape ``(n_cells, n_proteins)``; 0 where not measured.
+        Log-ratios, shape ``(n_cells, n_proteins)``; 0 if not measured.
 
         Examples
         --------
@@ -322,21 +320,21 @@ class ProteinNormalizer(nn.Module):
         return measured * (logged - excess / n_measured - self.mean_log.mean())
 
     def forward(self, counts: Tensor, measured: Tensor) -> Tensor:
-        """Scale counts, as in :meth:`clr`, to values in [0, 1], ``(n_cells, n_proteins)``."""
+        """Convert counts, as in :meth:`clr`, to values in [0, 1], ``(n_cells, n_proteins)``."""
         scaled = (self.clr(counts, measured) - self.low) / (self.high - self.low)
         return scaled.clamp(0.0, 1.0) * measured
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ModelNormalizer:
-    """Log values of counts, exactly as a model computes them before its per-gene scale.
+    """Log normalisation of a model, without its per-gene scale.
 
     Parameters
     ----------
     genes
-        Genes of the model, in its order.
+        Genes of the model, in order.
     module
-        The normalisation that was fitted on the reference.
+        Normaliser fitted on the reference.
 
     Examples
     --------
@@ -357,7 +355,7 @@ class ModelNormalizer:
         return f"ModelNormalizer({len(self.genes):,} genes, log1p of counts per {target:,.0f})"
 
     def log_normalize(self, counts: csr_matrix, measured: np.ndarray) -> csr_matrix:
-        """Log values, CSR float32, shape ``(n_cells, n_genes)``.
+        """Compute log values, CSR float32, shape ``(n_cells, n_genes)``.
 
         Parameters
         ----------
@@ -375,11 +373,10 @@ class ModelNormalizer:
         return vstack(parts, format="csr")
 
     def is_like(self, other: object) -> bool:
-        """Whether another normalizer gives the same log values, whatever the counts."""
+        """Return whether another normaliser computes the same log values for all counts."""
         if not isinstance(other, ModelNormalizer) or self.genes != other.genes:
             return False
-        mine, theirs = self.module, other.module
         return all(
-            torch.equal(getattr(mine, name).cpu(), getattr(theirs, name).cpu())
+            torch.equal(getattr(self.module, name).cpu(), getattr(other.module, name).cpu())
             for name in ("library_gene", "mean_share", "target_sum")
         )

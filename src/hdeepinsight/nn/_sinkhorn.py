@@ -1,4 +1,4 @@
-"""Optimal transport between evenly weighted points, with an entropy that blurs it."""
+"""Entropic optimal transport between uniformly weighted points."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def sinkhorn(
     tol: float = 0.005,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Compute the entropic transport plan between evenly weighted rows and columns.
+    r"""Compute the entropic transport plan between uniformly weighted rows and columns.
 
     Parameters
     ----------
     cost
-        Cost of moving from each row to each column, shape ``(n, m)``.
+        Cost of transport from each row to each column, shape ``(n, m)``.
     epsilon
-        Weight of the entropy: the larger, the more even the plan.
+        Weight of the entropy; larger values give a more uniform plan.
     max_iter
-        Most iterations.
+        Maximum number of iterations.
     tol
-        Stop where the row sums of the plan differ from ``1 / n`` by less than this in total.
+        Tolerance: stop when the total deviation of the row sums from ``1 / n`` is smaller.
     start
-        Potential of the columns to start from, as returned for similar costs, shape ``(m,)``.
+        Initial potential of the columns, as returned for similar costs, shape ``(m,)``.
 
     Returns
     -------
@@ -40,10 +40,11 @@ def sinkhorn(
 
     Notes
     -----
-    Iterations in the domain of logarithms, so that no kernel :math:`e^{-C/\varepsilon}` underflows
-    (Peyré and Cuturi, Computational optimal transport, 2019, section 4.4). No gradient is kept.
-    The gradient of :math:`\min_\pi \langle\pi, C\rangle + \varepsilon \sum \pi \log\pi` with
-    respect to the cost is the plan itself (envelope theorem), so ``(plan * cost).sum()`` has it.
+    Iterations in the log domain, so that the kernel :math:`e^{-C/\varepsilon}` does not underflow
+    (Peyré and Cuturi, Computational optimal transport, 2019, section 4.4). Gradients are not
+    tracked: the gradient of
+    :math:`\min_\pi \langle\pi, C\rangle + \varepsilon \sum \pi \log\pi` with respect to the cost is
+    the plan itself (envelope theorem), which is the gradient of ``(plan * cost).sum()``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Graph convolution on sparse graphs of cells whose edges may carry a gradient."""
+"""Graph convolution on sparse graphs of cells with differentiable edge weights."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 
 class CellGraph(NamedTuple):
-    """A symmetric graph of cells as compressed rows.
+    """Symmetric graph of cells in CSR format.
 
     Parameters
     ----------
     starts
-        Where the edges of each cell start, int32, shape ``(n_cells + 1,)``.
+        Row pointers, int32, shape ``(n_cells + 1,)``.
     ends
-        Cell at the other end of each edge, int32, shape ``(n_edges,)``; every edge is stored in
-        both directions.
+        Column indices, int32, shape ``(n_edges,)``; each edge is stored in both directions.
     weights
-        Weight of each edge, shape ``(n_edges,)``; both directions carry the same.
+        Weight of each edge, shape ``(n_edges,)``, equal in both directions.
 
     Examples
     --------
@@ -39,12 +38,12 @@ class CellGraph(NamedTuple):
 
     @classmethod
     def from_scipy(cls, matrix: sp.csr_matrix) -> CellGraph:
-        """Return the graph of a symmetric matrix, in single precision."""
+        """Create the graph of a symmetric matrix, in single precision."""
         starts, ends = (torch.as_tensor(x).int() for x in (matrix.indptr, matrix.indices))
         return cls(starts, ends, torch.as_tensor(matrix.data.astype(np.float32)))
 
     def to_scipy(self) -> sp.csr_matrix:
-        """Return the weights as a matrix, shape ``(n_cells, n_cells)``."""
+        """Return the adjacency matrix, shape ``(n_cells, n_cells)``."""
         starts, ends, weights = (part.detach().cpu().numpy() for part in self)
         return sp.csr_matrix((weights, ends, starts), shape=(len(starts) - 1, len(starts) - 1))
 
@@ -60,7 +59,7 @@ class CellGraph(NamedTuple):
         return torch.repeat_interleave(cells, self.starts.diff(), output_size=len(self.ends))
 
     def normalized(self) -> CellGraph:
-        """Return D^-½ A D^-½; a cell without edges counts as one of degree 1."""
+        """Return D^-½ A D^-½, with degree 1 for cells without edges."""
         degrees = self.degrees
         root = torch.where(degrees > 0, degrees, 1.0).rsqrt()
         return self._replace(weights=self.weights * root[self.origins] * root[self.ends])
@@ -72,14 +71,14 @@ class CellGraph(NamedTuple):
 
 
 def sparse_rows(starts: Tensor, columns: Tensor, values: Tensor, n_columns: int) -> Tensor:
-    """Return a matrix of compressed rows as torch has it.
+    """Create a torch sparse CSR matrix.
 
     Parameters
     ----------
     starts, columns, values
         As in :class:`CellGraph`; the matrix need not be symmetric.
     n_columns
-        Width of the matrix.
+        Number of columns.
 
     Examples
     --------
@@ -89,7 +88,7 @@ def sparse_rows(starts: Tensor, columns: Tensor, values: Tensor, n_columns: int)
     >>> (matrix @ torch.ones(3, 1)).tolist()
     [[5.0], [0.0]]
     """
-    with warnings.catch_warnings():  # torch says once that its sparse matrices may change
+    with warnings.catch_warnings():  # torch warns that sparse CSR support is in beta
         warnings.filterwarnings("ignore", "Sparse (CSR|invariant)", UserWarning)
         size = (len(starts) - 1, n_columns)
         return torch.sparse_csr_tensor(starts, columns, values, size, check_invariants=False)
@@ -117,7 +116,7 @@ class _Propagation(torch.autograd.Function):
 
 
 class _SparseLinear(torch.autograd.Function):
-    """Product of constant sparse rows and weights; the transposed rows are given for speed."""
+    """Product of a constant sparse matrix, given with its transpose, and dense weights."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
@@ -130,12 +129,12 @@ class _SparseLinear(torch.autograd.Function):
 
 
 class SparseFeatures(NamedTuple):
-    """Constant sparse features of cells, by rows and by columns.
+    """Constant sparse features of cells, with their transpose.
 
     Parameters
     ----------
     rows
-        Sparse matrix of torch, shape ``(n_cells, n_features)``.
+        Sparse CSR tensor, shape ``(n_cells, n_features)``.
     columns
         Its transpose.
 
@@ -156,7 +155,7 @@ class SparseFeatures(NamedTuple):
     def from_scipy(
         cls, matrix: sp.csr_matrix, device: torch.device | None = None
     ) -> SparseFeatures:
-        """Return the features in a matrix, shape ``(n_cells, n_features)``, in its precision."""
+        """Create features from a matrix, shape ``(n_cells, n_features)``, in its precision."""
         both = []
         for part in (matrix, matrix.T.tocsr()):
             starts, columns = (torch.as_tensor(x).int() for x in (part.indptr, part.indices))
@@ -171,14 +170,14 @@ class SparseFeatures(NamedTuple):
 
 
 class TAGConv(nn.Module):
-    """Convolve features over a graph by a polynomial of its adjacency: Σₕ Aʰ X Wₕ + b.
+    """Graph convolution by a polynomial of the adjacency: Σₕ Aʰ X Wₕ + b.
 
     Parameters
     ----------
     n_in, n_out
-        Widths of input and output.
+        Number of input and output features.
     n_hops
-        Highest power of the adjacency.
+        Degree of the polynomial.
 
     References
     ----------
@@ -187,8 +186,8 @@ class TAGConv(nn.Module):
 
     Notes
     -----
-    The sum is evaluated as in Horner's rule, so that ``n_out`` columns travel over the edges and
-    not ``n_in``.
+    The sum is evaluated by Horner's rule, so that ``n_out`` instead of ``n_in`` columns are
+    propagated.
 
     Examples
     --------
@@ -208,7 +207,7 @@ class TAGConv(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, features: Tensor, graph: CellGraph) -> Tensor:
-        """Return convolved features ``(n_cells, n_out)`` over a normalised graph."""
+        """Convolve features over a normalised graph, ``(n_cells, n_out)``."""
         return self.propagate(self.project(features), graph)
 
     def project(
@@ -217,9 +216,10 @@ class TAGConv(nn.Module):
         shift: Tensor | None = None,
         factor: Tensor | None = None,
     ) -> Tensor:
-        """Return features times the weights of every hop, ``(n_cells, n_hops + 1, n_out)``.
+        """Multiply features by the weights of each hop, ``(n_cells, n_hops + 1, n_out)``.
 
-        ``(features - shift) * factor`` is projected without being formed where these are given.
+        With ``shift`` and ``factor``, ``(features - shift) * factor`` is projected, without
+        computing this dense matrix.
         """
         weight = self.weight if factor is None else self.weight * factor[:, None]
         n_hops, n_in, n_out = weight.shape
@@ -230,7 +230,7 @@ class TAGConv(nn.Module):
         return product.view(-1, n_hops, n_out)
 
     def propagate(self, projected: Tensor, graph: CellGraph) -> Tensor:
-        """Return the sum over hops of projected features, ``(n_cells, n_out)``."""
+        """Propagate projected features and sum over hops, ``(n_cells, n_out)``."""
         *nearer, out = projected.unbind(dim=1)
         for part in reversed(nearer):
             out = part + graph @ out

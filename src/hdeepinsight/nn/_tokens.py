@@ -1,4 +1,4 @@
-"""Cells as sets of expressed genes with binned values, and a transformer that reads them."""
+"""Cells as sets of gene tokens with binned values, and a transformer encoder for them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Binning = Literal["log2", "log2_published", "rank"]
 ValueEncoding = Literal["hard", "soft"]
 Pooling = Literal["attention", "cls", "mean"]
 
+#: Tokens per pass through the blocks; on a CPU, as many as fit in its caches.
 CPU_TOKENS, GPU_TOKENS = 4096, 2**18
-"""Tokens in one pass through the blocks: on a CPU what stays in its caches is read fastest."""
 
 
 class TokenSets(NamedTuple):
-    """Expressed genes of some cells, padded to the longest cell.
+    """Tokens of the expressed genes of cells, padded to the longest cell.
 
     Parameters
     ----------
     genes
-        Number of the gene of every token, int64, shape ``(n_cells, n_tokens)``.
+        Index of the gene of each token, int64, shape ``(n_cells, n_tokens)``.
     bins
-        Bin of its value, from 1 on, int64, or position between two bins, float32, the same shape;
-        0 for padding.
+        Bin of its value, starting from 1, int64, or position between two bins, float32, same
+        shape; 0 for padding.
     real
-        Whether it is a token and no padding, the same shape.
+        ``True`` for tokens, ``False`` for padding, same shape.
 
     Examples
     --------
@@ -46,15 +46,15 @@ class TokenSets(NamedTuple):
     real: Tensor
 
     def groups(self) -> Iterator[tuple[Tensor, TokenSets]]:
-        """Yield rows of similar length, and their tokens padded to the longest of them."""
+        """Yield rows of similar length, and their tokens padded to the longest row."""
         n_tokens = self.real.sum(1)
         order = n_tokens.argsort(stable=True)
         sizes = n_tokens[order].tolist()
-        most = CPU_TOKENS if self.real.device.type == "cpu" else GPU_TOKENS
+        limit = CPU_TOKENS if self.real.device.type == "cpu" else GPU_TOKENS
         start = 0
         while start < len(sizes):
             stop = start + 1
-            while stop < len(sizes) and (stop + 1 - start) * (sizes[stop] + 1) <= most:
+            while stop < len(sizes) and (stop + 1 - start) * (sizes[stop] + 1) <= limit:
                 stop += 1
             rows = order[start:stop]
             yield rows, TokenSets(*(part[rows, : sizes[stop - 1]] for part in self))
@@ -73,20 +73,20 @@ def bin_values(
     Parameters
     ----------
     log_values
-        :math:`\log(1 + v)` of normalised counts :math:`v`, shape ``(n_cells, n_genes)``; 0 where a
-        gene is not expressed.
+        :math:`\log(1 + v)` of normalised counts :math:`v`, shape ``(n_cells, n_genes)``; 0 for
+        genes that are not expressed.
     n_bins
         Number of bins :math:`K`.
     binning
         ``"log2"``: bin :math:`1 + \min(\lfloor\log_2(1 + v)\rfloor, K - 1)`. ``"log2_published"``:
-        :math:`\min(\lfloor\log_2(1 + v)\rfloor, K)`, by which single counts of deep cells vanish.
-        ``"rank"``: quantile among the cell's expressed genes, which ignores depth.
+        :math:`\min(\lfloor\log_2(1 + v)\rfloor, K)`, which removes single counts of deep cells.
+        ``"rank"``: quantile among the expressed genes of the cell, independent of depth.
     encoding
-        ``"hard"`` gives bins, int64; ``"soft"`` positions between two of them, float32.
+        ``"hard"`` for bins, int64; ``"soft"`` for positions between two bins, float32.
 
     Returns
     -------
-    Bins from 1 to :math:`K`, shape ``(n_cells, n_genes)``; 0 where there is no token.
+    Bins from 1 to :math:`K`, shape ``(n_cells, n_genes)``; 0 for no token.
 
     Examples
     --------
@@ -99,12 +99,12 @@ def bin_values(
     expressed = log_values > 0
     if binning == "rank":
         ordered, values = log_values.where(expressed, torch.inf).sort(1)[0], log_values.contiguous()
-        # Ties share the mean of their ranks.
+        # Ties get the mean of their ranks.
         below, upto = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
         share = (below + upto) / 2 / expressed.sum(1, keepdim=True).clamp_min(1)
         found = 1 + (n_bins * share).clamp_max(n_bins - 1)
     else:
-        # Logarithms of whole powers of two may end a hair below the whole number.
+        # Rounding errors may put logarithms of powers of two slightly below the integer.
         exponent = log_values / np.log(2) + 1e-5
         found = 1 + exponent.clamp_max(n_bins - 1)
         if binning == "log2_published":
@@ -113,17 +113,17 @@ def bin_values(
 
 
 def token_sets(bins: Tensor, most: int | None = None, priority: Tensor | None = None) -> TokenSets:
-    """Collect the tokens of every cell.
+    """Collect the tokens of each cell.
 
     Parameters
     ----------
     bins
-        As :func:`bin_values` returns them, shape ``(n_cells, n_genes)``.
+        Result of :func:`bin_values`, shape ``(n_cells, n_genes)``.
     most
-        Most tokens of a cell; all of them by default.
+        Maximum number of tokens per cell; no limit by default.
     priority
-        Of a cell with more, those with the largest numbers are kept, shape
-        ``(n_cells, n_genes)``; drawn at random by default.
+        Priority of the genes in cells with more tokens, of which the highest are kept, shape
+        ``(n_cells, n_genes)``; random by default.
 
     Examples
     --------
@@ -150,19 +150,19 @@ def token_sets(bins: Tensor, most: int | None = None, priority: Tensor | None = 
 
 
 class TokenEncoder(nn.Module):
-    """Transformer on sets of tokens: exact attention, without any order of the genes.
+    """Transformer encoder on sets of tokens, with exact attention and without positions.
 
     Parameters
     ----------
     n_genes, n_bins
-        Number of genes and of bins of their values.
+        Number of genes and of bins.
     width, n_layers, n_heads, head_size
         Sizes of the transformer.
     dropout
-        Dropout rate after every attention and every feed-forward network.
+        Dropout rate after each attention and feed-forward layer.
     pooling
-        How tokens become features: ``"attention"`` learns how much each token counts, ``"mean"``
-        takes their mean, ``"cls"`` the vector of a token that every cell has.
+        Pooling of tokens: ``"attention"`` with learned weights, ``"mean"``, or ``"cls"`` for the
+        output of a class token.
 
     Examples
     --------
@@ -202,14 +202,14 @@ class TokenEncoder(nn.Module):
             self.gate = nn.Sequential(*layers)
 
     def embed(self, tokens: TokenSets, masked: Tensor | None = None) -> Tensor:
-        """Return the vectors of the tokens, shape ``(n_cells, n_tokens, width)``.
+        """Compute the embeddings of tokens, shape ``(n_cells, n_tokens, width)``.
 
         Parameters
         ----------
         tokens
-            The tokens.
+            Tokens of the cells.
         masked
-            Tokens whose value is hidden, shape ``(n_cells, n_tokens)``.
+            Tokens with masked values, shape ``(n_cells, n_tokens)``.
         """
         bins = tokens.bins if masked is None else tokens.bins.masked_fill(masked, self.mask)
         values = self.values(bins.long())
@@ -219,18 +219,18 @@ class TokenEncoder(nn.Module):
         return embedded
 
     def hidden(self, embedded: Tensor, real: Tensor) -> Tensor:
-        """Return vectors of the common token and of all others, in the light of each other.
+        """Compute the outputs of the transformer for the class token and all other tokens.
 
         Parameters
         ----------
         embedded
-            Vectors of the tokens, shape ``(n_cells, n_tokens, width)``.
+            Embeddings of the tokens, shape ``(n_cells, n_tokens, width)``.
         real
-            Whether each is one and no padding, shape ``(n_cells, n_tokens)``.
+            ``True`` for tokens, ``False`` for padding, shape ``(n_cells, n_tokens)``.
 
         Returns
         -------
-        Shape ``(n_cells, n_tokens + 1, width)``.
+        Outputs, the class token first, shape ``(n_cells, n_tokens + 1, width)``.
         """
         first = self.cls.expand(len(embedded), 1, -1)
         hidden = torch.cat([first, embedded], dim=1)
@@ -241,17 +241,17 @@ class TokenEncoder(nn.Module):
         return normalised
 
     def pool(self, hidden: Tensor, real: Tensor) -> Tensor:
-        """Return features ``(n_cells, width)`` of what :meth:`hidden` returned."""
+        """Pool the outputs of :meth:`hidden` to features ``(n_cells, width)``."""
         if self.pooling == "cls":
             return hidden[:, 0]
-        # The common token stands in where there is no other.
+        # Cells without other tokens use the class token.
         counted = torch.cat([~real.any(1, keepdim=True), real], dim=1)
         scores = self.gate(hidden).squeeze(2) if self.pooling == "attention" else counted.float()
         scores = scores.masked_fill(~counted, -torch.inf)
         return (scores.softmax(dim=1).to(hidden).unsqueeze(1) @ hidden).squeeze(1)
 
     def forward(self, tokens: TokenSets, masked: Tensor | None = None) -> Tensor:
-        """Return features, shape ``(n_cells, width)``."""
+        """Compute features, shape ``(n_cells, width)``."""
         rows, found = [], []
         for some, part in tokens.groups():
             hide = None if masked is None else masked[some, : part.genes.shape[1]]
@@ -261,7 +261,7 @@ class TokenEncoder(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and a feed-forward network, each on normalised input."""
+    """Transformer block with pre-normalisation."""
 
     def __init__(self, width: int, n_heads: int, head_size: int, dropout: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Figures of results. Every function returns its axes or figure; none shows or closes it."""
+"""Plots of results. Functions return axes or a figure and never show or close it."""
 
 from hdeepinsight.pl._confidence import label_set_sizes, novelty, reliability
 from hdeepinsight.pl._embedding import coverage, embedding, probability

@@ -1,4 +1,4 @@
-"""How far labels can be trusted: reliability, label sets, and novelty."""
+"""Plot calibration, conformal label sets and novelty scores."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from hdeepinsight.annotation import Annotation, LabelSets
 
-#: Up to this many bars of label sets carry their share in percent; sizes up to the second are on
-#: the axis in any case, so that pictures compare.
+#: Maximum number of bars with percentages, and the size up to which the axis always extends, so
+#: that figures are comparable.
 _MAX_NUMBERED, _LEAST_SHOWN = 12, 5
 Measure = Literal["lineage_p_value", "type_p_value", "doublet_score", "ambient_score"]
 _NAMES: Final[dict[str, str]] = {
     "lineage_p_value": "p-value of belonging to a known lineage (novel cells to the left)",
     "type_p_value": "p-value of belonging to a known type (novel cells to the left)",
     "doublet_score": "doublet score (two lineages at once to the right)",
-    "ambient_score": "ambient score (like the background to the right)",
+    "ambient_score": "ambient score (background-like cells to the right)",
 }
-#: Points of a ridge, and height of the tallest one in rows.
+#: Number of points of a ridge, and height of the tallest ridge in rows.
 _POINTS, _TALLEST = 400, 1.5
 
 
@@ -42,30 +42,32 @@ def reliability(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how often labels of a given confidence are right.
+    """Plot a reliability diagram: the accuracy of labels against their confidence.
 
     Parameters
     ----------
     confidence
         Probability of the predicted label, ``(n_cells,)``.
     correct
-        Whether the label is right, ``(n_cells,)``.
+        Whether the label is correct, ``(n_cells,)``.
     n_bins
-        Bins of equal numbers of cells, at most.
+        Maximum number of bins, which have equal numbers of cells.
     title
-        Heading; by default the expected calibration error of the same bins.
+        Title; by default the expected calibration error with the same bins.
     ax
         Axes to draw on; by default those of a new figure.
 
     Returns
     -------
-    The axes: one dot per bin at (mean confidence, share right), with its distance to the diagonal
-    and a 95 % interval (Wilson), above a histogram of confidence in grey.
+    matplotlib.axes.Axes
+        One dot per bin at (mean confidence, accuracy), with its distance to the diagonal and a 95 %
+        confidence interval (Wilson), over a grey histogram of confidence.
 
     Raises
     ------
     ValueError
-        If there is no cell, or as in :func:`~hdeepinsight.annotation.expected_calibration_error`.
+        If there are no cells, or as in
+        :func:`~hdeepinsight.annotation.expected_calibration_error`.
 
     Examples
     --------
@@ -76,24 +78,24 @@ def reliability(
     """
     confidence, correct = check_confidence(confidence, correct, n_bins)
     if not len(confidence):
-        raise ValueError("There is no cell. At least one is needed. Select cells with a label.")
+        raise ValueError("There must be at least one cell, got none. Select labelled cells.")
     error = expected_calibration_error(confidence, correct, n_bins=n_bins)
     by_default = f"expected calibration error {error:.3f} ({len(correct):,} cells)"
     ax = axes_or_new(ax, (4.4, 4.2), title=by_default if title is None else title)
     ax.plot([0, 1], [0, 1], color=FAINT, lw=1, ls="--", zorder=1)
     height, edges = np.histogram(confidence, bins=20, range=(0, 1))
     ax.bar(edges[:-1], 0.2 * height / height.max(), 0.05, align="edge", color="#DDDDDD", zorder=0)
-    cells = pd.DataFrame({"said": confidence, "right": correct})
+    cells = pd.DataFrame({"confidence": confidence, "correct": correct})
     # Cells of equal confidence share a bin, as in the expected calibration error.
-    rank = (cells["said"].rank(method="min") - 1).astype(int)
+    rank = (cells["confidence"].rank(method="min") - 1).astype(int)
     bins = cells.groupby(rank * min(n_bins, len(cells)) // len(cells))
-    said, right = bins.mean().to_numpy().T
-    counts = zip(bins["right"].sum().astype(int), bins.size(), strict=True)
+    mean, share = bins.mean().to_numpy().T
+    counts = zip(bins["correct"].sum().astype(int), bins.size(), strict=True)
     intervals = [binomtest(k, n).proportion_ci(method="wilson") for k, n in counts]
-    ax.vlines(said, *zip(*intervals, strict=True), color=PALETTE[0], lw=1.2, alpha=0.6, zorder=2)
-    ax.vlines(said, said, right, color=MARK, lw=2.5, alpha=0.5, zorder=2)
-    ax.plot(said, right, "o", color=PALETTE[0], ms=5, mec="white", mew=0.6, zorder=3)
-    ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="share of right labels")
+    ax.vlines(mean, *zip(*intervals, strict=True), color=PALETTE[0], lw=1.2, alpha=0.6, zorder=2)
+    ax.vlines(mean, mean, share, color=MARK, lw=2.5, alpha=0.5, zorder=2)
+    ax.plot(mean, share, "o", color=PALETTE[0], ms=5, mec="white", mew=0.6, zorder=3)
+    ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="share of correct labels")
     ax.set_aspect("equal")
     return ax
 
@@ -105,28 +107,29 @@ def label_set_sizes(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how many types the label sets hold, and which of them hold the truth.
+    """Plot the distribution of the sizes of label sets, and how many contain the true type.
 
     Parameters
     ----------
     sets
-        Conformal label sets, as ``result.label_sets(alpha=0.1)`` gives them.
+        Conformal label sets from ``result.label_sets(alpha=0.1)``.
     holds
-        Whether each set holds the cell's true type, ``(n_cells,)``: ``sets.holds(true_nodes)``.
-        Then the part of each bar that misses it is drawn in another colour on top.
+        Whether each set contains the cell's true type, ``(n_cells,)``: ``sets.holds(true_nodes)``.
+        The cells whose set does not contain it are then drawn in another colour.
     title
-        Heading; by default the mean size, and the coverage promised and observed.
+        Title; by default the mean size, and the promised and the observed coverage.
     ax
         Axes to draw on; by default those of a new figure.
 
     Returns
     -------
-    The axes: one bar per size, its height the share of cells.
+    matplotlib.axes.Axes
+        One bar per size, with the fraction of cells as its height.
 
     Raises
     ------
     ValueError
-        If there is no set, or `holds` has another length.
+        If there are no sets, or `holds` has another length.
 
     Examples
     --------
@@ -145,13 +148,11 @@ def label_set_sizes(
     size = sets.size.to_numpy()
     held = np.ones(len(size), dtype=bool) if holds is None else np.asarray(holds)
     if not len(size):
-        raise ValueError("There is no label set. At least one is needed. Annotate cells first.")
+        raise ValueError("There must be at least one label set, got none. Annotate cells first.")
     if held.shape != size.shape or held.dtype != np.bool_:
-        raise ValueError(
-            f"`holds` has the shape {held.shape} and the type {held.dtype}. One true or false per "
-            f"set is needed: ({len(size)},). Use sets.holds(true_nodes) with the true nodes of the "
-            "same cells."
-        )
+        found = f"shape {held.shape} and type {held.dtype}"
+        hint = "Pass sets.holds(true_nodes) with the true nodes of the same cells."
+        raise ValueError(f"holds must be boolean of shape {size.shape}, got {found}. {hint}")
     widest = max(size.max(), min(_LEAST_SHOWN, sets.taxonomy.n_leaves))
     shown = np.arange(min(size.min(), 1), widest + 1)
     every = np.bincount(size - shown[0], minlength=len(shown)) / len(size)
@@ -160,10 +161,10 @@ def label_set_sizes(
     promised = f"coverage promised {sets.promised_coverage:.1%}{found}"
     heading = f"{size.mean():.2f} types per set\n{promised}" if title is None else title
     ax = axes_or_new(ax, (min(3.0 + 0.35 * len(shown), 10.0), 3.6), title=heading)
-    ax.bar(shown, right, color=PALETTE[0], label="holds the truth")
+    ax.bar(shown, right, color=PALETTE[0], label="contains the true type")
     if holds is not None:
         look: dict[str, Any] = {"color": MARK, "hatch": "///", "ec": "white"}
-        ax.bar(shown, every - right, bottom=right, label="misses it", **look)
+        ax.bar(shown, every - right, bottom=right, label="does not contain it", **look)
         ax.legend(frameon=False, fontsize=8.5, loc="upper right")
     if len(shown) <= _MAX_NUMBERED:
         texts = [f"{100 * n:.0f}%" if n == 0 or n >= 0.005 else "<1%" for n in every]
@@ -184,34 +185,35 @@ def novelty(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw, label by label, how novel cells are to the reference, as a ridge each.
+    """Plot the distribution of a novelty score per label as ridges.
 
     Parameters
     ----------
     result
-        An annotation that knows novelty: of a model that held cells out in training.
+        Annotation with novelty scores, by a model that was trained with held-out cells.
     groups
-        A label or cluster per cell, ``(n_cells,)``; by default the labels where cells stop.
+        Label or cluster per cell, ``(n_cells,)``; by default the deepest confident labels.
     measure
-        Column of ``result.novelty``: one of the p-values, which are spread evenly over 0 to 1 for
-        cells like the reference, or one of the scores.
+        Column of ``result.novelty``: one of the p-values, which are uniformly distributed for cells
+        that resemble the reference, or one of the scores.
     alpha
-        Of p-values: the share of each label at or below this is written at its right, and a line
-        drawn there.
+        Threshold of p-values, drawn as a line. The fraction of cells at or below it is written on
+        the right.
     title
-        Heading.
+        Title.
     ax
-        Axes to draw on; by default those of a new figure that is large enough to read every name.
+        Axes to draw on; by default those of a new figure of sufficient size for all names.
 
     Returns
     -------
-    The axes. Every ridge has the same area; one bandwidth serves all, and a bar marks the median.
+    matplotlib.axes.Axes
+        Ridges of equal area and bandwidth, with bars at the medians.
 
     Raises
     ------
     ValueError
-        If the annotation knows no novelty or has no cell, there is not one group per cell, or
-        `measure` or `alpha` is not valid.
+        If the annotation has no novelty scores or no cells, groups do not match the cells, or
+        `measure` or `alpha` is invalid.
 
     Examples
     --------
@@ -231,11 +233,9 @@ def novelty(
     check_choice("measure", measure, _NAMES, "Omit it to use 'lineage_p_value'.")
     check_number("alpha", alpha, 0, 1, hint="Omit it to use 0.05.")
     if result.novelty is None or not len(result) or measure not in result.novelty:
-        found = "has no cell" if not len(result) else f"knows no {measure.replace('_', ' ')}"
-        raise ValueError(
-            f"The annotation {found}. It must be of cells, by a model that held cells out in "
-            "training (validation_size > 0). Train it so, and annotate again."
-        )
+        found = f"no {measure.replace('_', ' ')}" if len(result) else "no cells"
+        hint = "Train the model with held-out cells (validation_size > 0), and annotate again."
+        raise ValueError(f"The annotation must have novelty scores, got {found}. {hint}")
     values = result.novelty[measure].to_numpy(dtype=np.float64)
     by_label, _ = node_groups(result.taxonomy, result.stop_nodes)
     rows = by_label if groups is None else groups_of(groups, result.obs_names)
@@ -245,7 +245,7 @@ def novelty(
     grid, height = (edges[:-1] + edges[1:]) / 2, density * _TALLEST / density.max()
     ax = axes_or_new(ax, (5.6, 0.36 * n_rows + 1.5), "rows", title)
     for row, median in enumerate(medians):
-        order = 2 + 2 * row  # a lower row comes in front, and stands before the one behind it
+        order = 2 + 2 * row  # lower rows are drawn in front
         top = row - height[row]
         ax.fill_between(grid, row, top, color=PALETTE[0], alpha=0.75, lw=0, zorder=order)
         ax.plot(grid, top, color="white", lw=0.8, zorder=order + 1)
@@ -265,8 +265,8 @@ def novelty(
 def _ridges(
     values: np.ndarray, rows: Groups, medians: np.ndarray, bounds: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return edges of a grid and each group's density on it, ``(n_groups, n_points)``."""
-    # Silverman's rule for the spread within groups, and a group of median size.
+    """Return the edges of a grid and the density of each group on it, ``(n_groups, n_points)``."""
+    # Silverman's rule with the spread within groups and the median group size.
     within, widest = values - medians[rows.codes], float(np.ptp(values)) or 1.0
     spread = min(within.std(), np.subtract(*np.percentile(within, [75, 25])) / 1.34)
     bandwidth = max(0.9 * spread * np.median(rows.sizes) ** -0.2, 0.01 * widest)
@@ -274,6 +274,6 @@ def _ridges(
     edges = np.linspace(low, high, _POINTS + 1)
     bins = np.arange(len(rows.names) + 1) - 0.5, edges
     counts, *_ = np.histogram2d(rows.codes, values, bins)
-    # Reflected at the ends, so that p-values keep their mass near 0 and 1.
+    # Reflection at the ends preserves the mass of p-values near 0 and 1.
     smooth = gaussian_filter1d(counts, bandwidth / (edges[1] - edges[0]), axis=1, mode="reflect")
     return edges, smooth / counts.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Cells in two dimensions, coloured by what they are called or by a number."""
+"""Plot cells in two dimensions, coloured by labels or numbers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from hdeepinsight.pp import CorrectedPCA
 
 LegendLoc = Literal["auto", "on data", "right margin", "none"]
-#: More names than this crowd the picture and move to a legend at its side, in columns of the
-#: second length; names longer than the third are cut.
+#: Maximum number of names on the data (otherwise in a legend), rows of a legend, and length of a
+#: name, beyond which it is shortened.
 _MAX_ON_DATA, _LEGEND_ROWS, _LONGEST = 12, 24, 32
-#: From here on dots are drawn as one bitmap, also in PDF and SVG files.
+#: Number of cells above which dots are rasterised in PDF and SVG files.
 _RASTERIZED: Final = 5_000
 
 
@@ -44,48 +44,49 @@ def embedding(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw cells as dots in the colours of their labels, or of a number.
+    """Plot an embedding of cells, coloured by labels or by numbers.
 
-    Cells are drawn in mixed order, so that no label and no value hides another because it comes
-    later; those without one are grey and lie below the others.
+    Cells are drawn in random order, so that no label systematically hides another. Cells without a
+    label or number are grey and drawn below the others.
 
     Parameters
     ----------
     coords
-        Two coordinates per cell, ``(n_cells, 2)``, for example ``adata.obsm["X_umap"]`` or what
-        :func:`hdeepinsight.tl.mde` returns.
+        Two coordinates per cell, ``(n_cells, 2)``, such as ``adata.obsm["X_umap"]`` or the output
+        of :func:`hdeepinsight.tl.mde`.
     color
-        A label or a number per cell, ``(n_cells,)``. Floating-point numbers are drawn on a scale,
-        all else (text, categories, whole numbers of clusters) are labels; categories keep their
-        order.
+        Label or number per cell, ``(n_cells,)``. Floating-point numbers are drawn on a colour
+        scale. All other values (text, categories, integers such as clusters) are labels, in the
+        order of the categories.
     palette
-        Colour of each label, such as ``result.colors``, which gives a label the same colour in
-        every picture; by default colours that stay apart with colour vision deficiency.
+        Colour of each label, such as ``result.colors``, which are the same in all figures; by
+        default colours that can be distinguished with colour vision deficiency.
     legend_loc
-        Names ``"on data"`` at the middle of their cells, at the ``"right margin"`` with numbers
-        of cells, or ``"none"``. ``"auto"`` writes up to 12 names on the data.
+        Position of the names: ``"on data"``, at the ``"right margin"`` with numbers of cells, or
+        ``"none"``. ``"auto"`` means on the data for up to 12 names.
     cmap
         Name of the colour map for numbers.
     vmin, vmax
-        Ends of the scale for numbers; by default the smallest and the largest.
+        Limits of the scale for numbers; by default their range.
     colorbar_label
-        What the numbers are, written along the colour bar; by default the name of `color`, where
-        it has one, as ``result.confidence`` does.
+        Label of the colour bar; by default the name of `color`, such as that of
+        ``result.confidence``.
     size
-        Area of a dot in square points; by default it falls with the number of cells.
+        Area of a dot in square points; by default it decreases with the number of cells.
     title
-        Heading; by default the name of `color`, where it has one.
+        Title; by default the name of `color`, if it has one.
     ax
         Axes to draw on; by default those of a new figure.
 
     Returns
     -------
-    The axes.
+    matplotlib.axes.Axes
+        The axes.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, the palette lacks a label, or `legend_loc` is not valid.
+        If shapes do not match, the palette does not have a label, or `legend_loc` is invalid.
 
     Examples
     --------
@@ -95,14 +96,12 @@ def embedding(
     ['B', 'T']
     >>> ax = hdi.pl.embedding([[0, 0], [1, 1], [2, 0]], [0.2, 0.9, 0.5], vmin=0, vmax=1)
     """
-    check_choice("legend_loc", legend_loc, get_args(LegendLoc), "Use 'auto' to begin with.")
+    check_choice("legend_loc", legend_loc, get_args(LegendLoc), "Omit it to use 'auto'.")
     points = np.asarray(coords, dtype=np.float64)
     if points.shape != (len(color), 2):
-        raise ValueError(
-            f"There are {len(color)} labels and coordinates of shape {points.shape}. "
-            "The coordinates must be (n_cells, 2), one row per label. Select two columns, and the "
-            "same cells."
-        )
+        found = f"{points.shape} and {len(color)} labels"
+        hint = "Select two columns and the same cells."
+        raise ValueError(f"coords must have shape (n_cells, 2), got shape {found}. {hint}")
     name = str(getattr(color, "name", None) or "").replace("_", " ")
     title = _style.shortened(name, 60) if title is None else title
     is_number = is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype)
@@ -117,7 +116,7 @@ def embedding(
             legend_loc = "on data" if len(names) <= _MAX_ON_DATA else "right margin"
         columns = -(-len(names) // _LEGEND_ROWS) if legend_loc == "right margin" else 0
         beside = columns * (0.075 * max(map(len, [*names, ""])) + 1.1)
-        ink, is_known = np.array([*colors, MISSING])[codes], codes >= 0  # -1 takes the last colour
+        ink, is_known = np.array([*colors, MISSING])[codes], codes >= 0  # -1: the last colour
     ax = _style.axes_or_new(ax, (6.0 + beside, 5.4), "bare", title)
     order = np.random.default_rng(0).permutation(len(points))
     order = order[np.argsort(is_known[order], kind="stable")]
@@ -145,33 +144,34 @@ def probability(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the probability of one node of the taxonomy for every cell.
+    """Plot an embedding of cells, coloured by the probability of a node of the taxonomy.
 
     Parameters
     ----------
     coords
         Two coordinates per cell, ``(n_cells, 2)``.
     result
-        The annotation of these cells.
+        Annotation of these cells.
     node
-        A name, a path (``"T > CD4 T"`` or a tuple) or a node index: a type, or a level above.
+        Name, path (``"T > CD4 T"`` or a tuple) or index of a leaf or inner node.
     cmap
-        Name of the colour map; the scale goes from 0 to 1, so that pictures compare.
+        Name of the colour map, on a scale from 0 to 1.
     size
-        Area of a dot in square points; by default it falls with the number of cells.
+        Area of a dot in square points; by default it decreases with the number of cells.
     title
-        Heading; by default the path of the node.
+        Title; by default the path of the node.
     ax
         Axes to draw on; by default those of a new figure.
 
     Returns
     -------
-    The axes.
+    matplotlib.axes.Axes
+        The axes.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, or the taxonomy has no such node.
+        If shapes do not match, or the taxonomy has no such node.
 
     Examples
     --------
@@ -201,33 +201,35 @@ def coverage(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a component against the share of genes that was observed in each cell.
+    """Plot a component against the fraction of genes observed in each cell.
 
     Parameters
     ----------
     result
-        From :func:`hdeepinsight.pp.corrected_gram_pca`.
+        Output of :func:`hdeepinsight.pp.corrected_gram_pca`.
     groups
-        A label per cell, ``(n_cells,)``, for colours: cell types show whether a component that
-        follows coverage separates them.
+        Label per cell, ``(n_cells,)``, for colours. Cell types show whether a component that
+        correlates with coverage also separates them.
     component
-        Which component, from 1 on.
+        Component, starting at 1.
     size
-        Area of a dot in square points; by default it falls with the number of cells.
+        Area of a dot in square points; by default it decreases with the number of cells.
     title
-        Heading; by default how much the logarithm of coverage explains of the variance of the
-        component, and of its absolute value: cells that are drawn to the middle have a small one.
+        Title; by default the fractions of the variance of the component, and of its absolute value,
+        that the logarithm of coverage explains. The latter is large if cells with low coverage are
+        shrunk towards 0.
     ax
         Axes to draw on; by default those of a new figure.
 
     Returns
     -------
-    The axes. Cells of panels, which share a few values of coverage, are spread around them.
+    matplotlib.axes.Axes
+        The axes. Cells of panels, with a few distinct values of coverage, are jittered.
 
     Raises
     ------
     ValueError
-        If there is no such component, or not one group per cell.
+        If there is no such component, or groups do not match the cells.
 
     Examples
     --------
@@ -243,16 +245,15 @@ def coverage(
     n_comps = result.embedding.shape[1]
     check_integer("component", component, hint="Omit it to use the first.")
     if component > n_comps:
-        raise invalid("component", component, f"at most {n_comps}", "Compute more of them.")
+        raise invalid("component", component, f"at most {n_comps}", "Compute more components.")
     share, heights = result.coverage.to_numpy(dtype=float), result.embedding[:, component - 1]
     varies = np.ptp(share) > 0
     pairs = np.stack([np.log(share), heights, np.abs(heights)])
     r = np.corrcoef(pairs)[0, 1:] if varies else np.zeros(2)
-    by_default = (
-        f"coverage explains {r[0] ** 2:.0%} of component {component}, {r[1] ** 2:.0%} of its size"
-    )
-    new_size = 5.2 if groups is None else 7.0, 4.2
-    ax = _style.axes_or_new(ax, new_size, title=by_default if title is None else title)
+    if title is None:
+        title = f"coverage explains {r[0] ** 2:.0%} of component {component}, "
+        title += f"{r[1] ** 2:.0%} of its absolute value"
+    ax = _style.axes_or_new(ax, (5.2 if groups is None else 7.0, 4.2), title=title)
     values, rng = np.unique(share), np.random.default_rng(0)
     few = len(values) <= _MAX_ON_DATA
     gap = np.diff(values).min() if few and varies else 0.02
@@ -274,38 +275,34 @@ def coverage(
 def _labels(
     labels: Any, palette: Mapping[str, str] | None
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """Return the label of every cell (-1 for none), and their names and colours."""
+    """Return the codes of labels (-1 for missing ones), and their names and colours."""
     categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
     names = list(map(str, categories.categories))
     if palette is None:
         colors = categorical_colors(len(names))
     elif missing := [name for name in names if name not in palette]:
-        raise ValueError(
-            f"The palette has no colour for {missing[:5]} ({len(missing)} in all). Each label "
-            "needs one. Add them, or leave the palette out."
-        )
+        found = f"none for {missing[:5]} ({len(missing)} labels in total)"
+        hint = "Add them, or omit the palette."
+        raise ValueError(f"palette must have a colour for each label, got {found}. {hint}")
     else:
         colors = [palette[name] for name in names]
-    return (
-        np.asarray(categories.codes),
-        [_style.shortened(name, _LONGEST) for name in names],
-        colors,
-    )
+    shown = [_style.shortened(name, _LONGEST) for name in names]
+    return np.asarray(categories.codes), shown, colors
 
 
 def _name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[str]) -> None:
-    """Write each name on its cells, lifted where it would cover another one below it."""
+    """Write each name on its cells, moved up if it overlaps another name below it."""
     if not names:
         return
     own = [points[codes == code] for code in range(len(names))]
-    # The cell nearest to the medians: a name never floats between two clouds of its type.
+    # Write names at the cell closest to the medians, never between two clusters of a type.
     at = np.array([p[np.square(p - np.median(p, axis=0)).sum(axis=1).argmin()] for p in own])
     box = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
     inch = [np.ptp(ax.get_xlim()) / box.width, np.ptp(ax.get_ylim()) / box.height]
     width, height = 0.085 * inch[0] * np.array(list(map(len, names))), 0.16 * inch[1]
     order = np.argsort(at[:, 1], kind="stable")
     for rank, code in enumerate(order):
-        for below in order[:rank]:  # from the lowest up
+        for below in order[:rank]:  # from bottom to top
             near = abs(at[code, 0] - at[below, 0]) < (width[code] + width[below]) / 2
             if near and abs(at[code, 1] - at[below, 1]) < height:
                 at[code, 1] = at[below, 1] + height
@@ -315,8 +312,8 @@ def _name_on_data(ax: Axes, points: np.ndarray, codes: np.ndarray, names: list[s
 
 
 def _add_legend(ax: Axes, codes: np.ndarray, names: list[str], colors: list[str]) -> None:
-    """Write names with their numbers of cells at the right."""
-    n_cells = np.bincount(codes + 1, minlength=len(names) + 1).tolist()  # code -1 is no label
+    """Add a legend with the number of cells per name on the right."""
+    n_cells = np.bincount(codes + 1, minlength=len(names) + 1).tolist()  # code -1: no label
     entries = [*zip(names, colors, n_cells[1:], strict=True)]
     entries += [(_style.NO_LABEL, MISSING, n_cells[0])] * bool(n_cells[0])
     for name, color, n in entries:

@@ -1,4 +1,4 @@
-"""Labels or topics against labels, clusters or genes, as a grid of squares or dots."""
+"""Plot confusion matrices and dot plots of labels, clusters, marker genes and topics."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from hdeepinsight.tl import MarkerEvidence
 
-#: Beyond this many columns the squares of a confusion are too small for numbers.
+#: Maximum number of columns of a confusion matrix with numbers in its cells.
 _MAX_NUMBERED: Final = 22
-#: Side of the square of a dot, in inches.
+#: Side length of the cell of a dot plot, in inches.
 _SQUARE: Final = 0.27
 
 
@@ -34,33 +34,34 @@ def confusion(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw which types are taken for which, as shares of each true type.
+    """Plot a confusion matrix, normalised by true type.
 
     Parameters
     ----------
     taxonomy
-        The tree that both refer to.
+        Taxonomy of both arrays.
     y_true, y_pred
-        Nodes ``(n_cells,)``.
+        Nodes, ``(n_cells,)``.
     level
-        Level at which to compare, by depth or name. Cells whose true label ends above it are left
-        out; predictions that end above it are counted in a column of their own. By default, nodes
-        are compared as they are.
+        Level at which to compare, by depth or name. Cells with a true label above it are ignored;
+        predictions above it are counted in a separate column. By default, nodes are compared at
+        their own levels.
     title
-        Heading; by default the level and the accuracy.
+        Title; by default the level and the accuracy.
     ax
         Axes to draw on; by default those of a new figure.
 
     Returns
     -------
-    The axes. Rows are the true types with their numbers of cells, in the order of the tree; columns
-    are the same types, then further ones that were predicted. Squares hold percent of the row.
+    matplotlib.axes.Axes
+        Rows are the true types with their numbers of cells, in the order of the taxonomy. Columns
+        are the same types, followed by other predicted ones. Numbers are percentages of the row.
 
     Raises
     ------
     ValueError
-        If the arrays differ in length or hold no nodes of this taxonomy, there is no such level,
-        or no cell has a true label at it.
+        If the arrays differ in length or contain invalid nodes, there is no such level, or no cell
+        has a true label at the level.
 
     Examples
     --------
@@ -69,7 +70,7 @@ def confusion(
     >>> truth, predicted = tax.encode(["CD4", "CD8", "B"]), tax.encode(["CD4", "CD4", "B"])
     >>> ax = hdi.pl.confusion(tax, truth, predicted, level=2)
     >>> ax.get_title()
-    'level_2: 1 of 2 cells right (50.0%)'
+    'level_2: 1 of 2 cells correct (50.0%)'
     """
     truth, predicted = check_nodes(taxonomy, y_true=y_true, y_pred=y_pred)
     where = ""
@@ -79,10 +80,8 @@ def confusion(
         truth, predicted, where = at_level[truth], at_level[predicted], f"{where}: "
     truth, predicted = truth[truth >= 0], predicted[truth >= 0]
     if not len(truth):
-        raise ValueError(
-            "No cell has a true label at this level. At least one is needed. "
-            "Choose a level nearer to the root, or check the labels."
-        )
+        hint = "Choose a level closer to the root, or check the labels."
+        raise ValueError(f"At least one cell must have a true label at this level. {hint}")
     rows = _style.in_tree_order(taxonomy, np.unique(truth).tolist())
     columns = rows + _style.in_tree_order(taxonomy, np.setdiff1d(predicted, rows).tolist())
     counts = pd.crosstab(truth, predicted).reindex(index=rows, columns=columns, fill_value=0)
@@ -102,7 +101,7 @@ def confusion(
         ax.axvline(len(rows) - 0.5, color=_style.FAINT, lw=1)
     ax.figure.colorbar(drawn, ax=ax, label="share of the true type", shrink=0.8)
     right, n = int((truth == predicted).sum()), counted(len(truth), "cell")
-    by_default = f"{where}{right:,} of {n} right ({right / len(truth):.1%})"
+    by_default = f"{where}{right:,} of {n} correct ({right / len(truth):.1%})"
     ax.set_title(by_default if title is None else title, fontsize=10)
     return ax
 
@@ -116,33 +115,34 @@ def dotplot(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw which labels the cells of each cluster got: size is their share, colour confidence.
+    """Plot the labels of each cluster: dot size is their fraction, colour the mean confidence.
 
     Parameters
     ----------
     result
-        The annotation.
+        Annotation.
     groups
-        A cluster or given label per cell, ``(n_cells,)``; missing ones are a row of their own.
+        Cluster or given label per cell, ``(n_cells,)``; missing ones form a separate row.
     level
-        Level of the labels, by depth or name, and the probability there; by default the labels
-        where cells stop, and their confidence. Leaves above the level stand for themselves.
+        Level of the labels, by depth or name; the colour is then the probability at this level. By
+        default, the deepest confident labels and their confidence. Leaves above the level are kept.
     cmap
-        Name of the colour map; the scale goes from 0 to 1.
+        Name of the colour map, on a scale from 0 to 1.
     title
-        Heading.
+        Title.
     ax
-        Axes to draw on; by default those of a new figure that is large enough to read every name.
+        Axes to draw on; by default those of a new figure of sufficient size for all names.
 
     Returns
     -------
-    The axes. Rows are clusters with their numbers of cells; columns are labels in the order of the
-    tree, ``"Unknown"`` last. Shares of a row add up to one.
+    matplotlib.axes.Axes
+        Rows are clusters with their numbers of cells. Columns are labels in the order of the
+        taxonomy, ``"Unknown"`` last. The fractions in a row sum to one.
 
     Raises
     ------
     ValueError
-        If there is no cell, not one group per cell, or no such level.
+        If there are no cells, groups do not match the cells, or there is no such level.
 
     Examples
     --------
@@ -181,33 +181,34 @@ def marker_evidence(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the expression of the markers of every label in the cells of all labels.
+    """Plot the expression of the marker genes of each label in the cells of all labels.
 
     Parameters
     ----------
     evidence
-        From :func:`hdeepinsight.tl.marker_evidence`.
+        Output of :func:`hdeepinsight.tl.marker_evidence`.
     n_genes
-        Measured markers of each label to draw, at most; the best known come first.
+        Maximum number of measured markers per label, the best known first.
     cmap
         Name of the colour map.
     title
-        Heading.
+        Title.
     ax
-        Axes to draw on; by default those of a new figure that is large enough to read every name.
+        Axes to draw on; by default those of a new figure of sufficient size for all names.
 
     Returns
     -------
-    The axes. Rows are labels in the order of the tree with their numbers of cells; one that its
-    own markers contradict is marked. Columns are genes under the label that they speak for. The
-    size of a dot is the share of cells that express the gene, its colour their mean log expression
-    as part of the highest mean of any label (of ten cells or more). The markers of a row itself
-    have a dark rim.
+    matplotlib.axes.Axes
+        Rows are labels in the order of the taxonomy with their numbers of cells; contradicted
+        labels are marked. Columns are genes, grouped by the label that they mark. The size of a dot
+        is the fraction of expressing cells, its colour the mean log expression relative to the
+        highest mean of all labels with ten or more cells. Markers of the label of a row have a dark
+        outline.
 
     Raises
     ------
     ValueError
-        If no marker of any label was measured, or `n_genes` is not positive.
+        If no marker was measured, or `n_genes` is not positive.
 
     Examples
     --------
@@ -224,33 +225,31 @@ def marker_evidence(
     labels, table = evidence.labels, evidence.table.dropna(subset=["mean"])
     table = table.groupby("path", sort=False).head(n_genes)
     if table.empty:
-        raise ValueError(
-            "No marker of any label was measured. At least one is needed. Pass evidence of a query "
-            "that has them, or name further genes in the model."
-        )
-    genes, speaks_for = table["gene"].tolist(), labels.index.get_indexer(table["path"])
+        hint = "Pass evidence of a query with measured markers."
+        raise ValueError(f"At least one marker must have been measured, got none. {hint}")
+    genes, label_of = table["gene"].tolist(), labels.index.get_indexer(table["path"])
     mean, share = (part[genes].to_numpy().T for part in (evidence.means, evidence.shares))
     enough = (labels["verdict"] != "too few cells").to_numpy()
     highest = mean[:, enough if enough.any() else ~enough].max(axis=1, keepdims=True)
     values = np.minimum(mean / np.maximum(highest, 1e-12), 1.0)
     column, row = np.indices(mean.shape).reshape(2, -1)
     dots = pd.DataFrame({"column": column, "row": row, "share": share.ravel()})
-    dots["value"], own = values.ravel(), row == speaks_for[column]
-    against = (labels["verdict"] == "contradicted").tolist()
+    dots["value"], own = values.ravel(), row == label_of[column]
+    contradicted = (labels["verdict"] == "contradicted").tolist()
     titles = [
-        f"{_style.shortened(row.label)}  ({row.n_cells:,}){'  contradicted' * contradicted}"
-        for row, contradicted in zip(labels.itertuples(), against, strict=True)
+        f"{_style.shortened(row.label)}  ({row.n_cells:,}){'  contradicted' * wrong}"
+        for row, wrong in zip(labels.itertuples(), contradicted, strict=True)
     ]
     rims = {"linewidths": np.where(own, 1.3, 0.3), "edgecolors": np.where(own, INK, "#BBBBBB")}
-    texts = title, "cells that express it", "mean expression\n(part of the highest label)"
+    texts = title, "expressing cells", "mean expression\n(relative to the highest)"
     names = list(map(_style.plain, genes))
     ax = _draw_dots(ax, dots, names, titles, texts, cmap, rotation=90, **rims)
-    for text, contradicted in zip(ax.get_yticklabels(), against, strict=True):
-        text.set_color(_style.MARK if contradicted else INK)
-    edges = np.flatnonzero(np.diff(speaks_for)) + 0.5
+    for text, wrong in zip(ax.get_yticklabels(), contradicted, strict=True):
+        text.set_color(_style.MARK if wrong else INK)
+    edges = np.flatnonzero(np.diff(label_of)) + 0.5
     ax.vlines(edges, -0.7, len(labels) - 0.3, color="#DDDDDD", lw=0.8, zorder=1)
     for start, stop in zip([-0.5, *edges], [*edges, len(genes) - 0.5], strict=True):
-        name, at = labels["label"].iloc[speaks_for[int(start + 0.5)]], (start + stop) / 2
+        name, at = labels["label"].iloc[label_of[int(start + 0.5)]], (start + stop) / 2
         look: dict[str, Any] = {"rotation": 45, "va": "bottom", "rotation_mode": "anchor"}
         ax.text(at, -0.8, _style.shortened(name, 18), ha="left", size=8, **look)
     return ax
@@ -267,37 +266,38 @@ def topics(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the topics of every group of cells, with the top genes of each topic.
+    """Plot the main topics of each group of cells, with the top genes of each topic.
 
     Parameters
     ----------
     proportions
-        Share of every topic in every cell, as from ``SCE2TM.get_topic_proportions``.
+        Topic proportions of cells, such as from ``SCE2TM.get_topic_proportions``.
     loadings
-        Weight of every gene in every topic, as from ``SCE2TM.get_topic_gene``.
+        Gene weights of topics, such as from ``SCE2TM.get_topic_gene``.
     groups
-        A cluster or label per cell, ``(n_cells,)``; missing ones are a row of their own.
+        Cluster or label per cell, ``(n_cells,)``; missing ones form a separate row.
     n_topics
-        Topics to draw for every group: those with the largest mean share in it.
+        Number of topics per group, those with the largest mean proportions.
     n_genes
-        Top genes to name for every topic.
+        Number of top genes per topic.
     cmap
-        Name of the colour map; the scale goes from 0 to 1.
+        Name of the colour map, on a scale from 0 to 1.
     title
-        Heading.
+        Title.
     ax
-        Axes to draw on; by default those of a new figure that is large enough to read every name.
+        Axes to draw on; by default those of a new figure of sufficient size for all names.
 
     Returns
     -------
-    The axes. Rows are groups with their numbers of cells, columns topics in the order of the groups
-    that they are largest in. The size of a dot is the share of cells whose largest topic it is, its
-    colour the mean share of the topic.
+    matplotlib.axes.Axes
+        Rows are groups with their numbers of cells, columns topics in the order of the groups. The
+        size of a dot is the fraction of cells for which the topic is the largest, its colour the
+        mean proportion of the topic.
 
     Raises
     ------
     ValueError
-        If there is not one group per cell, or a topic has no loadings.
+        If groups do not match the cells, or a topic has no loadings.
 
     Examples
     --------
@@ -314,7 +314,7 @@ def topics(
     check_integer("n_genes", n_genes)
     if missing := proportions.columns.difference(loadings.index).tolist():
         found = f"loadings of {len(loadings):,} topics without {missing[0]!r}"
-        raise invalid("loadings", found, "a table of all topics", "Pass both of one model.")
+        raise invalid("loadings", found, "a table of all topics", "Pass both from the same model.")
     rows = _style.groups_of(groups, proportions.index)
     means = proportions.groupby(rows.codes).mean()
     best = np.argsort(-means.to_numpy(), axis=1, kind="stable")[:, :n_topics]
@@ -343,30 +343,30 @@ def _draw_dots(
     rotation: int = 45,
     **look: Any,
 ) -> Axes:
-    """Draw a dot per row and column: the area is a ``share``, the colour a ``value`` from 0 to 1.
+    """Draw dots in a grid, with ``share`` as their area and ``value`` (0 to 1) as their colour.
 
     Parameters
     ----------
     ax
         Axes to draw on; ``None`` for those of a new figure.
     dots
-        Table of ``column``, ``row``, ``share`` and ``value``.
+        Table with ``column``, ``row``, ``share`` and ``value``.
     columns, rows
-        Names.
+        Names of columns and rows.
     texts
-        Heading, what a share is, and what a value is.
+        Title, and the legend titles of ``share`` and ``value``.
     cmap
         Name of the colour map.
     rotation
-        Of the names of columns.
+        Rotation of the names of columns.
     **look
-        Further options of the dots.
+        Further scatter options.
     """
     from matplotlib.lines import Line2D
 
     size = _SQUARE * len(columns) + 3.6, max(_SQUARE * len(rows), 1.8) + 1.6
     title, a_share, a_value = texts
-    ax, widest = _style.axes_or_new(ax, size, "box", title), 48 * _SQUARE  # 2/3 of it, in points
+    ax, widest = _style.axes_or_new(ax, size, "box", title), 48 * _SQUARE  # points in 2/3 of a cell
     look = {"linewidths": 0.5, "zorder": 2, **_style.color_scale(dots["value"], cmap), **look}
     drawn = ax.scatter(dots["column"], dots["row"], s=widest**2 * dots["share"], **look)
     _style.name_sides(ax, columns, rows, rotation=rotation)

@@ -1,4 +1,4 @@
-"""Gene layouts and gene images."""
+"""Plot gene layouts and gene images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hdeepinsight.image import GeneLayout
 
-#: Characters of a heading that are as wide as an image.
+#: Maximum length of a line above an image, in characters.
 _LONGEST: Final = 28
 
 
@@ -31,35 +31,36 @@ def gene_layout(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw where each gene lives on the image.
+    """Plot the positions of genes on the image.
 
     Parameters
     ----------
     layout
-        The layout.
+        Gene layout.
     values
-        A number for each gene, ``(n_genes,)``, for its colour; by default all genes look alike.
-        A Series with gene names as its index is matched by name. NaN leaves a gene in the colour
-        of an empty pixel.
+        Number per gene, ``(n_genes,)``, for its colour; by default all genes have the same colour.
+        A Series is matched by its index of gene names. Genes with NaN look like empty pixels.
     highlight
-        Genes to mark and name.
+        Genes to mark with their names.
     cmap
         Name of the colour map for `values`.
     label
-        What the values are, written along the colour bar.
+        Label of the colour bar.
     title
-        Heading; by default the size of the layout and, where known, how well it keeps neighbours.
+        Title; by default the size of the layout and, if known, the fraction of neighbours that it
+        preserves.
     ax
         Axes to draw on; by default those of a new figure.
 
     Returns
     -------
-    The axes.
+    matplotlib.axes.Axes
+        The axes.
 
     Raises
     ------
     ValueError
-        If there is not one value per gene, or if a gene to mark is not in the layout.
+        If there is not one value per gene, or a gene to mark is not in the layout.
 
     Examples
     --------
@@ -69,12 +70,18 @@ def gene_layout(
     >>> ax.get_title()
     '3 genes on 8 × 8 pixels (random)'
     """
-    size = 5.0 if values is None else 5.6, 5.2
-    ax = axes_or_new(ax, size, "bare", _title_of(layout) if title is None else title)
+    if title is None:
+        title = (
+            f"{layout.n_genes:,} genes on {layout.side} × {layout.side} pixels ({layout.method})"
+        )
+        if "neighbors_kept" in layout.report:
+            kept, chance = (layout.report[k] for k in ("neighbors_kept", "neighbors_kept_random"))
+            title += f"\n{kept:.1%} of each gene's 10 neighbours kept, {chance:.1%} by chance"
+    ax = axes_or_new(ax, (5.0 if values is None else 5.6, 5.2), "bare", title)
     if values is None:
         _draw(ax, layout, np.zeros(layout.n_genes), "Blues", -1.0, 1.0)
         between, side = np.arange(1, layout.side) - 0.5, layout.side
-        for draw_lines in (ax.hlines, ax.vlines):  # between pixels, so that each gene shows
+        for draw_lines in (ax.hlines, ax.vlines):  # separate the pixels of individual genes
             draw_lines(between, -0.5, side - 0.5, color="white", lw=16 / side)
     else:
         drawn = _draw(ax, layout, _per_gene(layout, values, "values"), cmap)
@@ -93,35 +100,37 @@ def gene_images(
     label: str = "mean expression",
     title: str | None = None,
 ) -> Figure:
-    """Draw cell types, or single cells, as gene images side by side on one colour scale.
+    """Plot gene images of cell types or individual cells on a common colour scale.
 
     Parameters
     ----------
     layout
-        The layout.
+        Gene layout.
     images
-        Heading of each image, and its value for each gene, ``(n_genes,)``; or a DataFrame, genes
-        × images, matched by gene name. Genes without a value have the colour of an empty pixel.
+        Values per gene, ``(n_genes,)``, by the title of the image; or a DataFrame, genes × images,
+        matched by gene name. Genes without a value look like empty pixels.
     n_top
-        Genes to name in each image: those that are highest above the mean of the other images.
+        Number of genes to mark in each image: those with the largest difference to the mean of the
+        other images.
     ncols
-        Images in a row.
+        Number of images per row.
     cmap
         Name of the colour map.
     label
-        What the values are, written along the colour bar.
+        Label of the colour bar.
     title
-        Heading of the figure.
+        Title of the figure.
 
     Returns
     -------
-    The figure, with one axes per image and one for the colour bar.
+    matplotlib.figure.Figure
+        The figure, with one axes per image and one for the colour bar.
 
     Raises
     ------
     ValueError
-        If there is no image, or one without exactly one value per gene, or `n_top` or `ncols` is
-        not valid.
+        If there are no images, an image does not have one value per gene, or `n_top` or `ncols` is
+        invalid.
 
     Examples
     --------
@@ -135,7 +144,12 @@ def gene_images(
 
     check_integer("ncols", ncols, hint="Omit it to use 4.")
     check_integer("n_top", n_top, 0, hint="Omit it to use 3.")
-    stack, bounds = _stack(layout, images)
+    if not len(images):
+        hint = "Pass values per gene, such as the mean of each cell type."
+        raise ValueError(f"There must be at least one image, got none. {hint}")
+    stack = np.stack([_per_gene(layout, v, f"image {k!r}") for k, v in images.items()])
+    known = stack[np.isfinite(stack)]  # 0 is always on the scale
+    bounds = (min(0.0, float(known.min())), float(known.max())) if known.size else (0.0, 1.0)
     columns = min(ncols, len(stack))
     rows = -(-len(stack) // columns)
     size = (2.7 * columns + 0.9, 2.9 * rows + (0.4 if title else 0.0))
@@ -145,7 +159,7 @@ def gene_images(
         heading = "\n".join(shortened(line, _LONGEST) for line in str(heading).splitlines())
         ax = axes_or_new(ax, size, "bare", heading)
         drawn = _draw(ax, layout, values, cmap, *bounds)
-        ranked = np.argsort(rest - values, kind="stable")  # highest above the other images first
+        ranked = np.argsort(rest - values, kind="stable")  # largest difference first
         top = ranked[np.isfinite(values[ranked])][:n_top]
         _mark(ax, layout, [layout.genes[gene] for gene in top], gap=0.075)
     for ax in grid.flat[len(stack) :]:
@@ -159,20 +173,20 @@ def _draw(ax: Axes, layout: GeneLayout, values: np.ndarray, cmap: str, *bounds: 
     import matplotlib as mpl
 
     colors, (low, high) = mpl.colormaps[cmap].with_extremes(bad=EMPTY), bounds or (None, None)
-    pixels = _image(layout, values)
-    return ax.imshow(pixels, cmap=colors, vmin=low, vmax=high, interpolation="nearest")
+    pixels = np.full(layout.side**2, np.nan)
+    pixels[layout.pixel] = values
+    image = pixels.reshape(layout.side, layout.side)
+    return ax.imshow(image, cmap=colors, vmin=low, vmax=high, interpolation="nearest")
 
 
 def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str], *, gap: float) -> None:
-    """Frame the pixels of some genes and write their names beside them, towards the middle."""
+    """Outline the pixels of genes and write their names next to them, towards the centre."""
     from matplotlib.patches import Rectangle
 
     place = dict(zip(layout.genes, layout.coordinates.tolist(), strict=True))
     if missing := [gene for gene in genes if gene not in place]:
-        raise ValueError(
-            f"The layout has no gene {missing[0]!r} ({len(missing)} in all are missing). Choose "
-            "from layout.genes."
-        )
+        found = f"{missing[0]!r} and {len(missing) - 1} others" if missing[1:] else repr(missing[0])
+        raise ValueError(f"Genes to mark must be in layout.genes, got {found}. Remove them.")
     look: dict[str, Any] = {"va": "center", "fontsize": 8, "color": INK}
     look["arrowprops"] = {"arrowstyle": "-", "color": MARK, "lw": 0.8, "shrinkB": 2}
     for align, inward in (("left", 1), ("right", -1)):
@@ -189,7 +203,7 @@ def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str], *, gap: float) -> 
 
 
 def _spread(places: np.ndarray, gap: float, high: float) -> np.ndarray:
-    """Move places from 0 to `high` apart by at least a gap, or less where they do not all fit."""
+    """Move positions in [0, high] apart by at least a gap, or less if they do not all fit."""
     n, order = len(places), np.argsort(places, kind="stable")
     steps = np.arange(n) * min(gap, high / max(1, n - 1))
     moved = np.maximum.accumulate(places[order] - steps)
@@ -198,44 +212,12 @@ def _spread(places: np.ndarray, gap: float, high: float) -> np.ndarray:
 
 
 def _per_gene(layout: GeneLayout, values: Any, what: str) -> np.ndarray:
-    """Return a number per gene, ``(n_genes,)``, where a Series is matched by gene name."""
+    """Return a number per gene, ``(n_genes,)``, with a Series matched by gene name."""
     if hasattr(values, "reindex") and values.index.isin(layout.genes).any():
         values = values.reindex(list(layout.genes))
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (layout.n_genes,):
-        raise ValueError(
-            f"The {what} have the shape {array.shape}. One number per gene is needed: "
-            f"({layout.n_genes},). Put them in the order of layout.genes, or pass a Series with "
-            "gene names."
-        )
+        expected = f"one number per gene, shape ({layout.n_genes},)"
+        hint = "Pass them in the order of layout.genes, or a Series with gene names."
+        raise ValueError(f"{what} must be {expected}, got shape {array.shape}. {hint}")
     return array
-
-
-def _stack(
-    layout: GeneLayout, images: Mapping[str, npt.ArrayLike]
-) -> tuple[np.ndarray, tuple[float, float]]:
-    """Return images, ``(n_images, n_genes)``, and the ends of their scale, with 0 on it."""
-    if not len(images):
-        raise ValueError(
-            "There is no image. Pass at least one heading with a value for each gene, "
-            "for example the mean of each cell type."
-        )
-    stack = np.stack([_per_gene(layout, v, f"image {k!r}") for k, v in images.items()])
-    known = stack[np.isfinite(stack)]
-    return stack, (min(0.0, float(known.min())), float(known.max())) if known.size else (0.0, 1.0)
-
-
-def _image(layout: GeneLayout, values: np.ndarray) -> np.ndarray:
-    """Put values at the pixels of their genes, ``(side, side)``; NaN elsewhere."""
-    image = np.full(layout.side**2, np.nan)
-    image[layout.pixel] = values
-    return image.reshape(layout.side, layout.side)
-
-
-def _title_of(layout: GeneLayout) -> str:
-    """Return the size of a layout and, where known, how well it keeps neighbours."""
-    size = f"{layout.n_genes:,} genes on {layout.side} × {layout.side} pixels ({layout.method})"
-    if "neighbors_kept" not in layout.report:
-        return size
-    kept, chance = (layout.report[k] for k in ("neighbors_kept", "neighbors_kept_random"))
-    return f"{size}\n{kept:.1%} of each gene's 10 neighbours kept, {chance:.1%} by chance"

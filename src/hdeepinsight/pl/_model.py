@@ -1,4 +1,4 @@
-"""What a model learned: its training, its graphs, its genes, and what privacy costs it."""
+"""Plot training history, neighbour graphs, privacy-utility trade-offs and gene attributions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _LOSSES: Final = {
     "validation_loss": "held out",
     "log_loss": "held out, log loss",
 }
-#: Beginning of the keys of what is logged for every level, and heading of its panel.
+#: Prefix of the keys of each metric that is logged per level, and title of its panel.
 _PER_LEVEL: Final = {
     "accuracy_": "accuracy",
     "macro_f1_": "macro-F1",
     "ece_": "calibration error",
     "level_weight_": "weight in the loss",
 }
-#: Bins of the values in which dots are spread, and most dots of a gene.
+#: Number of bins in which dots are spread, and maximum number of dots per gene.
 _BINS, _MOST_DOTS = 80, 400
 _UNITS: Final = {
     "conditional": "attribution to the log-probability among siblings",
@@ -39,26 +39,27 @@ _UNITS: Final = {
 
 
 def training_history(history: Mapping[str, Any], *, title: str | None = None) -> Figure:
-    """Draw losses, and accuracy, macro-F1, calibration error and weight of every level.
+    """Plot losses, and the accuracy, macro F1, calibration error and weight of each level.
 
     Parameters
     ----------
     history
-        ``model.history``: for each name a table with one column, or a Series, of values by epoch;
-        or one DataFrame with a column a name. What was not logged is left out.
+        ``model.history``: a mapping from names to single-column tables or Series with values by
+        epoch, or a DataFrame with one column per name. Metrics that were not logged are omitted.
     title
-        Heading of the figure.
+        Title of the figure.
 
     Returns
     -------
-    The figure, with one axes for the losses and one for each measure that was logged (weights of
-    levels only where they change). A level has the same colour and line in all of them; a dotted
-    line marks the epoch of the lowest held-out log loss.
+    matplotlib.figure.Figure
+        The figure, with one axes for the losses and one for each logged metric (weights of levels
+        only if they change). A level has the same colour and line style in all axes. A dotted line
+        marks the epoch with the lowest log loss of held-out cells.
 
     Raises
     ------
     ValueError
-        If nothing in the history is a loss or a measure of a level.
+        If the history contains neither a loss nor a metric per level.
 
     Examples
     --------
@@ -80,16 +81,14 @@ def training_history(history: Mapping[str, Any], *, title: str | None = None) ->
     panels = {"loss": {name: series[key] for key, name in _LOSSES.items() if key in series}}
     for prefix, heading in _PER_LEVEL.items():
         logged = {k.removeprefix(prefix): v for k, v in series.items() if k.startswith(prefix)}
-        # Weights that never change say nothing by epoch.
+        # Constant weights are not plotted.
         changes = prefix != "level_weight_" or any(v.nunique() > 1 for v in logged.values())
         panels[heading] = logged if changes else {}
     panels = {heading: curves for heading, curves in panels.items() if curves}
     if not panels:
-        raise ValueError(
-            f"The history holds {list(series)[:10]}, none of which is a loss or a measure of a "
-            "level, such as 'train_loss' or 'accuracy_<level>'. "
-            "Train the model, and pass model.history."
-        )
+        expected = "a loss or a metric per level, such as 'train_loss' or 'accuracy_<level>'"
+        found = f"only {list(series)[:10]}. Train the model, and pass model.history."
+        raise ValueError(f"history must contain {expected}, got {found}")
     size = 2.9 * len(panels), 2.9
     figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
     levels = list(dict.fromkeys(n for name, p in panels.items() if name != "loss" for n in p))
@@ -113,23 +112,24 @@ def training_history(history: Mapping[str, Any], *, title: str | None = None) ->
 def in_degrees(
     choices: Mapping[str, np.ndarray], *, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw how many cells are chosen as a neighbour how often, in one graph or several.
+    """Plot the in-degree distribution of one or more neighbour graphs.
 
     Parameters
     ----------
     choices
-        Name of a graph, and the cells that each cell chose in it, shape ``(n_cells, k)``, -1 for
-        none: ``model.neighbor_choices()`` of :class:`~hdeepinsight.models.SCAGC`, or what
-        :func:`hdeepinsight.graph.nearest_neighbors` found.
+        Neighbours of each cell, shape ``(n_cells, k)``, -1 for none, by name of the graph:
+        ``model.neighbor_choices()`` of :class:`~hdeepinsight.models.SCAGC`, or the output of
+        :func:`hdeepinsight.graph.nearest_neighbors`.
     title
-        Heading.
+        Title.
     ax
         Axes to draw on; by default those of a new figure.
 
     Returns
     -------
-    The axes, with the share of cells that are chosen at least so often; a long tail is one of hubs.
-    The legend has the standard deviation of each graph.
+    matplotlib.axes.Axes
+        Fraction of cells with at least a given in-degree. A long tail indicates hubs. The legend
+        contains the standard deviation of the in-degree.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def in_degrees(
     'times chosen as a neighbour'
     """
     if not choices:
-        raise ValueError("choices must name a graph at least, got none. Pass {'graph': neighbors}.")
+        raise ValueError("choices must have at least one graph, got none. Pass {'graph': indices}.")
     ax = axes_or_new(ax, (4.2, 3.2), title=title)
     for rank, (name, chosen) in enumerate(choices.items()):
         cells = np.asarray(chosen)
@@ -167,31 +167,32 @@ def privacy_utility(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw scores of private methods against epsilon, beside controls that have no epsilon.
+    """Plot scores of private methods against epsilon, and controls without a privacy budget.
 
     Parameters
     ----------
     scores
-        A score per epsilon (index, numbers > 0) and method (columns). Rows of one epsilon, such as
-        seeds, become a mean with a bar from the lowest to the highest; missing values are left out.
+        Score per epsilon (index, numbers > 0) and method (columns). Rows with the same epsilon,
+        such as seeds, are summarised by their mean and range. Missing values are ignored.
     controls
-        Scores of methods without a budget, such as a random projection (epsilon is 0) or no
-        privacy, each as a dashed line with its name.
+        Scores of methods without a budget, such as a random projection (epsilon 0) or a non-private
+        method, drawn as dashed lines with their names.
     score
-        What the scores are.
+        Name of the score.
     title
-        Heading.
+        Title.
     ax
         Axes to draw on; by default those of a new figure.
 
     Returns
     -------
-    The axes: epsilon on a logarithmic axis, more privacy to the left.
+    matplotlib.axes.Axes
+        The axes, with epsilon on a logarithmic axis.
 
     Raises
     ------
     ValueError
-        If there is no score, or an epsilon is not a number > 0.
+        If there are no scores, or an epsilon is not a number > 0.
 
     Examples
     --------
@@ -204,11 +205,9 @@ def privacy_utility(
     """
     epsilon = pd.to_numeric(pd.Series(scores.index), errors="coerce").to_numpy(dtype=np.float64)
     if not scores.size or not (epsilon > 0).all():
-        raise ValueError(
-            "scores must have a row per epsilon > 0 and a column per method, got "
-            f"{scores.shape[0]} rows named {list(scores.index)[:5]}. Pass methods without a budget "
-            "as controls."
-        )
+        found = f"{scores.shape[0]} rows named {list(scores.index)[:5]}"
+        hint = "Pass methods without a budget as controls."
+        raise ValueError(f"scores must have rows named by epsilon > 0, got {found}. {hint}")
     ax = axes_or_new(ax, (4.8, 3.6), title=title)
     for rank, (name, values) in enumerate(scores.items()):
         by = pd.Series(values.to_numpy(dtype=np.float64)).groupby(epsilon).agg
@@ -239,28 +238,29 @@ def explanation(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the leading genes of a node with their spread over cells.
+    """Plot the top genes of a node with their attributions per cell.
 
     Parameters
     ----------
     result
-        From :meth:`~hdeepinsight.models.SCHDeepInsight.explain`.
+        Output of :meth:`~hdeepinsight.models.SCHDeepInsight.explain`.
     node
-        An explained node; not needed where there is one.
+        Explained node; not required if there is only one.
     n_genes
-        Genes to draw.
+        Number of genes.
     by, cells
         As in :meth:`~hdeepinsight.explanation.Explanation.ranking`.
     title
-        Heading; by default the node and the number of cells.
+        Title; by default the node and the number of cells.
     ax
         Axes to draw on; by default those of a new figure.
 
     Returns
     -------
-    The axes: one row per gene, best on top, with a dot per cell (at most 400, evenly chosen)
-    coloured by its scaled expression, and mean ± standard deviation as a tick and a line. Without
-    the values of single cells, the ticks and lines alone.
+    matplotlib.axes.Axes
+        One row per gene, the top gene first, with one dot per cell (at most 400 evenly spaced
+        cells), coloured by scaled expression, and mean ± standard deviation as a tick and a line.
+        Without attributions of individual cells, only ticks and lines.
 
     Examples
     --------
@@ -304,29 +304,30 @@ def contrast(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw what speaks for a node and what speaks for the node that it stands against.
+    """Plot the genes that support a node and those that support the alternative.
 
     Parameters
     ----------
     result
-        From :meth:`~hdeepinsight.models.SCHDeepInsight.explain` with ``against=``; without, the
-        other side is the siblings of the node, or everything else.
+        Output of :meth:`~hdeepinsight.models.SCHDeepInsight.explain` with ``against=``. Otherwise,
+        the alternative is the siblings of the node, or all other nodes.
     node
-        An explained node; not needed where there is one.
+        Explained node; not required if there is only one.
     n_genes
-        Genes on each side, at most.
+        Maximum number of genes on each side.
     title
-        Heading; by default both nodes.
+        Title; by default both nodes.
     ax
         Axes to draw on; by default those of a new figure.
 
     Returns
     -------
-    The axes: bars of the mean attribution with its standard error. To the right stands what speaks
-    for the node in its own cells; to the left what speaks against it in all other cells that were
-    explained, or in its own where there are none. Explain cells of both nodes to see both sides.
-    Bars are filled where those cells express the gene more than the background does, and hollow
-    where they express it less: there its absence speaks.
+    matplotlib.axes.Axes
+        Bars of mean attributions with their standard errors. On the right are positive attributions
+        in cells of the node; on the left negative attributions in all other explained cells, or, if
+        there are none, in cells of the node. Explain cells of both nodes to see both sides. Bars
+        are filled if these cells express the gene more than the background, and hollow if less,
+        when the absence of the gene is informative.
 
     Examples
     --------
@@ -365,7 +366,7 @@ def contrast(
 
 
 def _offsets(values: np.ndarray, width: float) -> np.ndarray:
-    """Offsets within ±0.36 that spread dots of one bin, wider where there are more of them."""
+    """Return offsets within ±0.36 that spread the dots of each bin according to their number."""
     bins = np.floor(values / width).astype(np.int64)
     rank = pd.Series(bins).groupby(bins).cumcount().to_numpy()
     side = np.where(rank % 2, 1.0, -1.0) * ((rank + 1) // 2)
@@ -373,7 +374,7 @@ def _offsets(values: np.ndarray, width: float) -> np.ndarray:
 
 
 def _heading(result: Explanation, node: str | None) -> str:
-    """Name the node, and what it stands against."""
+    """Return the name of the node and, if any, of its alternative."""
     paths = result.nodes[result.position_of(node)], result.against
     return " against ".join(path.rsplit(" > ", 1)[-1] for path in paths if path is not None)
 
@@ -381,7 +382,7 @@ def _heading(result: Explanation, node: str | None) -> str:
 def _rows_of_genes(
     ax: Axes | None, result: Explanation, table: pd.DataFrame, heading: str
 ) -> tuple[Axes, np.ndarray]:
-    """Return axes with a row per gene, the first on top, and the heights of the rows."""
+    """Return axes with one row per gene, the first on top, and the positions of the rows."""
     ax = axes_or_new(ax, (6.0, 0.26 * len(table) + 1.5), "rows", heading)
     places = np.arange(len(table))[::-1]
     ax.axvline(0.0, color=FAINT, lw=0.8, zorder=1)

@@ -1,4 +1,4 @@
-"""What every figure shares: axes, colours, names, and groups of cells."""
+"""Common elements of all plots: axes, colours, names, and groups of cells."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ INK: Final = "#222222"
 FAINT: Final = "#777777"
 EMPTY: Final = "#F1F1F1"
 MARK: Final = "#D55E00"
-#: Probabilities and other numbers of cells: perceptually uniform, and darker where there is more,
-#: so that on white the high values stand out (with colour vision deficiency and in print too).
+#: Colour map of probabilities and other numbers: perceptually uniform, with dark high values that
+#: stand out on white (also with colour vision deficiency and in print).
 SEQUENTIAL: Final = "magma_r"
 
 _STYLES: Final = ("-", "--", "-.", ":")
@@ -42,20 +42,19 @@ _SIDES: Final = {
 def axes_or_new(
     ax: Axes | None, figsize: tuple[float, float], frame: Frame = "open", title: str | None = None
 ) -> Axes:
-    """Return the given axes, or those of a new figure, in the look of all figures.
+    """Return styled axes: the given ones, or those of a new figure.
 
     Parameters
     ----------
     ax
-        Axes to draw on; ``None`` for new ones.
+        Axes to draw on; ``None`` for those of a new figure.
     figsize
-        Width and height of a new figure, in inches.
+        Width and height of a new figure in inches.
     frame
-        ``"open"``: two axes with numbers. ``"rows"``: names at the left, numbers below.
-        ``"box"``: names at both sides, within a faint line. ``"bare"``: neither ticks nor lines,
-        for pictures whose axes have no unit.
+        ``"open"``: two numeric axes. ``"rows"``: names on the left, numbers below. ``"box"``: names
+        on both axes and a light frame. ``"bare"``: no ticks or lines, for axes without a unit.
     title
-        Heading.
+        Title.
     """
     if ax is None:
         import matplotlib.pyplot as plt
@@ -74,14 +73,14 @@ def axes_or_new(
 
 
 def name_sides(ax: Axes, columns: list[str], rows: list[str], *, rotation: int = 45) -> None:
-    """Write the names of columns below a grid, and those of its rows at the left."""
+    """Write the names of columns below a grid, and the names of rows on its left."""
     anchor: dict[str, Any] = {"ha": "right", "va": "center", "rotation_mode": "anchor"}
     ax.set_xticks(range(len(columns)), columns, rotation=rotation, **anchor)
     ax.set_yticks(range(len(rows)), rows)
 
 
 def color_scale(values: Any, cmap: str, low: float = 0.0, high: float = 1.0) -> dict[str, Any]:
-    """Return options of dots in the colours of numbers; grey where there is none."""
+    """Return scatter options for a colour scale, with grey for missing numbers."""
     import matplotlib as mpl
 
     colors = mpl.colormaps[cmap].with_extremes(bad=MISSING)
@@ -89,24 +88,24 @@ def color_scale(values: Any, cmap: str, low: float = 0.0, high: float = 1.0) -> 
 
 
 def line_look(rank: int) -> dict[str, Any]:
-    """Return colour and style of a line among several."""
+    """Return the colour and line style of the line at a position."""
     return {"color": PALETTE[rank % len(PALETTE)], "ls": _STYLES[rank % len(_STYLES)], "lw": 1.6}
 
 
 def add_halo(text: Text, width: float = 2.5) -> None:
-    """Put a white rim around a text, which keeps it legible on any ground."""
+    """Add a white outline to a text, so that it is legible on any background."""
     from matplotlib.patheffects import withStroke
 
     text.set_path_effects([withStroke(linewidth=width, foreground="white")])
 
 
 def plain(name: object) -> str:
-    """Return a name that matplotlib writes as it is, also with dollar signs (no mathematics)."""
+    """Escape dollar signs in a name, which matplotlib would interpret as mathematics."""
     return str(name).replace("$", r"\$")
 
 
 def shortened(name: object, longest: int = 36) -> str:
-    """Return a plain name with its middle cut out, since names often differ at their ends."""
+    """Escape a name and shorten it in the middle, since names often differ at their ends."""
     text = str(name)
     if len(text) > longest:
         tail = (longest - 1) // 2
@@ -115,14 +114,14 @@ def shortened(name: object, longest: int = 36) -> str:
 
 
 class Groups(NamedTuple):
-    """Groups of cells, in the order in which they are drawn.
+    """Groups of cells in drawing order.
 
     Attributes
     ----------
     codes
-        Group of every cell, ``(n_cells,)``.
+        Group of each cell, ``(n_cells,)``.
     names
-        Name of every group; cells without a label are a group of their own, the last.
+        Name of each group. Cells without a label form the last group.
     """
 
     codes: np.ndarray
@@ -130,37 +129,34 @@ class Groups(NamedTuple):
 
     @property
     def sizes(self) -> np.ndarray:
-        """Cells of every group, ``(n_groups,)``."""
+        """Number of cells per group, ``(n_groups,)``."""
         return np.bincount(self.codes, minlength=len(self.names))
 
     @property
     def titles(self) -> list[str]:
-        """Name of every group as an axis shows it, with its cells."""
+        """Label of each group for an axis, with its number of cells."""
         sized = zip(self.names, self.sizes.tolist(), strict=True)
         return [f"{shortened(name)}  ({n:,})" for name, n in sized]
 
 
 def groups_of(labels: Any, obs_names: pd.Index) -> Groups:
-    """Read one label per cell: categories keep their order, unused ones are left out.
+    """Group cells by labels, in the order of the categories, without unused ones.
 
     Parameters
     ----------
     labels
         Labels or clusters, ``(n_cells,)``.
     obs_names
-        The cells, ``(n_cells,)``.
+        Names of the cells, ``(n_cells,)``.
 
     Raises
     ------
     ValueError
-        If there is no cell, not one label per cell, or labels have the names of cells in another
-        order.
+        If there are no cells, or labels do not match the cells in the same order.
     """
     if not len(obs_names):
-        raise ValueError(
-            "The annotation has no cell. At least one is needed. Annotate cells, or check how "
-            "they were selected."
-        )
+        hint = "Annotate cells, or check how they were selected."
+        raise ValueError(f"There must be at least one cell, got none. {hint}")
     check_same_cells(obs_names, labels, "groups")
     categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
     codes, names = categories.codes.astype(np.int64), list(map(str, categories.categories))
@@ -169,31 +165,31 @@ def groups_of(labels: Any, obs_names: pd.Index) -> Groups:
 
 
 def in_tree_order(taxonomy: Taxonomy, nodes: Iterable[int]) -> list[int]:
-    """Sort nodes branch by branch, each before those under it; the root, or -1, comes last."""
+    """Sort nodes depth first, with the root, or -1, at the end."""
     return sorted(nodes, key=lambda node: (node <= 0, taxonomy.ancestors(max(node, 0)).tolist()))
 
 
 def node_groups(taxonomy: Taxonomy, nodes: np.ndarray) -> tuple[Groups, list[int]]:
-    """Group cells by node, in the order of the tree.
+    """Group cells by node, in the order of the taxonomy.
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        Taxonomy of the nodes.
     nodes
-        Node of every cell, ``(n_cells,)``.
+        Node of each cell, ``(n_cells,)``.
 
     Returns
     -------
-    The groups, named by bare names, or by whole paths where two of them share a name; and the node
-    of every group.
+    groups, nodes
+        Groups with bare names, or full paths if two groups share a name, and the node of each.
     """
     order = in_tree_order(taxonomy, np.unique(nodes).tolist())
     return Groups(pd.Index(order).get_indexer(nodes), unique_names(taxonomy, order)), order
 
 
 def unique_names(taxonomy: Taxonomy, nodes: list[int]) -> list[str]:
-    """Return bare names, or whole paths where two nodes share one; -1 stands for any above."""
+    """Return bare names, or full paths of nodes that share one; -1 is a label above the level."""
     special = {0: LABEL_COLUMNS.ROOT, -1: STOPPED}
     bare = [special.get(node) or taxonomy.label(node) for node in nodes]
     return [

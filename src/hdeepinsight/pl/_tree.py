@@ -1,4 +1,4 @@
-"""The tree of cell types, and cells as streams down the tree."""
+"""Plot taxonomies, and alluvial diagrams of cells along a taxonomy."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
 
-#: Inches of one row, and of one character at the font size used.
+#: Height of a row and width of a character in inches, and font size.
 _ROW, _CHARACTER, _FONT = 0.2, 0.07, 8.5
-#: Room for a dot and between two columns, in characters.
+#: Width of a dot, and distance between columns, in characters.
 _DOT, _GAP = 1.2, 4.0
-#: Inches of the streams: all cells together, the least room of one name, what is left between two,
-#: a block's width, and the least width of the stream between two columns.
+#: Alluvial diagram, in inches: total height of the cells, minimum height of a name, distance
+#: between blocks, width of a block, and minimum width of the streams between two columns.
 _CELLS, _NAME, _SPACE, _BLOCK, _STREAM = 3.2, 0.165, 0.03, 0.12, 1.1
 
 
@@ -35,39 +35,40 @@ def taxonomy(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a taxonomy from left to right, coarse to fine, each node in the colour of its label.
+    """Plot a taxonomy from coarse (left) to fine (right), with numbers of cells and confidence.
 
     Parameters
     ----------
     taxonomy
-        The tree; an annotation, for its tree with the cells that it labels and how sure it is; or
-        a model, for its tree.
+        Taxonomy, a model with a taxonomy, or an annotation, whose counts and confidence are then
+        shown by default.
     counts
-        Cells labelled exactly at each node: an array ``(n_nodes,)``, or a mapping (also a Series)
-        of names, paths or node indices. Shown are the cells at or under each node, as text and as
-        the size of the dot. Of an annotation, by default, the cells that stop at each node.
+        Number of cells labelled exactly at each node: an array ``(n_nodes,)``, or a mapping (or
+        Series) from names, paths or node indices. Sums at or below each node are shown as text and
+        as the size of the dot.
     confidence
-        A number from 0 to 1 for each node, in the same forms, for the colour of its dot and as
-        text; NaN where there is none. Of an annotation, by default, the mean probability of each
-        node over the cells that stop at or under it.
+        Number from 0 to 1 for each node, in the same forms, shown as text and as the colour of the
+        dot; NaN if unknown. The default for an annotation is the mean probability of each node over
+        the cells labelled at or below it.
     cmap
         Name of the colour map for `confidence`.
     title
-        Heading.
+        Title.
     ax
-        Axes to draw on; by default those of a new figure that is large enough to read every name.
+        Axes to draw on; by default those of a new figure of sufficient size for all names.
 
     Returns
     -------
-    The axes; node ``v`` is drawn by the text ``ax.texts[v - 1]``.
+    matplotlib.axes.Axes
+        The axes; the text of node ``v`` is ``ax.texts[v - 1]``.
 
     Raises
     ------
     TypeError
-        If it is neither a taxonomy nor something that has one.
+        If `taxonomy` neither is nor has a taxonomy.
     ValueError
-        If `counts` or `confidence` has another length than the tree has nodes, or a name that it
-        does not have, if a count is no whole number from 0, or a confidence lies outside [0, 1].
+        If `counts` or `confidence` has the wrong length or unknown names, a count is not an integer
+        >= 0, or a confidence is outside [0, 1].
 
     Examples
     --------
@@ -83,10 +84,8 @@ def taxonomy(
         confidence = _mean_probability(taxonomy) if confidence is None else confidence
     tree = getattr(taxonomy, "taxonomy", taxonomy)
     if not isinstance(tree, Taxonomy):
-        raise TypeError(
-            "taxonomy must be a Taxonomy, an Annotation or a model, got "
-            f"{type(tree).__name__}. Pass result or model.taxonomy."
-        )
+        found = f"{type(tree).__name__}. Pass result or model.taxonomy."
+        raise TypeError(f"taxonomy must be a Taxonomy, an Annotation or a model, got {found}")
     by_label = tree_colors(tree.labels, tree.parent)
     colors = [MISSING, *(by_label[label] for label in tree.labels[1:])]
     texts, ink = pd.Series(map(_style.plain, tree.labels)), [_style.INK] * tree.n_nodes
@@ -95,31 +94,29 @@ def taxonomy(
     if counts is not None:
         exact = tree.per_node(counts, "counts")
         if not (np.isfinite(exact) & (exact >= 0) & (exact == np.rint(exact))).all():
-            raise ValueError(
-                f"The counts run from {exact.min():.3g} to {exact.max():.3g}. They must be whole "
-                "numbers of cells >= 0. Pass value_counts(), not shares of cells."
-            )
-        totals = tree.roll_up(exact.astype(np.int64))  # cells at or under each node
+            found = f"numbers from {exact.min():.3g} to {exact.max():.3g}"
+            hint = "Pass value_counts(), not fractions of cells."
+            raise ValueError(f"counts must be integers >= 0, got {found}. {hint}")
+        totals = tree.roll_up(exact.astype(np.int64))  # cells at or below each node
         texts += [f"  {n:,}" for n in totals]
         ink = [_style.INK if n else _style.FAINT for n in totals]
-        # With the square root of the count, rare types stay visible.
+        # The square root of the count keeps rare types visible.
         area = 8 + 70 * np.sqrt(totals / max(1, totals[0]))
     if confidence is not None:
         sure = tree.per_node(confidence, "confidence", otherwise=np.nan)
         if (sure < 0).any() or (sure > 1 + PROBABILITY_TOLERANCE).any():
-            raise ValueError(
-                f"The confidence runs from {np.nanmin(sure):.3g} to {np.nanmax(sure):.3g}. It is a "
-                "probability from 0 to 1, or NaN. Pass probabilities, not logits or percent."
-            )
+            found = f"numbers from {np.nanmin(sure):.3g} to {np.nanmax(sure):.3g}"
+            hint = "Pass probabilities, not logits or percentages."
+            raise ValueError(f"confidence must be from 0 to 1, or NaN, got {found}. {hint}")
         texts += [f"  {value:.2f}" if np.isfinite(value) else "" for value in sure]
         dots = _style.color_scale(sure, cmap) | {"linewidths": 0.5, "edgecolors": _style.INK}
-    # Left edges of the columns of the root and of every level, and the right edge of all.
+    # Left edges of the columns of the root and of each level, and the right edge of the last.
     longest = texts.str.len().groupby(tree.depth).max()[1:]
     starts = np.cumsum([0.0, _GAP, *(longest + _DOT + _GAP)])
     x, y = starts[tree.depth], np.zeros(tree.n_nodes)
     y[_style.in_tree_order(tree, tree.leaves.tolist())] = np.arange(tree.n_leaves)
     for node in reversed(tree.inner_nodes):
-        y[node] = y[tree.children(node)[[0, -1]]].mean()  # a parent stands amid its children
+        y[node] = y[tree.children(node)[[0, -1]]].mean()  # in the middle of its children
     width = max(starts[-1] * _CHARACTER, 2.0) + (0.4 if confidence is None else 1.3)
     ax = _style.axes_or_new(ax, (width, tree.n_leaves * _ROW + 0.7), "bare", title)
     _draw_edges(ax, tree, x, y, colors)
@@ -140,7 +137,7 @@ def taxonomy(
 
 
 def _mean_probability(annotation: Annotation) -> np.ndarray:
-    """Average each node's probability over the cells that stop at or under it, ``(n_nodes,)``."""
+    """Compute the mean probability of each node over the cells at or below it, ``(n_nodes,)``."""
     n_nodes = annotation.taxonomy.n_nodes
     path = annotation.taxonomy.node_at_level[annotation.stop_nodes]
     rows, levels = np.nonzero(path >= 0)
@@ -153,7 +150,7 @@ def _mean_probability(annotation: Annotation) -> np.ndarray:
 def _draw_edges(
     ax: Axes, taxonomy: Taxonomy, x: np.ndarray, y: np.ndarray, colors: list[str]
 ) -> None:
-    """Draw each edge flat under the parent's name, then as an S to the child."""
+    """Draw each edge as a horizontal line from the parent, followed by a curve to the child."""
     from matplotlib.collections import PathCollection
     from matplotlib.path import Path
 
@@ -167,13 +164,13 @@ def _draw_edges(
     ax.add_collection(
         PathCollection(paths, facecolors="none", edgecolors=colors[1:], linewidths=1.0, zorder=1)
     )
-    inner = taxonomy.inner_nodes  # what siblings share has the colour of their parent
+    inner = taxonomy.inner_nodes  # the common part of sibling edges has the colour of the parent
     bends = x[[taxonomy.children(node)[0] for node in inner]] - _GAP
     ax.hlines(y[inner], x[inner], bends, colors=[colors[v] for v in inner], lw=1.2, zorder=1.5)
 
 
 class _Column:
-    """Blocks of one column from the top; `codes` says in which block each cell is."""
+    """Column of an alluvial diagram, from top to bottom; `codes` are the blocks of the cells."""
 
     def __init__(
         self, heading: str, names: list[str], colors: list[str], hollow: list[bool], codes: Any
@@ -181,7 +178,7 @@ class _Column:
         n_cells = np.bincount(codes, minlength=len(names))
         self.heading, self.colors, self.hollow, self.codes = heading, colors, hollow, codes
         self.heights = _CELLS * n_cells / len(codes)
-        # Every block has a slot with room for its name; the middle of the column is 0.
+        # Each block has a slot that is high enough for its name; the column is centred at 0.
         slots = np.maximum(self.heights, _NAME) + _SPACE
         self.tops = np.cumsum(slots) - slots / 2 - slots.sum() / 2 - self.heights / 2
         named = zip(names, n_cells.tolist(), strict=True)
@@ -189,7 +186,7 @@ class _Column:
         self.text_width = _CHARACTER * max(map(len, self.texts)) + 0.1
 
     def draw(self, ax: Axes, x: float, top: float, *, names_before: bool) -> None:
-        """Draw blocks at a left edge, their names beside them and the heading at the top."""
+        """Draw the blocks with their left edges at `x`, their names, and the title at the top."""
         from matplotlib.patches import Rectangle
 
         at, align = (x - 0.06, "right") if names_before else (x + _BLOCK + 0.06, "left")
@@ -199,10 +196,8 @@ class _Column:
             ax.add_patch(Rectangle((x, start), _BLOCK, height, fc=fill, ec=color, lw=1, zorder=2))
             look: dict[str, Any] = {"va": "center", "fontsize": 8, "c": _style.INK, "zorder": 3}
             _style.add_halo(ax.text(at, start + height / 2, text, ha=align, **look), 2.0)
-        middle = x + _BLOCK / 2
-        ax.text(
-            middle, top, _style.plain(self.heading), ha="center", va="center", weight="bold", size=9
-        )
+        look = {"ha": "center", "va": "center", "weight": "bold", "size": 9}
+        ax.text(x + _BLOCK / 2, top, _style.plain(self.heading), **look)
 
 
 def alluvial(
@@ -213,34 +208,34 @@ def alluvial(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how cells of given labels or clusters stream down the taxonomy to where they stop.
+    """Plot an alluvial diagram from given labels or clusters to the levels of an annotation.
 
     Parameters
     ----------
     result
-        The annotation.
+        Annotation.
     groups
-        A label or cluster per cell, ``(n_cells,)``: those of a reference, of another tool, of a
-        clustering. Missing ones are a block of their own.
+        Label or cluster per cell, ``(n_cells,)``, such as reference labels, labels of another tool,
+        or clusters. Missing ones form a separate block.
     heading
         Name of the column of groups.
     title
-        Heading of the picture.
+        Title of the figure.
     ax
-        Axes to draw on; by default those of a new figure that is large enough to read every name.
+        Axes to draw on; by default those of a new figure of sufficient size for all names.
 
     Returns
     -------
-    The axes. The first column holds the groups, each further one a level. A cell follows its path
-    as far as its label goes: where that stops above a type, it goes on in a hollow block, so that
-    the last column shows every label as it was given. Streams have the colour of the label that
-    they lead to, as in :func:`taxonomy`; groups named like a label have its colour, others are
-    grey.
+    matplotlib.axes.Axes
+        The first column contains the groups, and each further column a level. Cells labelled at an
+        inner node continue in a hollow block, so that the last column shows all labels. Streams
+        have the colour of the label that they lead to, as in :func:`taxonomy`. Groups with the name
+        of a label have its colour, other groups are grey.
 
     Raises
     ------
     ValueError
-        If there is no cell, or not one group per cell.
+        If there are no cells, or groups do not match the cells.
 
     Examples
     --------
@@ -261,14 +256,14 @@ def alluvial(
     tree, here = result.taxonomy, np.zeros_like(result.stop_nodes)
     for depth, level in enumerate(tree.level_names, start=1):
         at_level = tree.node_at_level[result.stop_nodes, depth - 1]
-        here = np.where(at_level >= 0, at_level, here)  # the path as far as it goes, then its end
+        here = np.where(at_level >= 0, at_level, here)  # the node at this level, else the last one
         (codes, names), nodes = _style.node_groups(tree, here)
         ended = [tree.depth[node] < depth and not tree.is_leaf(node) for node in nodes]
         colors = [result.colors.get(tree.label(node), MISSING) for node in nodes]
-        said = zip(names, nodes, ended, strict=True)
-        names = [f"{name} (stopped)" if over and node else name for name, node, over in said]
+        blocks = zip(names, nodes, ended, strict=True)
+        names = [f"{name} (stopped)" if over and node else name for name, node, over in blocks]
         columns.append(_Column(level, names, colors, ended, codes))
-    # Names of the first column stand before it, those of the others after them.
+    # Names are on the left of the first column, and on the right of the others.
     room = [0.0, *(column.text_width for column in columns[1:-1])]
     x = columns[0].text_width + np.cumsum([0.0, *(_BLOCK + _STREAM + width for width in room)])
     top = min(column.tops[0] for column in columns) - 0.3

@@ -1,4 +1,4 @@
-"""One page that says what an annotation holds and how far to trust it, for people and machines."""
+"""Report an annotation and the evidence for it as a self-contained HTML page."""
 
 from hdeepinsight.report._page import write
 

@@ -1,4 +1,4 @@
-"""Cells of the picture on the page: where they are, and everything that they can be coloured by."""
+"""Collect the coordinates and the colours of the scatter plot of cells in the report."""
 
 from __future__ import annotations
 
@@ -28,62 +28,62 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Cells of the picture, and of one whose coordinates have to be made.
+#: Maximum number of cells drawn, and for which an embedding is computed.
 MAX_CELLS: Final = 20_000
-_MADE_CELLS: Final = 5_000
-#: What a query may bring along, the first one found.
+_MAX_EMBEDDED: Final = 5_000
+#: Names that are searched in the query; the first one found is used.
 _COORDINATES: Final = ("X_umap", "X_tsne", "X_mde", "X_draw_graph_fa")
 _CLUSTERS: Final = ("leiden", "louvain", "seurat_clusters", "clusters", "cluster")
 _COLUMNS: Final = ("batch", "donor", "donor_id", "sample", "sample_id", "study", "condition")
-_MOST_CATEGORIES: Final = 40
-#: Columns of the novelty that make a scale, in words.
+_MAX_CATEGORIES: Final = 40
+#: Continuous columns of the novelty, with their titles.
 _SCORES: Final = {
-    "lineage_p_value": "p-value of not being of any lineage",
-    "type_p_value": "p-value of not being of any type",
+    "lineage_p_value": "lineage p-value (low: novel)",
+    "type_p_value": "type p-value (low: novel)",
     "doublet_score": "doublet score",
-    "ambient_score": "score of the background",
+    "ambient_score": "ambient RNA score",
 }
-_STEPS: Final = 254  # of a scale; 255 is a missing value
+_STEPS: Final = 254  # of a colour scale; 255 is a missing value
 
 
 @dataclass(frozen=True)
-class Given:
-    """What is known of the cells beside their labels.
+class CellInfo:
+    """Coordinates and metadata of the cells, besides their labels.
 
     Parameters
     ----------
     obs
-        Columns by which cells may be coloured, ``(n_cells, ...)``.
+        Columns that cells can be coloured by, ``(n_cells, ...)``.
     clusters
-        Cluster of every cell; ``None`` where none are known.
+        Cluster of each cell, or ``None``.
     coordinates
-        Where every cell is, ``(n_cells, 2)``, NaN where it is nowhere; ``None`` without any.
+        Coordinates of each cell, ``(n_cells, 2)``, with NaN if missing; or ``None``.
     origin
-        Where the coordinates come from, in words, or why there are none.
-    made
-        Whether they were made for this page, of a part of the cells where there are many.
+        A sentence on where the coordinates come from, or why there are none.
+    computed
+        Whether coordinates were computed for the report, possibly for a sample of the cells.
     """
 
     obs: pd.DataFrame
     clusters: Any | None
     coordinates: np.ndarray | None
     origin: str
-    made: bool = False
+    computed: bool = False
 
 
-def gather(
+def collect(
     result: Annotation, query: Any, clusters: Any, embedding: Any, color_by: Sequence[str]
-) -> Given:
-    """Pick up what the query has: coordinates, clusters and batches; or make coordinates."""
-    obs, held = pd.DataFrame(index=result.obs_names), dict[str, Any]()
+) -> CellInfo:
+    """Collect coordinates, clusters and batches of the query; compute missing coordinates."""
+    obs, obsm = pd.DataFrame(index=result.obs_names), dict[str, Any]()
     if isinstance(query, AlignedQuery):
-        obs, held = query.obs, dict(query.source.obsm)
+        obs, obsm = query.obs, dict(query.source.obsm)
     elif is_paired(query):
         mdata: Any = open_paired(query)
-        obs, held = mdata.obs, {name: partial(mdata.obsm.__getitem__, name) for name in mdata.obsm}
+        obs, obsm = mdata.obs, {name: partial(mdata.obsm.__getitem__, name) for name in mdata.obsm}
     elif query is not None:
         store = open_store(query)
-        obs, held = store.obs, dict(store.obsm)
+        obs, obsm = store.obs, dict(store.obsm)
     check_same_cells(result.obs_names, obs.index.to_series(), "query")
     if missing := [name for name in color_by if name not in obs]:
         raise missing_column(missing[0], obs, where="The query's obs")
@@ -94,48 +94,53 @@ def gather(
         points = np.asarray(embedding, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] < 2:
             expected = "two or more columns of numbers, with one row per cell"
-            hint = "Pass adata.obsm['X_umap'] or the like."
+            hint = "Pass coordinates such as adata.obsm['X_umap']."
             raise invalid("embedding", points.shape, expected, hint)
-        origin = "The picture shows the coordinates that were given."
-        return Given(columns, clusters, points[:, :2], origin)
-    for name in (name for name in _COORDINATES if name in held):
+        origin = "The coordinates are those passed as embedding."
+        return CellInfo(columns, clusters, points[:, :2], origin)
+    for name in (name for name in _COORDINATES if name in obsm):
         try:
-            points = np.asarray(held[name](), dtype=np.float64)
-        except Exception:  # damaged ones are made anew
+            points = np.asarray(obsm[name](), dtype=np.float64)
+        except Exception:  # damaged coordinates are computed again
             logger.debug("obsm[%r] could not be read", name, exc_info=True)
             continue
         if points.ndim == 2 and len(points) == len(result) and points.shape[1] >= 2:
-            origin = f"The coordinates are those in obsm[{name!r}] of the query."
-            return Given(columns, clusters, points[:, :2], origin)
-    return Given(columns, clusters, *_made(result, query), made=True)
+            origin = f"The coordinates are from obsm[{name!r}] of the query."
+            return CellInfo(columns, clusters, points[:, :2], origin)
+    return CellInfo(columns, clusters, *_computed(result, query), computed=True)
 
 
-def _made(result: Annotation, query: Any) -> tuple[np.ndarray | None, str]:
-    """Place some cells by their expression; failing never costs the page."""
+def _computed(result: Annotation, query: Any) -> tuple[np.ndarray | None, str]:
+    """Compute an embedding of a sample of cells; the report is written even if this fails."""
     if query is None:
-        return None, "There is no picture of the cells: neither query nor embedding was given."
-    rows = tl.sample_cells(result.stop_nodes, _MADE_CELLS)
+        return None, "There is no plot of the cells, because neither query nor embedding was given."
+    rows = tl.sample_cells(result.stop_nodes, _MAX_EMBEDDED)
     try:
         source = tl.open_cells(result, query, rows)
         points = tl.expression_pca([block for _, block in source.blocks()])
         coordinates = np.full((len(result), 2), np.nan)
         coordinates[rows] = tl.mde(points)
     except Exception as error:
-        logger.debug("no coordinates were made", exc_info=True)
-        return None, f"There is no picture of the cells, which could not be placed: {error}"
-    origin = "The query has no coordinates, so cells were placed by their expression (principal "
-    origin += "components, then minimum-distortion embedding)."
-    return coordinates, origin
+        logger.debug("no embedding was computed", exc_info=True)
+        return None, f"There is no plot of the cells, because embedding them failed: {error}"
+    return coordinates, (
+        "The query has no coordinates, so an embedding of its expression was computed (principal "
+        "components, then minimum-distortion embedding)."
+    )
 
 
-def picture(result: Annotation, given: Given, evidence: MarkerEvidence | None) -> dict[str, Any]:
-    """Return the cells of the picture in plain types; arrays are base64 of little-endian bytes.
+def scatter(result: Annotation, info: CellInfo, evidence: MarkerEvidence | None) -> dict[str, Any]:
+    """Return the plotted cells in plain types; arrays are base64 of little-endian bytes.
 
-    Of many cells, those that were read for the evidence are drawn, since their genes are known.
+    Among many cells, those read for the marker evidence are drawn, so that they can be coloured by
+    expression.
     """
-    if given.coordinates is None:
+    import matplotlib as mpl
+    from matplotlib.colors import to_hex
+
+    if info.coordinates is None:
         return {}
-    placed = np.isfinite(given.coordinates).all(axis=1)
+    placed = np.isfinite(info.coordinates).all(axis=1)
     read = np.arange(len(result)) if evidence is None else evidence.rows
     if evidence is None or len(read) > MAX_CELLS:
         read = tl.sample_cells(result.stop_nodes, MAX_CELLS)
@@ -143,45 +148,47 @@ def picture(result: Annotation, given: Given, evidence: MarkerEvidence | None) -
     if not len(rows):
         return {}
     rows = np.random.default_rng(0).permutation(rows)  # no label hides another
-    points = given.coordinates[rows]
+    points = info.coordinates[rows]
     low, size = points.min(axis=0), float(np.ptp(points, axis=0).max()) or 1.0
     x, y = np.rint((points - low) / size * 65535).astype("<u2").T
+    magma = mpl.colormaps["magma_r"]
     return {
         "n_cells": len(result),
         "n_shown": len(rows),
-        "n_nowhere": 0 if given.made else int((~placed).sum()),
+        "n_unplaced": 0 if info.computed else int((~placed).sum()),
         "x": _packed(x),
         "y": _packed(y),
         "names": list(map(escape_controls, result.obs_names[rows])),
-        "fields": list(_fields(result, given, evidence, rows)),
-        "scale": _scale(),
+        "fields": list(_fields(result, info, evidence, rows)),
+        # The lightest part of the colour map does not stand out from white.
+        "scale": [to_hex(magma(step)) for step in np.linspace(0.08, 1.0, 32)],
         "missing": MISSING,
     }
 
 
 def _fields(
-    result: Annotation, given: Given, evidence: MarkerEvidence | None, rows: np.ndarray
+    result: Annotation, info: CellInfo, evidence: MarkerEvidence | None, rows: np.ndarray
 ) -> Iterator[dict[str, Any]]:
-    """Yield everything that cells can be coloured by, the label given first."""
+    """Yield the values that cells can be coloured by, beginning with the assigned label."""
     tree, labels = result.taxonomy, result.labels.iloc[rows]
     order = [*dict.fromkeys(map(tree.label, shown_nodes(tree))), LABEL_COLUMNS.ROOT]
     for name in (LABEL_COLUMNS.STOP, *tree.level_names):
-        title = "label given" if name == LABEL_COLUMNS.STOP else f"level {name}"
+        title = "assigned label" if name == LABEL_COLUMNS.STOP else f"level {name}"
         yield _labels(title, "Labels", labels[name].cat.set_categories(order), result.colors)
-    yield _numbers("confidence", "Trust", result.confidence.to_numpy()[rows], (0.0, 1.0))
+    yield _numbers("confidence", "Quality", result.confidence.to_numpy()[rows], (0.0, 1.0))
     for name, title in _SCORES.items():
         if result.novelty is not None and name in result.novelty:
             bounds = (0.0, 1.0) if name.endswith("p_value") else None
-            yield _numbers(title, "Trust", result.novelty[name].to_numpy()[rows], bounds)
+            yield _numbers(title, "Quality", result.novelty[name].to_numpy()[rows], bounds)
     if (reasons := result.stop_reason.iloc[rows]).any():
-        yield _labels("why it stops", "Trust", reasons.replace("", "it has a type"))
-    if given.clusters is not None:
-        yield _labels("cluster", "Query", np.asarray(given.clusters)[rows])
-    for name, column in given.obs.items():
+        yield _labels("reason for stopping", "Quality", reasons.replace("", "labelled to a type"))
+    if info.clusters is not None:
+        yield _labels("cluster", "Query", np.asarray(info.clusters)[rows])
+    for name, column in info.obs.items():
         values = column.iloc[rows]
         if is_float_dtype(values.dtype):
             yield _numbers(str(name), "Query", values.to_numpy(dtype=np.float64))
-        elif values.nunique() <= _MOST_CATEGORIES:
+        elif values.nunique() <= _MAX_CATEGORIES:
             yield _labels(str(name), "Query", values)
     if evidence is not None:
         at = pd.Index(evidence.rows).get_indexer(rows)
@@ -222,11 +229,3 @@ def _numbers(
 
 def _packed(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode("ascii")
-
-
-def _scale() -> list[str]:
-    import matplotlib as mpl
-    from matplotlib.colors import to_hex
-
-    # The palest part of the map does not stand out from white.
-    return [to_hex(mpl.colormaps["magma_r"](step)) for step in np.linspace(0.08, 1.0, 32)]

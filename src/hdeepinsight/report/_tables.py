@@ -1,4 +1,4 @@
-"""Tables of the page; what people read and what its machine-readable part holds are one."""
+"""Compute the tables of the report, which are shown as HTML and included as JSON."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from hdeepinsight.taxonomy import CellType, Taxonomy, cell_type
 if TYPE_CHECKING:
     from hdeepinsight.tl import MarkerEvidence
 
-#: More rows than this make a page that nobody reads and that grows with the data.
+#: Maximum number of rows, which limits the size of the report.
 MAX_ROWS: Final = 1_000
 N_BINS: Final = 20
-#: Of label sets, the share that may miss the truth; of novelty, the p-value that counts as novel.
+#: Error rate of the label sets, and largest p-value of novel cells.
 ALPHA, NOVEL = 0.1, 0.05
-#: Column of the novelty, how to find its cells, and in words.
+#: Columns of the novelty, with their descriptions.
 _MEASURES: Final = {
-    "lineage_p_value": "recognised by no lineage",
-    "type_p_value": "recognised by no type of their lineage",
-    "is_doublet": "of two lineages at once, as doublets are",
-    "is_ambient": "like the background, as empty droplets are",
+    "lineage_p_value": "no known lineage",
+    "type_p_value": "no known type of their lineage",
+    "is_doublet": "doublets of two lineages",
+    "is_ambient": "empty droplets (ambient RNA)",
 }
 
 
 class Label(NamedTuple):
-    """A label as a cell of a table: its name, level, colour, and the address of its definition."""
+    """Label in a table: its name, level, colour, and a link to its definition."""
 
     name: str
     depth: int = 1
@@ -46,22 +46,22 @@ class Label(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that can be sorted and, where there are many, filtered.
+    """Table with sortable and, optionally, filterable rows.
 
     Parameters
     ----------
     key
-        Name in the machine-readable part, and anchor on the page.
+        Key in the JSON, and anchor in the HTML.
     caption
-        What the table shows, in a sentence.
+        Description of the table, one sentence.
     columns
-        Name of every column, and what it holds, which decides how it is written and sorted:
-        ``"text"``, ``"count"``, ``"number"``, ``"share"`` (percent with a bar) or ``"bins"``
-        (counts of a histogram). The first one names the row.
+        Name and kind of each column. The kind determines formatting and sorting: ``"text"``,
+        ``"count"``, ``"number"``, ``"share"`` (percent with a bar) or ``"bins"`` (counts of a
+        histogram). The first column contains row names.
     rows
-        One tuple per row; ``None`` where there is no value.
+        One tuple per row; ``None`` for missing values.
     filtered
-        Whether the page offers to filter the rows.
+        Whether rows can be filtered.
     """
 
     key: str
@@ -71,7 +71,7 @@ class Table:
     filtered: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Give caption and rows, each row by the names of its columns."""
+        """Return the caption and the rows, each as a dict of column names and values."""
         names = [name for name, _ in self.columns]
         rows = [dict(zip(names, row, strict=True)) for row in self.rows]
         return {"caption": self.caption, "rows": plain(rows)}
@@ -86,27 +86,28 @@ def _table(
     filtered: bool = False,
     n_rows: int = 0,
 ) -> Table:
-    """Make a table of the first rows, without columns that say nothing in any of them.
+    """Build a table of at most `MAX_ROWS` rows, without columns that are empty in all of them.
 
     Parameters
     ----------
     key, caption, rows, filtered
         As in :class:`Table`.
     columns
-        Names separated by commas, each with its kind behind a colon where it is not text.
+        Names separated by commas, followed by a colon and the kind unless that is text.
     n_rows
-        How many rows there would be, where the caller made only the first of them.
+        Total number of rows, if ``rows`` contains only the first of them.
     """
     if max(n_rows, len(rows)) > MAX_ROWS:
         caption += f" The first {MAX_ROWS:,} of {max(n_rows, len(rows)):,} are shown."
     named = [name.partition(": ")[::2] for name in columns.split(", ")]
-    said = [i for i in range(len(named)) if not rows or any(row[i] != "" for row in rows)]
-    kinds = [(named[i][0], named[i][1] or "text") for i in said]
-    return Table(key, caption, kinds, [[row[i] for i in said] for row in rows[:MAX_ROWS]], filtered)
+    filled = [i for i in range(len(named)) if not rows or any(row[i] != "" for row in rows)]
+    kinds = [(named[i][0], named[i][1] or "text") for i in filled]
+    shown = [[row[i] for i in filled] for row in rows[:MAX_ROWS]]
+    return Table(key, caption, kinds, shown, filtered)
 
 
 def plain(value: Any) -> Any:
-    """Turn a value into what JSON has: numbers that it lacks become ``None``, objects text.
+    """Convert a value to JSON types; non-finite numbers become ``None``, objects text.
 
     Examples
     --------
@@ -126,7 +127,7 @@ def plain(value: Any) -> Any:
 
 
 def composition(result: Annotation) -> Table:
-    """Tabulate the cells at or under every node, in the order of the tree."""
+    """Tabulate the cells at or below each node, in the order of the tree."""
     tree, stops, first = result.taxonomy, result.stop_nodes, first_of_label(result.taxonomy)
     rows: list[tuple[Any, ...]] = []
     for node in shown_nodes(tree):
@@ -141,15 +142,15 @@ def composition(result: Annotation) -> Table:
         rows.append((label_of(result, 0), unknown, share, unknown, *none))
     return _table(
         "composition",
-        "Cells at or under each label, those whose label goes no further, and how sure it is.",
+        "Cells at or below each label, cells labelled no deeper, and their probabilities.",
         "Label, Cells: count, Share of cells: share, Stop here: count, Mean probability: number, "
-        "5 % lie below: number, Probability from 0 to 1: bins",
+        "5th percentile: number, Probability from 0 to 1: bins",
         rows,
     )
 
 
 def stops(result: Annotation) -> Table:
-    """Tabulate the cells whose label ends above a type: where, and why."""
+    """Tabulate the cells whose labels stop above a type, by node and reason."""
     rows, tree, above = [], result.taxonomy, np.flatnonzero(above_a_type(result))
     keys = [result.stop_reason.to_numpy()[above], result.stop_nodes[above]]
     for (reason, node), at in pd.Series(above).groupby(keys, sort=False):
@@ -161,32 +162,33 @@ def stops(result: Annotation) -> Table:
         rows.append((*where, there, best, tree.label(leaf), len(of_leaf) / n))
     return _table(
         "stops",
-        "Cells whose label ends above a type, where, and why.",
-        "Stopped at, Why, Cells: count, Share of cells: share, Mean probability there: number, "
-        "Mean of the best child: number, Most frequent nearest type, Share of that type: share",
+        "Cells whose labels stop above a type, by node and reason.",
+        "Stopped at, Reason, Cells: count, Share of cells: share, Mean probability: number, "
+        "Mean probability of best child: number, Most frequent nearest type, "
+        "Share of that type: share",
         sorted(rows, key=lambda row: -row[2]),
     )
 
 
 def above_a_type(result: Annotation) -> np.ndarray:
-    """Return whether each cell's label ends above a type, bool, shape ``(n_cells,)``."""
+    """Return whether the label of each cell stops above a type, bool, shape ``(n_cells,)``."""
     return ~np.isin(result.stop_nodes, result.taxonomy.leaves)
 
 
 def label_sets(result: Annotation) -> tuple[LabelSets | None, Table | None]:
-    """Count the cells by the size of their label set; ``None`` where nothing is promised."""
+    """Count the cells by the size of their label set; ``None`` without a calibration."""
     if result.calibration is None or not len(result):
         return None, None
     sets = result.label_sets(ALPHA)
     counts = sets.size.value_counts().sort_index()
     rows = [(n, count, count / len(result)) for n, count in counts.items()]
-    caption = f"Cells by the number of types in their label set (alpha {ALPHA})."
+    caption = f"Cells by the number of types in their label set (alpha = {ALPHA})."
     columns = "Types in the set: count, Cells: count, Share of cells: share"
     return sets, _table("label_sets", caption, columns, rows)
 
 
 def novelty(result: Annotation) -> tuple[Table, ...]:
-    """Count the cells that are novel, doublets or empty, and by their nearest type."""
+    """Count novel cells, doublets and empty droplets, overall and by nearest type."""
     if result.novelty is None or not len(result):
         return ()
     flags, rows = {}, list[tuple[Any, ...]]()
@@ -195,39 +197,39 @@ def novelty(result: Annotation) -> tuple[Table, ...]:
         flag = flags[name] = values if values.dtype == bool else values <= NOVEL
         by_chance = NOVEL if name.endswith("value") else None
         rows.append((_MEASURES[name], int(flag.sum()), flag.mean(), by_chance))
-    caption = f"Cells unlike those of the reference (p-value of at most {NOVEL})."
-    columns = "Found, Cells: count, Share of cells: share, By chance: share"
+    caption = f"Cells that differ from the reference (p-value <= {NOVEL})."
+    columns = "Found, Cells: count, Share of cells: share, Expected by chance: share"
     overall = _table("novelty", caption, columns, rows)
     rows = []
     for leaf, cells in groups_of(result.leaf_nodes):
         shares = (flags[name][cells].mean() if name in flags else "" for name in _MEASURES)
         rows.append((result.taxonomy.label(leaf), len(cells), *shares))
-    caption = "The same by the type that the cells come nearest to."
+    caption = "The same by nearest type."
     columns = (
-        "Nearest type, Cells: count, Of no known lineage: share, Of no known type: share, "
-        "Two lineages at once: share, Like the background: share"
+        "Nearest type, Cells: count, No known lineage: share, No known type: share, "
+        "Doublets: share, Empty droplets: share"
     )
     return overall, _table("novelty_by_type", caption, columns, rows, filtered=True)
 
 
 def scores(evaluation: Evaluation) -> Table:
-    """Tabulate the scores of every level against known labels."""
+    """Tabulate the scores at each level against known labels."""
     names = ["accuracy", "macro_f1", "balanced_accuracy", "ece"]
     rows = [
         (str(level), int(row["n_cells"]), *map(float, row[names]))
         for level, row in evaluation.levels.iterrows()
     ]
-    caption = f"{evaluation.n_cells:,} cells with known labels, every cell followed to a type."
+    caption = f"{evaluation.n_cells:,} cells with known labels, all labelled down to a type."
     columns = "Level, Cells: count, Accuracy: share, Macro-F1: number, Balanced accuracy: number, "
     return _table("scores", caption, f"{columns}Expected calibration error: number", rows)
 
 
-def clusters(result: Annotation, given: Any | None) -> Table | None:
-    """Tabulate each cluster: its most frequent labels, and how sure its cells are."""
-    if given is None or not len(result):
+def clusters(result: Annotation, values: Any | None) -> Table | None:
+    """Tabulate the most frequent labels and the mean confidence of each cluster."""
+    if values is None or not len(result):
         return None
-    column: pd.Categorical = pd.Categorical(given)
-    names = [*map(str, column.categories), "(no cluster)"]  # code -1 takes the last name
+    column: pd.Categorical = pd.Categorical(values)
+    names = [*map(str, column.categories), "(no cluster)"]  # code -1 is the last name
     groups = groups_of(np.asarray(column.codes))
     confidence, above = result.confidence.to_numpy(), above_a_type(result)
     rows = []
@@ -236,55 +238,57 @@ def clusters(result: Annotation, given: Any | None) -> Table | None:
         for node, at in groups_of(result.stop_nodes[cells])[:2]:
             name = result.taxonomy.label(node) if node else LABEL_COLUMNS.ROOT
             found += name, len(at) / len(cells)
-        sure = confidence[cells].mean(), above[cells].mean()
-        rows.append((names[code], len(cells), *(*found, None, None)[:4], *sure))
+        means = confidence[cells].mean(), above[cells].mean()
+        rows.append((names[code], len(cells), *(*found, None, None)[:4], *means))
     columns = (
         "Cluster, Cells: count, Most frequent label, Share of that label: share, Second label, "
         "Share of the second: share, Mean confidence: number, Stopped above a type: share"
     )
-    caption = "What the cells of each cluster are called."
+    caption = "Most frequent labels of each cluster."
     return _table("clusters", caption, columns, rows, filtered=True, n_rows=len(groups))
 
 
 def evidence(result: Annotation, found: MarkerEvidence | None) -> tuple[Table, ...]:
-    """Tabulate the markers of every label in words and gene by gene, and what the labels are."""
+    """Tabulate the markers of each label, by label and by gene, and the label definitions."""
     if found is None or found.labels.empty:
         return ()
     tree, rows, genes, terms = result.taxonomy, [], [], []
     nodes = {tree.path_name(node): node for node in range(1, tree.n_nodes)}
-    for path, of in found.labels.iterrows():
+    for path, summary in found.labels.iterrows():
         node, own = nodes[str(path)], found.table[found.table["path"] == path]
-        label, says = label_of(result, node), own["supports"].map({True: "yes", False: "no"})
-        says = says.fillna("not judged").where(own["mean"].notna(), "not measured")
-        lists = [", ".join(own.loc[says == word, "gene"]) for word in ("yes", "no", "not measured")]
-        verdict = str(of["verdict"])
+        label, supports = label_of(result, node), own["supports"].map({True: "yes", False: "no"})
+        supports = supports.fillna("not assessed").where(own["mean"].notna(), "not measured")
+        words = "yes", "no", "not measured"
+        lists = [", ".join(own.loc[supports == word, "gene"]) for word in words]
+        verdict = str(summary["verdict"])
         if verdict in ("supported", "contradicted"):
-            verdict = f"{verdict} ({of['n_supporting']} of {of['n_markers']})"
-        rows.append((label, of["n_cells"], verdict, *lists))
+            verdict = f"{verdict} ({summary['n_supporting']} of {summary['n_markers']})"
+        rows.append((label, summary["n_cells"], verdict, *lists))
         if known := _term(tree, node):
             terms.append((label, known.name, tree.ontology_ids[tree.names[node]], known.definition))
         numbers = ["gene", "source", "compared_with", "mean", "other_mean", "share", "other_share"]
         lines = own[numbers].itertuples(index=False)
-        genes += [(label.name, *line, word) for line, word in zip(lines, says, strict=True)]
+        genes += [(label.name, *line, word) for line, word in zip(lines, supports, strict=True)]
     read = f"{len(found.rows):,} of {found.n_cells:,} cells were read"
     read = "all cells were read" if len(found.rows) == found.n_cells else read
     caption = f"Markers of each label, and whether its cells express them ({read})."
     columns = "Label, Cells read: count, Markers, Higher here, Not higher here, Not measured"
     by_gene = (
-        "Label, Gene, Named by, Compared with, Mean: number, Elsewhere: number, "
-        "Cells that express it: share, Elsewhere : share, Supports the label"
+        "Label, Gene, Source, Compared with, Mean: number, Mean elsewhere: number, "
+        "Expressing cells: share, Expressing cells elsewhere: share, Supports the label"
     )
-    about = "Mean log1p of counts per 10,000, and share of expressing cells, gene by gene."
-    meant = "What the labels mean, by the Cell Ontology."
+    about = "Mean log1p of counts per 10,000 and share of expressing cells, by gene."
+    terms_caption = "Definitions of the labels in the Cell Ontology."
+    id_columns = "Label, Cell type, Id, Definition"
     return (
         _table("evidence", caption, columns, rows),
         _table("marker_genes", about, by_gene, genes, filtered=True),
-        *([_table("definitions", meant, "Label, Cell type, Id, Definition", terms)] * bool(terms)),
+        *([_table("definitions", terms_caption, id_columns, terms)] * bool(terms)),
     )
 
 
 def shown_nodes(tree: Taxonomy) -> list[int]:
-    """Return the nodes in tree order, without those that only repeat the label above them."""
+    """Return the nodes in tree order, without those that repeat the label of their parent."""
     first = first_of_label(tree)
     nodes = (node for node in range(1, tree.n_nodes) if first[node] == node)
     return sorted(nodes, key=lambda node: tree.ancestors(node).tolist())
@@ -292,7 +296,7 @@ def shown_nodes(tree: Taxonomy) -> list[int]:
 
 @lru_cache(maxsize=8)
 def first_of_label(tree: Taxonomy) -> np.ndarray:
-    """Return the highest node whose label each node only repeats, or the node itself."""
+    """Return the topmost node with the same label on the path to each node."""
     first = np.arange(tree.n_nodes)
     for node in range(1, tree.n_nodes):  # parents come before their children
         if tree.label(node) == tree.label(int(tree.parent[node])):
@@ -301,7 +305,7 @@ def first_of_label(tree: Taxonomy) -> np.ndarray:
 
 
 def groups_of(nodes: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Return each value that occurs with the positions of its cells, the most frequent first."""
+    """Return the values with the positions of their cells, the most frequent first."""
     order = np.argsort(nodes, kind="stable")
     values, starts = np.unique(nodes[order], return_index=True)
     groups = zip(values.tolist(), np.split(order, starts[1:]), strict=False)
@@ -313,7 +317,7 @@ def _term(tree: Taxonomy, node: int) -> CellType | None:
 
 
 def label_of(result: Annotation, node: int) -> Label:
-    """Return the label of a node, in its colour; ``"Unknown"`` for the root."""
+    """Return the label of a node with its colour; ``"Unknown"`` for the root."""
     tree, term = result.taxonomy, _term(result.taxonomy, node)
     name = tree.label(node) if node else LABEL_COLUMNS.ROOT
     depth = len(set(first_of_label(tree)[tree.ancestors(node)].tolist()))
@@ -321,6 +325,6 @@ def label_of(result: Annotation, node: int) -> Label:
 
 
 def bins_of(values: np.ndarray) -> list[int]:
-    """Count the cells in each twentieth of the way from 0 to 1."""
+    """Return the histogram of values from 0 to 1, in 20 bins."""
     counts, _ = np.histogram(np.clip(values, 0, 1), bins=N_BINS, range=(0.0, 1.0))
     return list(counts.tolist())

@@ -214,7 +214,7 @@ def check_nodes(
         if not fits or nodes.min(initial=0) < 0 or nodes.max(initial=0) >= taxonomy.n_nodes:
             found = f"type {nodes.dtype} and shape {nodes.shape} with values {nodes.ravel()[:3]}"
             raise ValueError(
-                f"{name} must be node indices from 0 to {taxonomy.n_nodes - 1} for {n_cells} "
-                f"cells, got {found}. Use `taxonomy.encode` to convert labels to nodes."
+                f"{name} must be node indices from 0 to {taxonomy.n_nodes - 1}, one for each of "
+                f"{n_cells} cells, got {found}. Use `taxonomy.encode` to convert labels to nodes."
             )
     return tuple(np.asarray(values).astype(np.int64) for values in given.values())

@@ -1,4 +1,4 @@
-"""Analyse annotations, ours or another tool's: refine, vote, combine, audit; reduce references."""
+"""Refine, combine, audit and evaluate annotations of any tool, and reduce references."""
 
 from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels

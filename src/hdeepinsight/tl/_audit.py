@@ -1,4 +1,4 @@
-"""Find reference labels that the rest of the reference contradicts."""
+"""Audit reference labels by out-of-fold predictions (confident learning along a taxonomy)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hdeepinsight._errors import check_integer, check_number, one_column
+from hdeepinsight._errors import check_integer, check_number, counted, one_column
 from hdeepinsight._keys import AUDIT_KEYS
 from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation import (
@@ -56,68 +56,69 @@ def audit_labels(
     max_share: float = 0.2,
     seed: int = 0,
 ) -> LabelAudit:
-    r"""Find cells whose label the rest of the reference contradicts, and classes to look at.
+    r"""Find suspicious reference labels, and classes that need inspection.
 
-    Nothing is written to ``adata``.
+    A label is suspicious if a classifier that was trained on other cells of the reference strongly
+    favours another type. ``adata`` is not modified.
 
     Parameters
     ----------
     adata
-        Labelled reference with raw counts, shape ``(n_obs, n_vars)``; may be opened already.
+        Labelled reference with raw counts, shape ``(n_obs, n_vars)``, as an AnnData or as an opened
+        query.
     taxonomy
-        Tree of the cell types; by default the one that the label columns span.
+        Taxonomy of the cell types; by default it is built from the label columns.
     labels_key
         Column of ``obs`` with labels at any depth of the taxonomy.
     labels_keys
         Instead of ``labels_key``: one column per level, from coarse to fine.
     nodes
-        Instead of columns: the node of the taxonomy that every label is, shape ``(n_obs,)``; 0
-        where there is none.
+        Instead of columns: the node of each label, shape ``(n_obs,)``; 0 for unlabelled cells.
     layer
         Layer with the counts; ``X`` by default.
     batch_key
-        Column of ``obs`` with the batch (donor, study) of every cell, or the batches themselves,
-        shape ``(n_obs,)``. Folds then follow batches
-        for labels that occur in enough of them, and the confounding of labels and batches is
-        reported.
+        Column of ``obs`` with the batch (donor, study) of each cell, or the batches as an array of
+        shape ``(n_obs,)``. For labels that occur in enough batches, folds then consist of whole
+        batches. The confounding of labels with batches is reported.
     unlabeled
-        Label that means "not known"; missing values and the words of
-        `hdeepinsight.taxonomy.MISSING_LABELS` mean the same. Such cells are not judged.
+        Label that means "not labelled". So do missing values and the words of
+        `hdeepinsight.taxonomy.MISSING_LABELS`. Such cells are not audited.
     n_folds
-        Number of parts; each is judged by a classifier that was fitted to the others. Labels with
-        fewer cells are left alone, and named in the result's notes.
+        Number of folds. Each fold is predicted by a classifier trained on the others. Labels with
+        fewer cells are not audited, and are listed in the result's notes.
     probabilities
-        Your own out-of-fold probabilities of every node, shape ``(n_obs, n_nodes)``, such as
-        ``Annotation.node_probabilities`` of models that have not seen the cells. ``adata.X`` is not
-        read then.
+        Your own out-of-fold node probabilities, shape ``(n_obs, n_nodes)``, such as
+        ``Annotation.node_probabilities`` of models that were not trained on these cells.
+        ``adata.X`` is then not read.
     least_margin
-        How far, as a probability, a sibling has to lead for a label to count as contradicted.
-        Higher finds fewer, and more surely wrong, labels.
+        Smallest lead of a sibling, as a difference of probabilities, for which a label is
+        contradicted. Higher values find fewer labels, with fewer false positives.
     max_share
-        Largest share of a label's cells that is called suspicious.
+        Largest fraction of the cells of a label that may be suspicious.
     seed
-        Seed of folds and projection.
+        Random seed of folds and principal components.
 
     Returns
     -------
-    Tables of cells, classes and transitions; see :class:`LabelAudit`.
+    LabelAudit
+        Tables of cells, classes and transitions.
 
     Raises
     ------
     KeyError
-        If a column is not there.
+        If a column does not exist.
     ValueError
-        If not exactly one source of labels is given, a setting is out of its
-        range, the probabilities do not fit, or fewer than two labels have ``n_folds`` cells.
+        If not exactly one source of labels is given, a setting is out of range, the probabilities
+        do not fit, or fewer than two labels have ``n_folds`` cells.
 
     Warns
     -----
     LabelWarning
-        If words are taken for "not known", or labels look alike.
+        If words are treated as "not labelled", or labels look alike.
 
     Examples
     --------
-    Fifty cells of each of two types, one of them under the wrong name:
+    Fifty cells of each of two types, one of which has the wrong label:
 
     >>> import anndata as ad
     >>> import numpy as np
@@ -136,21 +137,20 @@ def audit_labels(
 
     Notes
     -----
-    After confident learning (Northcutt, Jiang and Chuang 2021, doi:10.1613/jair.1.12125), on every
-    sibling group from the root down: the confident joint estimates the noise of each class. Single
-    labels are called wrong more cautiously: a sibling has to lead by ``least_margin``, the class
-    has to be one that the classifier recognises in at least half of its cells, and a label is
-    judged no deeper than where it is first contradicted. The classifier is multinomial logistic
-    regression on 50 principal components of the 2,000 most variable genes, its classes not
-    balanced, rolled up along the tree.
+    Based on confident learning (Northcutt, Jiang and Chuang 2021, doi:10.1613/jair.1.12125) within
+    each sibling group from the root down: the confident joint estimates the label noise per class.
+    Individual labels are called suspicious more cautiously: a sibling must lead by
+    ``least_margin``, the classifier must recognise the class in at least half of its cells, and a
+    label is not examined below the level at which it is first contradicted. The classifier is
+    multinomial logistic regression on 50 principal components of the 2,000 most variable genes,
+    without class weights. Node probabilities are sums over the classes at or below a node.
     """
     keys = [labels_key] if labels_key is not None else list(labels_keys or ())
     n_given = sum(source is not None for source in (labels_key, labels_keys or None, nodes))
     if n_given != 1:
+        hint = "Pass labels_key for a single column, or labels_keys for one column per level."
         raise ValueError(
-            f"Of labels_key, labels_keys and nodes one must be given, got {n_given}. Pass "
-            "labels_key for a single column of labels, or labels_keys for one column per level, "
-            "coarse to fine."
+            f"One of labels_key, labels_keys and nodes must be given, got {n_given}. {hint}"
         )
     obs = adata.obs
     for key in keys:
@@ -167,19 +167,18 @@ def audit_labels(
         batches = None
     sizes = taxonomy.roll_up(np.bincount(nodes, minlength=taxonomy.n_nodes))
     judged = (nodes > 0) & (sizes[nodes] >= n_folds)
-    known = np.unique(nodes[judged])
-    if len(known) < 2:
-        names = [taxonomy.label(int(node)) for node in known]
-        raise ValueError(
-            f"Two or more labels must have n_folds={n_folds} cells, since a label can only be "
-            f"contradicted by another one; found {names}. Check the label columns, or lower "
-            "n_folds."
-        )
+    audited = [taxonomy.label(int(node)) for node in np.unique(nodes[judged])]
+    if len(audited) < 2:
+        hint = "Check the label columns, or lower n_folds."
+        expected = f"At least two labels must have n_folds={n_folds} cells"
+        raise ValueError(f"{expected}, got {audited}. {hint}")
     if probabilities is None:
-        if isinstance(adata, AlignedQuery):
-            source = adata.source
-        else:
-            source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
+        is_opened = isinstance(adata, AlignedQuery)
+        source = (
+            adata.source
+            if is_opened
+            else open_counts(adata, layer=layer, arguments={"layer": "layer"})
+        )
         features = expression_features(source, seed=seed)
         kept = np.where(judged, nodes, 0)
         folds = assign_folds(kept, batches, n_folds, np.random.default_rng(seed))
@@ -187,10 +186,10 @@ def audit_labels(
     p = np.asarray(probabilities, dtype=np.float64)
     shape = (adata.n_obs, taxonomy.n_nodes)
     if p.shape != shape or not ((p >= 0) & (p <= 1 + PROBABILITY_TOLERANCE)).all():
+        given = f"{p.min(initial=np.inf):g} to {p.max(initial=-np.inf):g} of shape {p.shape}"
         raise ValueError(
             f"probabilities must be numbers from 0 to 1 of shape (n_obs, n_nodes) = {shape}, got "
-            f"{p.min(initial=np.inf):g} to {p.max(initial=-np.inf):g} of shape {p.shape}. Pass one "
-            "column per node, in the taxonomy's order."
+            f"{given}. Pass one column per node, in the order of the taxonomy."
         )
     found = find_contradictions(taxonomy, nodes, p, judged, least_margin=least_margin)
     contradicted, rival = found.rival >= 0, found.rival.clip(0)
@@ -214,55 +213,57 @@ def audit_labels(
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class LabelAudit:
-    """Which labels the rest of a reference contradicts; made by `audit_labels`.
+    """Result of `audit_labels`: suspicious labels, and statistics per class.
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        Taxonomy of the labels.
     obs_names
         Names of the cells, shape ``(n_cells,)``.
     nodes
-        Node of every cell's label, shape ``(n_cells,)``; 0 where there is none.
+        Node of each cell's label, shape ``(n_cells,)``; 0 for unlabelled cells.
     suggested_nodes
-        Node that the out-of-fold probabilities put in its place, as fine as labels go; the label
-        itself where it is not contradicted. Shape ``(n_cells,)``.
+        Node that the out-of-fold probabilities suggest, as fine as the labels; the label itself if
+        it is not contradicted. Shape ``(n_cells,)``.
     agreed_nodes
-        Deepest node of the label's path that is not contradicted: the parent of where label and
-        suggestion part for suspicious cells, the label for all others. Shape ``(n_cells,)``.
+        Deepest node on the path of the label that is not contradicted: for suspicious cells, the
+        lowest common ancestor of label and suggestion; for other cells, the label. Shape
+        ``(n_cells,)``.
     probability
-        Out-of-fold probability of the label, shape ``(n_cells,)``; NaN where it was not judged.
+        Out-of-fold probability of the label, shape ``(n_cells,)``; NaN for cells not audited.
     margin
-        Smallest lead of the label's nodes over their siblings, a probability from -1 to 1, shape
-        ``(n_cells,)``; NaN where it was not judged. Ordered by it, the most doubtful cells come
-        first.
+        Smallest lead of a node on the label's path over its siblings, as a difference of
+        probabilities from -1 to 1, shape ``(n_cells,)``; NaN for cells not audited. The lowest
+        values are the most doubtful labels.
     judged
-        Cells that took part, shape ``(n_cells,)``: those with a label that is not too rare.
+        Cells that were audited, bool, shape ``(n_cells,)``: those with a label that is not rare.
     suspicious
-        Cells whose label is contradicted, within ``max_share`` of each label; ``(n_cells,)``.
+        Cells with a contradicted label, at most ``max_share`` of each label; ``(n_cells,)``.
     weight
-        1, and for suspicious cells the ratio of the probabilities of the label's node and of its
-        rival where the two part; shape ``(n_cells,)``.
+        For suspicious cells, the ratio of the probabilities of the label and of its rival at the
+        level at which they diverge; 1 for other cells. Shape ``(n_cells,)``.
     classes
-        One row a class at any depth, indexed by ``level`` and ``class``, with the cells labelled
-        at or under it. ``n_cells``, ``n_judged`` and ``n_suspicious`` count them;
-        ``estimated_noise`` is the share of wrong labels according to the confident joint;
-        ``recognised`` the share of judged cells for which the class is more probable than its
-        siblings, or the smallest such share of what is above it; ``purity`` the share of judged
-        cells whose most probable path goes through it; ``probability`` their mean probability of
-        it. Where batches are known: ``n_batches``, ``largest_batch``, ``largest_batch_share``,
-        ``batch_overlap`` (largest Jaccard index with a batch) and ``confounding``.
+        One row per class at any depth, indexed by ``level`` and ``class``, about the cells labelled
+        at or below it. ``n_cells``, ``n_judged`` and ``n_suspicious`` are numbers of cells;
+        ``estimated_noise`` is the fraction of wrong labels according to the confident joint;
+        ``recognised`` the fraction of audited cells for which the class is more probable than its
+        siblings, or the smallest such fraction among its ancestors; ``purity`` the fraction of
+        audited cells with the class on their most probable path; ``probability`` the mean
+        probability of the class. With batches: ``n_batches``, ``largest_batch``,
+        ``largest_batch_share``, ``batch_overlap`` (largest Jaccard index with a batch) and
+        ``confounding``.
     transitions
-        The confident joint in long form, a row a pair of siblings: ``level``, ``given``,
-        ``likely``, ``n_confident`` (cells with the first label that are confidently of the second
-        class) and ``rate`` (their share, summing to 1 over ``likely``).
+        Confident joint in long form, one row per pair of siblings: ``level``, ``given``,
+        ``likely``, ``n_confident`` (cells labelled ``given`` that are confidently predicted as
+        ``likely``) and ``rate`` (their fraction, which sums to 1 over ``likely``).
     settings
-        How the audit was made, in plain types.
+        Settings of the audit, as plain types.
 
     Examples
     --------
-    Given probabilities of every node from models that have not seen the cells, one label of twenty
-    is contradicted:
+    With node probabilities of models that were not trained on the cells, one of twenty labels is
+    suspicious:
 
     >>> import anndata as ad
     >>> import hdeepinsight as hdi
@@ -275,7 +276,7 @@ class LabelAudit:
     >>> p = np.column_stack([np.ones(20), p_t, 1 - p_t])
     >>> audit = hdi.tl.audit_labels(cells, taxonomy=tree, labels_key="cell_type", probabilities=p)
     >>> audit
-    LabelAudit of 20 cells (20 judged): 1 suspicious labels, 1 of them at level_1; 0 notes
+    LabelAudit of 20 cells (20 audited): 1 suspicious labels, 1 of them at level_1; 0 notes
     >>> audit.cells.loc[audit.suspicious, "suggested"].tolist()
     ['B']
     """
@@ -296,9 +297,10 @@ class LabelAudit:
 
     @cached_property
     def divergence(self) -> np.ndarray:
-        """Depth at which label and suggestion part, shape ``(n_cells,)``.
+        """Depth at which label and suggestion diverge, shape ``(n_cells,)``.
 
-        1 is another lineage, more is a sibling further down; 0 where the label is not contradicted.
+        1 means a different lineage, a larger depth a sibling further down, and 0 that the label is
+        not contradicted.
         """
         given = self.taxonomy.node_at_level[self.nodes]
         suggested = self.taxonomy.node_at_level[self.suggested_nodes]
@@ -307,27 +309,25 @@ class LabelAudit:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """One row a cell.
+        """Table with one row per cell.
 
-        ``given``, ``suggested`` (labels), ``probability``, ``margin``, ``divergence``, ``judged``,
-        ``suspicious`` and ``weight``.
+        Columns are ``given``, ``suggested`` (labels), ``probability``, ``margin``, ``divergence``,
+        ``judged``, ``suspicious`` and ``weight``.
         """
         given, suggested, *others = AUDIT_KEYS
-        columns = {
-            given: node_categories(self._names, self.nodes),
-            suggested: node_categories(self._names, self.suggested_nodes),
-        }
-        for key in others:
-            columns[key] = getattr(self, key)
+        labels = {given: self.nodes, suggested: self.suggested_nodes}
+        columns = {key: node_categories(self._names, nodes) for key, nodes in labels.items()}
+        columns |= {key: getattr(self, key) for key in others}
         return pd.DataFrame(columns, index=self.obs_names)
 
     def summary(self) -> pd.DataFrame:
-        """Count the suspicious cells by label, suggestion and depth where the two part.
+        """Count the suspicious cells by label, suggestion and depth of divergence.
 
         Returns
         -------
-        Table with ``given``, ``suggested``, ``divergence``, ``n_cells`` and ``share`` (of the cells
-        with that label), the most frequent first.
+        pandas.DataFrame
+            Columns ``given``, ``suggested``, ``divergence``, ``n_cells`` and ``share`` (of the
+            cells with that label), sorted by decreasing ``n_cells``.
 
         Examples
         --------
@@ -355,7 +355,7 @@ class LabelAudit:
         return table.sort_values("n_cells", ascending=False, kind="stable", ignore_index=True)
 
     def transition_matrix(self, level: int | str) -> pd.DataFrame:
-        """Return the confident joint's rates at a level: labels in rows, likely classes beside.
+        """Return the rates of the confident joint at a level as a matrix.
 
         Parameters
         ----------
@@ -364,8 +364,9 @@ class LabelAudit:
 
         Returns
         -------
-        Square table whose rows sum to 1; 0 between classes that are not siblings, which are only
-        compared further up.
+        pandas.DataFrame
+            Square table with given labels as rows and likely classes as columns. Rows sum to 1. The
+            rate is 0 between classes that are not siblings, since only siblings are compared.
 
         Raises
         ------
@@ -397,26 +398,26 @@ class LabelAudit:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What a reader has to know about single classes, a sentence each."""
+        """Remarks about individual classes, one sentence each."""
         used = np.unique(self.nodes[self.nodes > 0])
         levels = [self.taxonomy.level_names[depth - 1] for depth in self.taxonomy.depth[used]]
         index = list(zip(levels, [self._names[node] for node in used], strict=True))
         rows = self.classes.loc[index].droplevel("level")
-        unsaid = (self.suggested_nodes != self.nodes) & ~self.suspicious
-        beyond, n_beyond = np.unique(self.nodes[unsaid], return_counts=True)
+        unlisted = (self.suggested_nodes != self.nodes) & ~self.suspicious
+        beyond, n_beyond = np.unique(self.nodes[unlisted], return_counts=True)
         notes = [
-            f"{name}: left alone, {int(row.n_cells)} cells are too few for "
+            f"{name}: not audited, {int(row.n_cells)} cells are too few for "
             f"{self.settings['n_folds']} folds"
             for name, row in rows[rows["n_judged"] == 0].iterrows()
         ]
         notes += [
-            f"{name}: left alone, its siblings are more probable for {1 - row.purity:.0%} of its "
-            "cells; look at the class as a whole"
+            f"{name}: not audited, its siblings are more probable for {1 - row.purity:.0%} of its "
+            "cells; inspect the class as a whole"
             for name, row in rows[rows["recognised"] < LEAST_RECOGNISED].iterrows()
         ]
         notes += [
-            f"{self._names[node]}: {n_more} more cells are contradicted than its share of "
-            f"{self.settings['max_share']:.0%} allows; look at the class as a whole"
+            f"{self._names[node]}: {counted(n_more, 'contradicted cell')} beyond the limit of "
+            f"{self.settings['max_share']:.0%}; inspect the class as a whole"
             for node, n_more in zip(beyond.tolist(), n_beyond.tolist(), strict=True)
         ]
         if "confounding" in rows:
@@ -429,24 +430,24 @@ class LabelAudit:
     def to_adata(
         self, adata: AnnData, *, key_added: str = "audit", overwrite: bool = False
     ) -> None:
-        """Write the result into an AnnData of the same cells.
+        """Write the result to an AnnData with the same cells.
 
         Parameters
         ----------
         adata
             Object whose ``obs_names`` are those of this audit, in the same order.
         key_added
-            Prefix of what is added: a column ``obs["<key>_<column>"]`` for every column of
+            Prefix of the added keys: a column ``obs["<key>_<column>"]`` for each column of
             :attr:`cells`, colours of the labels, and ``uns["<key>"]`` with ``classes``,
             ``transitions`` and ``settings``.
         overwrite
-            Replace what stands under these names. What an earlier audit wrote under the same key
-            is replaced in any case.
+            Replace existing keys. Keys that an earlier audit wrote with the same prefix are always
+            replaced.
 
         Raises
         ------
         ValueError
-            If the cells are not the same, or a name is taken.
+            If the cells are not the same, or a key exists.
 
         Examples
         --------
@@ -479,21 +480,21 @@ class LabelAudit:
             },
         )
         tables = {"classes": self.classes.reset_index(), "transitions": self.transitions}
-        notes = {  # files hold only text as index
+        stored = {  # files require text as index
             name: table.set_axis(table.index.astype(str), axis=0) for name, table in tables.items()
         }
-        added.write(adata, key_added, {"settings": self.settings, **notes}, overwrite=overwrite)
+        added.write(adata, key_added, {"settings": self.settings, **stored}, overwrite=overwrite)
 
     def check_cells(self, adata: AnnData) -> None:
-        """Raise ``ValueError`` unless an AnnData has the cells of this audit, in this order."""
+        """Raise ``ValueError`` unless an AnnData has the cells of this audit in the same order."""
         check_cells(self.obs_names, adata, "audit", "audited")
 
     def check_taxonomy(self, taxonomy: Taxonomy) -> None:
-        """Raise ``ValueError`` unless a taxonomy is the one of this audit."""
+        """Raise ``ValueError`` unless a taxonomy is that of this audit."""
         if taxonomy != self.taxonomy:
             raise ValueError(
-                f"The audit is over {self.taxonomy!r}, not over {taxonomy!r}. It must be the same "
-                "tree. Pass taxonomy=model.taxonomy to audit_labels."
+                f"The audit must use the taxonomy {taxonomy!r}, got {self.taxonomy!r}. Pass "
+                "taxonomy=model.taxonomy to audit_labels."
             )
 
     def __len__(self) -> int:
@@ -502,7 +503,7 @@ class LabelAudit:
     def __repr__(self) -> str:
         n_lineage = (self.suspicious & (self.divergence == 1)).sum()
         return (
-            f"LabelAudit of {len(self)} cells ({self.judged.sum()} judged): "
+            f"LabelAudit of {len(self)} cells ({self.judged.sum()} audited): "
             f"{self.suspicious.sum()} suspicious labels, {n_lineage} of them at "
             f"{self.taxonomy.level_names[0]}; {len(self.notes)} notes"
         )

@@ -1,4 +1,4 @@
-"""Confident learning along a taxonomy: which labels the out-of-fold probabilities contradict."""
+"""Find labels contradicted by out-of-fold probabilities (confident learning on a taxonomy)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from hdeepinsight.annotation import drop_ancestors
 from hdeepinsight.data import CountSource, align_genes, log_normalize, select_genes
 from hdeepinsight.taxonomy import Taxonomy
 
-#: Share of a class's cells in which the classifier has to see the class before it may deny it.
+#: Labels of a class may be contradicted only if the classifier recognises this fraction of it.
 LEAST_RECOGNISED = 0.5
-#: A label and a batch whose overlap (Jaccard) reaches this are taken for the same cells.
+#: Jaccard index from which a label and a batch are regarded as the same cells.
 _SAME_CELLS = 0.95
-#: Features of the classifier, and its settings.
+#: Features and settings of the classifier.
 _N_GENES, _N_COMPONENTS = 2000, 50
 _CLIP, _LEAST_SPREAD = 10.0, 1e-3
 _INVERSE_PENALTY, _MAX_ITER = 0.1, 300
-#: Folds follow the batches only for classes of which at least this share is then still trained on.
+#: Folds consist of whole batches only for classes of which this fraction remains for training.
 _LEAST_TRAINED = 0.5
 
 
 def expression_features(source: CountSource, *, seed: int) -> np.ndarray:
     """Compute principal components of scaled log-normalised counts, ``(n_cells, n_components)``.
 
-    The first component has variance 1, the others less: the penalty of the classifier then falls
-    on the directions in which cells differ little.
+    All components are divided by the standard deviation of the first one, so that the penalty of
+    the classifier mainly affects directions of low variance.
     """
     genes = select_genes(source, _N_GENES)
     chunks = [chunk for _, chunk in source.chunks(align_genes(source.var_names, genes))]
@@ -49,27 +49,27 @@ def expression_features(source: CountSource, *, seed: int) -> np.ndarray:
 def assign_folds(
     nodes: np.ndarray, batches: np.ndarray | None, n_folds: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Assign a fold to every cell, shape ``(n_cells,)``.
+    """Assign each cell to a fold, shape ``(n_cells,)``.
 
     Parameters
     ----------
     nodes
-        Node of every cell's label, shape ``(n_cells,)``.
+        Node of each cell's label, shape ``(n_cells,)``.
     batches
-        Batch of every cell, shape ``(n_cells,)``, or ``None``.
+        Batch of each cell, shape ``(n_cells,)``, or ``None``.
     n_folds
         Number of folds.
     rng
-        Source of randomness.
+        Random number generator.
 
     Notes
     -----
-    Without batches the cells of every label are dealt to the folds in turn. With batches whole
-    batches share a fold, except for labels of which some fold would then hold more than half of the
-    cells (those of few batches): these are dealt by cell.
+    Without batches, the cells of each label are distributed evenly over the folds. With batches,
+    the cells of a batch share a fold, except for labels of which a fold would then contain more
+    than half of the cells (labels of few batches).
     """
     folds, by_batch = np.empty(len(nodes), dtype=np.int64), None
-    if batches is not None:  # the largest batches first into the emptiest fold
+    if batches is not None:  # put the largest batches first, each into the smallest fold
         names, codes, sizes = np.unique(batches, return_inverse=True, return_counts=True)
         order = rng.permutation(len(names))
         fold_of, filled = np.empty(len(names), dtype=np.int64), np.zeros(n_folds)
@@ -89,28 +89,30 @@ def assign_folds(
 def out_of_fold_probabilities(
     features: np.ndarray, taxonomy: Taxonomy, nodes: np.ndarray, folds: np.ndarray
 ) -> np.ndarray:
-    """Predict every node of every cell by a classifier that has not seen the cell.
+    """Predict node probabilities of each cell by a classifier trained on the other folds.
 
     Parameters
     ----------
     features
-        Shape ``(n_cells, n_features)``.
+        Features of the cells, shape ``(n_cells, n_features)``.
     taxonomy
-        The tree.
+        Taxonomy of the labels.
     nodes
-        Node of every cell's label, shape ``(n_cells,)``; cells with 0 get probabilities, but train
-        nothing, and so do cells labelled above another label.
+        Node of each cell's label, shape ``(n_cells,)``. Unlabelled cells (0), and cells labelled
+        above another label, are predicted but not used for training.
     folds
-        Fold of every cell, shape ``(n_cells,)``.
+        Fold of each cell, shape ``(n_cells,)``.
 
     Returns
     -------
-    Shape ``(n_cells, n_nodes)``: the root is 1, a node is the sum of the classes at or under it.
+    numpy.ndarray
+        Probabilities, shape ``(n_cells, n_nodes)``: 1 for the root, otherwise the sum over the
+        classes at or below the node.
 
     Notes
     -----
-    Multinomial logistic regression. Classes are not balanced: a wrong label is a large share of a
-    rare class, and with equal weights such a class then claims the cells of large ones.
+    Multinomial logistic regression without class weights. Wrong labels make up a large fraction of
+    a rare class, and with balanced weights such a class would attract cells of large classes.
     """
     used = np.unique(nodes[nodes > 0])
     classes = used[drop_ancestors(taxonomy, used)]
@@ -121,7 +123,7 @@ def out_of_fold_probabilities(
         held_out, rows = np.flatnonzero(folds == fold), np.flatnonzero(trains & (folds != fold))
         present = np.unique(nodes[rows])
         columns = under[np.isin(classes, present)]
-        if len(present) < 2:  # one class alone is certain, and none says nothing
+        if len(present) < 2:  # a single class has probability 1; without classes, all are 0
             probabilities[held_out] = columns.sum(axis=0)
             continue
         model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_MAX_ITER)
@@ -132,14 +134,14 @@ def out_of_fold_probabilities(
 
 
 class Contradictions(NamedTuple):
-    """What the walk down the tree found.
+    """Result of `find_contradictions`.
 
-    Per cell, ``(n_cells,)``: ``rival`` is the contradicting sibling, -1 where there is none;
-    ``margin`` the smallest lead of the given node over its siblings on the levels that were judged,
-    NaN where none was; ``weight`` the ratio of the probabilities of the given node and its rival.
-    Per node, ``(n_nodes,)``: ``noise`` is the share of wrong labels on the way to it, and
-    ``recognised`` the least share of cells that are seen to be of a node on that way.
-    ``transitions`` is the confident joint in long form.
+    Per cell, shape ``(n_cells,)``: ``rival`` is the contradicting sibling, -1 for none; ``margin``
+    the smallest lead of a node of the label over its siblings, NaN for cells not audited;
+    ``weight`` the ratio of the probabilities of the label's node and of its rival. Per node, shape
+    ``(n_nodes,)``: ``noise`` is the fraction of wrong labels on its path, and ``recognised`` the
+    smallest fraction of cells recognised on its path. ``transitions`` is the confident joint in
+    long form.
     """
 
     rival: np.ndarray
@@ -158,39 +160,38 @@ def find_contradictions(
     *,
     least_margin: float,
 ) -> Contradictions:
-    r"""Walk down the tree and stop where a cell's label is contradicted.
+    r"""Compare each label with its siblings from the root down, until it is contradicted.
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        Taxonomy of the labels.
     nodes
-        Node of every cell's label, shape ``(n_cells,)``.
+        Node of each cell's label, shape ``(n_cells,)``.
     probabilities
-        Out-of-fold probability of every node, shape ``(n_cells, n_nodes)``.
+        Out-of-fold node probabilities, shape ``(n_cells, n_nodes)``.
     judged
-        Cells that take part, shape ``(n_cells,)``.
+        Cells to audit, bool, shape ``(n_cells,)``.
     least_margin
-        A rival's lead over the given node that makes a contradiction.
+        Smallest lead of a rival over the label's node that is a contradiction.
 
     Notes
     -----
-    A label is contradicted where a sibling of its node is more probable by ``least_margin``;
-    nothing below is judged then. A child that is the most probable one for less than half of the
-    cells labelled so is never contradicted: the classifier does not see what defines it, so its
-    denial says nothing.
+    A label is contradicted if a sibling of its node is more probable by ``least_margin``; levels
+    below are then not compared. Labels of a class are never contradicted if the class is the most
+    probable one for less than half of its cells, because the classifier cannot recognise it.
 
-    In the confident joint, which estimates the noise of whole classes, child :math:`j` has the
-    threshold :math:`t_j`, the mean probability of :math:`j` over the cells labelled :math:`j`, and
-    a cell counts for the most probable child that reaches its threshold. A label without any
-    confident cell is taken to be right. These thresholds do not take part in single contradictions:
-    where types are far apart they exceed 0.9, and would excuse the clearest errors.
+    The confident joint estimates the noise per class. Child :math:`j` has the threshold
+    :math:`t_j`, the mean probability of :math:`j` over the cells labelled :math:`j`, and a cell is
+    counted for the most probable child that reaches its threshold. A label without any confident
+    cell is regarded as correct. These thresholds are not used for individual contradictions: for
+    well separated types they exceed 0.9 and would miss the clearest errors.
     """
     rival, margin = np.full(len(nodes), -1), np.full(len(nodes), np.nan)
     weight, (right, recognised) = np.ones(len(nodes)), np.ones((2, taxonomy.n_nodes))
     path, names = taxonomy.node_at_level[nodes], np.array(class_names(taxonomy), dtype=object)
     transitions = []
-    # Breadth-first: the lineages of a cell are judged before the types within them.
+    # In breadth-first order, lineages are compared before the types within them.
     for parent in taxonomy.inner_nodes.tolist():
         given = path[:, taxonomy.depth[parent]]
         here = judged & (rival < 0) & np.isin(given, taxonomy.children(parent))
@@ -235,10 +236,10 @@ def find_contradictions(
 def most_probable_below(
     taxonomy: Taxonomy, probabilities: np.ndarray, starts: np.ndarray
 ) -> np.ndarray:
-    """Walk from the start nodes to the likeliest children as far as there are some; ``(n_cells,)``.
+    """Descend from the start nodes to the most probable child, repeatedly; ``(n_cells,)``.
 
-    It stops at a node none of whose children has any probability, such as one that no finer label
-    was learnt for.
+    The descent ends at a node whose children all have probability 0, such as a node without finer
+    labels in the training data.
     """
     node = starts.copy()
     for children in taxonomy.groups:
@@ -251,7 +252,7 @@ def most_probable_below(
 def within_share(
     margin: np.ndarray, nodes: np.ndarray, flagged: np.ndarray, max_share: float
 ) -> np.ndarray:
-    """Keep, of each label, the most contradicted cells up to a share; ``(n_cells,)`` of bool."""
+    """Select the cells with the smallest margins, at most ``max_share`` of each label; bool."""
     rank = pd.Series(np.where(flagged, margin, np.nan)).groupby(nodes).rank(method="first")
     return np.asarray(rank <= np.floor(max_share * np.bincount(nodes)[nodes]))
 
@@ -265,7 +266,7 @@ def class_table(
     found: Contradictions,
     batches: np.ndarray | None,
 ) -> pd.DataFrame:
-    """Tabulate noise, purity and confounding of every node with cells at or under it."""
+    """Tabulate noise, purity and confounding of each node with cells at or below it."""
 
     def count(cells: np.ndarray) -> np.ndarray:
         return taxonomy.roll_up(np.bincount(nodes[cells], minlength=taxonomy.n_nodes))
@@ -307,14 +308,14 @@ def class_table(
 
 
 def class_names(taxonomy: Taxonomy) -> list[str]:
-    """Name every node: by its label, or by its path where the label means several branches.
+    """Return a name per node: its label, or its path if the label occurs on several branches.
 
-    A chain such as B > B > B is one branch, and its nodes share the name.
+    The nodes of a chain such as B > B > B are on the same branch and share the name.
     """
     first: dict[str, int] = {}
     shared = {LABEL_COLUMNS.ROOT}
     nodes = list(enumerate(taxonomy.labels))[1:]
-    for node, label in nodes:  # breadth-first: the highest node of a name comes first
+    for node, label in nodes:  # in breadth-first order, the highest node of a name comes first
         if first.setdefault(label, node) not in taxonomy.ancestors(node):
             shared.add(label)
     names = [taxonomy.path_name(node) if label in shared else label for node, label in nodes]

@@ -1,4 +1,4 @@
-"""One annotation from several, and how far they agree."""
+"""Pool several annotations into a consensus, and measure their agreement."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
 from hdeepinsight import annotation
+from hdeepinsight._errors import invalid
 from hdeepinsight._keys import UNKNOWN_TERM
 from hdeepinsight.annotation import Annotation, node_probabilities
 from hdeepinsight.tl._inputs import leaf_table
@@ -30,24 +31,24 @@ Source: TypeAlias = Annotation | pd.Series | pd.DataFrame
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Consensus:
-    """What several annotations say together.
+    """Result of `consensus`: pooled probabilities, and the node assigned by each annotation.
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        Taxonomy of the annotations.
     obs_names
         Names of the cells, shape ``(n_cells,)``.
     names
         Names of the annotations.
     weights
-        Their weights, sum 1.
+        Weights of the annotations, which sum to 1.
     node_probabilities
-        Pooled probability of every node, shape ``(n_cells, n_nodes)``.
+        Pooled node probabilities, shape ``(n_cells, n_nodes)``.
     nodes
-        Node that each annotation gives each cell, 0 for none; ``(n_cells, n_annotations)``.
+        Node assigned by each annotation, 0 for none; shape ``(n_cells, n_annotations)``.
     threshold
-        A cell's path stops at the deepest node with more than this pooled probability.
+        Cells are labelled at the deepest node with a pooled probability above this threshold.
 
     Examples
     --------
@@ -72,7 +73,7 @@ class Consensus:
     threshold: float | None = 0.5
 
     def annotation(self) -> Annotation:
-        """Give the pooled probabilities as an annotation.
+        """Return the pooled probabilities as an annotation.
 
         Examples
         --------
@@ -95,19 +96,18 @@ class Consensus:
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """Pooled labels, one column a level and then ``stop_label``."""
+        """Pooled labels, one column per level and then ``stop_label``."""
         return self.annotation().labels
 
     @cached_property
     def agreement(self) -> pd.DataFrame:
-        """Share of the weight that agrees with the pooled label, a row a cell, a column a level.
+        """Weighted fraction of annotations that agree with the pooled label, per cell and level.
 
-        Only annotations that reach the level count; missing where none does.
+        Annotations that do not reach a level are ignored; missing if none does.
         """
         table = self.taxonomy.node_at_level
         pooled, own = table[self.annotation().leaf_nodes], table[self.nodes]
-        speaks = own >= 0
-        weight = self.weights[None, :, None] * speaks
+        weight = self.weights[None, :, None] * (own >= 0)
         agreed = (weight * (own == pooled[:, None, :])).sum(axis=1)
         total = weight.sum(axis=1)
         share = np.divide(agreed, total, out=np.full(agreed.shape, np.nan), where=total > 0)
@@ -115,10 +115,10 @@ class Consensus:
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
-        """Agreement of every pair at every level, as ``n_cells``, ``agreement``, Cohen's ``kappa``.
+        """Agreement of each pair at each level: ``n_cells``, ``agreement`` and Cohen's ``kappa``.
 
-        Cells count where both reach the level. Kappa is missing where there is no cell, or where
-        both give one and the same label throughout.
+        Only cells for which both annotations reach the level are counted. Kappa is missing if there
+        are none, or if both annotations assign the same label to all of them.
         """
         table, rows = self.taxonomy.node_at_level[self.nodes], {}
         for (one, first), (other, second) in combinations(enumerate(self.names), 2):
@@ -126,7 +126,7 @@ class Consensus:
                 both = table[:, [one, other], level]
                 both = both[(both >= 0).all(axis=1)]
                 (a, b), varied = both.T, len(np.unique(both)) > 1
-                # Kappa divides by the disagreement expected by chance, 0 for a single label.
+                # Kappa divides by the disagreement expected by chance, which is 0 for one label.
                 rows[first, second, name] = {
                     "n_cells": len(a),
                     "agreement": float((a == b).mean()) if len(a) else np.nan,
@@ -137,15 +137,16 @@ class Consensus:
         return pd.DataFrame(list(rows.values()), index, columns)
 
     def to_table(self) -> pd.DataFrame:
-        """Give labels and agreement in the columns that popV writes.
+        """Return labels and agreement in the columns of popV.
 
         Returns
         -------
-        Table with ``popv_<name>_prediction`` of every annotation, ``popv_majority_vote_prediction``
-        (their most frequent label, the first in the taxonomy where several are) and
-        ``popv_majority_vote_score`` (how many have it), ``popv_prediction`` (the pooled label) and
-        ``popv_prediction_score`` (how many annotations are at or under it). ``"unknown"`` is no
-        label.
+        pandas.DataFrame
+            Columns ``popv_<name>_prediction`` per annotation, ``popv_majority_vote_prediction``
+            (the most frequent label; in a tie, the first in the taxonomy),
+            ``popv_majority_vote_score`` (number of annotations with it), ``popv_prediction`` (the
+            pooled label) and ``popv_prediction_score`` (number of annotations at or below it).
+            Missing labels are ``"unknown"``.
 
         Examples
         --------
@@ -184,19 +185,19 @@ class Consensus:
     def to_adata(
         self, adata: AnnData, *, key_added: str = "consensus", overwrite: bool = False
     ) -> None:
-        """Write the annotation, and agreement to ``obs["<key>_agreement_<level>"]``.
+        """Write the annotation, and the agreement as ``obs["<key>_agreement_<level>"]``.
 
         Parameters
         ----------
         adata
-            Object with these cells, in this order.
+            Object with the same cells in the same order.
         key_added, overwrite
             As in `Annotation.to_adata`.
 
         Raises
         ------
         ValueError
-            If the cells are not the same, or a name is taken.
+            If the cells are not the same, or a key exists.
 
         Examples
         --------
@@ -236,21 +237,22 @@ def consensus(
     Parameters
     ----------
     annotations
-        Each an ``Annotation``, a Series of labels (any depth; missing ones say nothing, nor do
-        "Unknown" and other tools' words for it), or a table of class probabilities; with names of
-        cells as index. Names of labels and columns are resolved by the taxonomy.
+        Each an ``Annotation``, a Series of labels (at any depth; missing labels, "Unknown" and
+        similar words of other tools are ignored), or a table of class probabilities. The index
+        contains the names of the cells. Labels and columns are resolved by the taxonomy.
     taxonomy
-        The tree; by default that of the first ``Annotation``.
+        Taxonomy of all labels; by default that of the first ``Annotation``.
     weights
-        One weight per annotation, not negative; equal by default.
+        One non-negative weight per annotation; equal by default.
     names
-        Names of the annotations; ``annotation_1``, ... by default, a Series' own name first.
+        Names of the annotations; by default the names of Series, otherwise ``annotation_1``, ...
     threshold
-        A cell's path stops at the deepest node with more than this pooled probability.
+        Cells are labelled at the deepest node with a pooled probability above this threshold.
 
     Returns
     -------
     Consensus
+        Pooled probabilities and agreement.
 
     Raises
     ------
@@ -258,14 +260,15 @@ def consensus(
         If there is no taxonomy, cells differ, names are unknown, weights do not fit, or the
         threshold is below 0.5.
     TypeError
-        If something else than these kinds is passed.
+        If an annotation is of another type.
 
     Notes
     -----
-    The pool is linear, taken in each sibling group of the tree: a parent's probability is shared
-    among its children by the weighted sum of the mass that annotations put below it. One that
-    stops at the parent says nothing about the children, and does not blur them; where all go down
-    to the leaves this is the weighted mean of their probabilities. Source: our decision.
+    Probabilities are pooled linearly within each sibling group: the probability of a parent is
+    divided among its children in proportion to the weighted sum of the mass that the annotations
+    assign to each child. An annotation that ends at the parent does not affect this division. If
+    all annotations reach the leaves, the result is the weighted mean of their probabilities.
+    Source: our design.
 
     Examples
     --------
@@ -283,26 +286,39 @@ def consensus(
     """
     annotation.check_decoding(threshold)
     if not annotations:
-        raise ValueError("Found no annotation. Pass those to be pooled, at least one.")
+        raise ValueError("consensus needs at least one annotation, got none. Pass one or more.")
     for each in annotations:
         if not isinstance(each, (Annotation, pd.Series, pd.DataFrame)):
-            raise TypeError(
-                f"Found a {type(each).__name__}. Pass an Annotation, a Series of labels or a "
-                "DataFrame of probabilities, with names of cells as index."
-            )
-    tree = taxonomy or next(
-        (each.taxonomy for each in annotations if isinstance(each, Annotation)), None
-    )
+            forms = "an Annotation, a Series of labels or a DataFrame of probabilities"
+            hint = "Pass one of these, with names of cells as index."
+            raise TypeError(f"annotations must be {forms}, got a {type(each).__name__}. {hint}")
+    trees = [each.taxonomy for each in annotations if isinstance(each, Annotation)]
+    tree = taxonomy or next(iter(trees), None)
     if tree is None:
-        raise ValueError("Found no taxonomy, the tree that all names belong to. Pass taxonomy=.")
-    obs_names = _names_of(annotations[0])
-    share = _weights(weights, len(annotations))
+        raise ValueError("Labels must belong to a taxonomy, got none. Pass taxonomy=.")
+    obs_names, n = _names_of(annotations[0]), len(annotations)
+    given = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+    valid = given.shape == (n,) and np.isfinite(given).all() and (given >= 0).all()
+    if not valid or given.sum() == 0:
+        expected = f"{n} numbers >= 0, one per annotation and not all 0"
+        raise invalid("weights", given.tolist(), expected, "Correct them, or omit them.")
+    if names is None:
+        names = [
+            str(each.name) if isinstance(each, pd.Series) and each.name else f"annotation_{i}"
+            for i, each in enumerate(annotations, start=1)
+        ]
+        if len(set(names)) < n:
+            names = [f"annotation_{i}" for i in range(1, n + 1)]
+    if not len(set(names)) == len(names) == n:
+        expected = f"{n} distinct names, one per annotation"
+        raise invalid("names", list(names), expected, "Correct them, or omit them.")
     read = [_read_source(each, obs_names, tree) for each in annotations]
+    share = given / given.sum()
     pooled = sum(weight * mass for weight, (mass, _) in zip(share, read, strict=True))
     return Consensus(
         taxonomy=tree,
         obs_names=obs_names,
-        names=_titles(annotations, names),
+        names=tuple(names),
         weights=share,
         node_probabilities=node_probabilities(tree, np.asarray(pooled)),
         nodes=np.column_stack([nodes for _, nodes in read]),
@@ -311,58 +327,31 @@ def consensus(
 
 
 def _names_of(source: Source) -> pd.Index:
-    """Return the names of the cells of an annotation of any kind."""
+    """Return the names of the cells of an annotation, a Series or a table."""
     return pd.Index(source.obs_names if isinstance(source, Annotation) else source.index)
 
 
 def _read_source(source: Source, obs_names: pd.Index, taxonomy: Taxonomy) -> tuple[Floats, Nodes]:
-    """Return the mass at or below every node, ``(n_cells, n_nodes)``, and each cell's own node."""
+    """Return the mass at or below each node, ``(n_cells, n_nodes)``, and the node of each cell."""
     found = _names_of(source)
     order = found.get_indexer(obs_names) if found.is_unique else np.full(len(obs_names), -1)
     if len(found) != len(obs_names) or (order < 0).any():
+        n_shared = int((order >= 0).sum())
         raise ValueError(
-            f"Found annotations of {len(obs_names)} and of {len(found)} cells, of which "
-            f"{int((order >= 0).sum())} are shared. They must be of the same cells, each named "
-            "once. Select the cells that all have."
+            f"All annotations must have the same cells with unique names, got {len(obs_names)} and "
+            f"{len(found)} cells, {n_shared} of them shared. Select the shared cells."
         )
     if isinstance(source, pd.Series):
         nodes = annotation.label_nodes(taxonomy, source.iloc[order])
         values, columns = np.eye(taxonomy.n_nodes)[nodes], np.arange(taxonomy.n_nodes)
-        values[:, 0] = 0.0  # a cell without a label says nothing
+        values[:, 0] = 0.0  # unlabelled cells have no mass
         return annotation.node_mass(taxonomy, values, columns), nodes
     table = leaf_table(source) if isinstance(source, Annotation) else source
     values = table.to_numpy(dtype=np.float64)[order]
     classes = annotation.class_nodes(taxonomy, list(map(str, table.columns)))
     values, nodes = annotation.normalise_classes(values, classes, taxonomy)
-    if isinstance(source, Annotation):  # it decoded its own leaves
+    if isinstance(source, Annotation):  # its most probable leaves are already known
         leaf = np.searchsorted(source.taxonomy.leaves, source.leaf_nodes[order])
         return annotation.node_mass(taxonomy, values, nodes), classes[leaf]
     chosen = np.where(values.any(axis=1), nodes[values.argmax(axis=1)], 0)
     return annotation.node_mass(taxonomy, values, nodes), chosen
-
-
-def _weights(weights: Sequence[float] | None, n_annotations: int) -> Floats:
-    given = np.ones(n_annotations) if weights is None else np.asarray(weights, dtype=np.float64)
-    proper = given.shape == (n_annotations,) and np.isfinite(given).all() and (given >= 0).all()
-    if not proper or given.sum() == 0:
-        raise ValueError(
-            f"Found the weights {given.tolist()} for {n_annotations} annotations. There must be "
-            "one number >= 0 for each, not all 0. Correct them, or omit them."
-        )
-    return np.asarray(given / given.sum())
-
-
-def _titles(annotations: Sequence[Source], names: Sequence[str] | None) -> tuple[str, ...]:
-    if names is None:
-        names = [
-            str(each.name) if isinstance(each, pd.Series) and each.name else f"annotation_{i}"
-            for i, each in enumerate(annotations, start=1)
-        ]
-        if len(set(names)) < len(names):
-            names = [f"annotation_{i}" for i in range(1, len(annotations) + 1)]
-    if len(names) != len(annotations) or len(set(names)) < len(names):
-        raise ValueError(
-            f"Found the names {list(names)} for {len(annotations)} annotations. Each must have a "
-            "name of its own. Correct them, or omit them."
-        )
-    return tuple(names)

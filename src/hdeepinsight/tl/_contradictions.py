@@ -1,4 +1,4 @@
-"""Labels of one cell at several levels: whether they lie on one path of the tree."""
+"""Find cells whose labels at several levels do not form a path of the taxonomy."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ if TYPE_CHECKING:
 
 
 def level_nodes(labels: pd.DataFrame, taxonomy: Taxonomy) -> NDArray[np.int64]:
-    """Return the node of each label, 0 for none, of the shape of the table of labels."""
+    """Return the node of each label in a table of the same shape; 0 for missing labels."""
     return np.column_stack([label_nodes(taxonomy, labels[name]) for name in labels])
 
 
 def agreed_nodes(
     nodes: NDArray[np.int64], taxonomy: Taxonomy
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the deepest node on which a cell's labels agree, and whether they contradict.
+    """Return the deepest node consistent with all labels of each cell, and contradictions.
 
-    Labels that lie on one path agree on the deepest of them; others on the lowest node above all.
+    For labels on a single path, this is the deepest label; otherwise it is the lowest common
+    ancestor of all labels, and the labels contradict each other.
 
     Parameters
     ----------
     nodes
-        Nodes of the labels, in any order of levels, shape ``(n_cells, n_levels)``; node 0, no
-        label, agrees with every label.
+        Nodes of the labels, with levels in any order, shape ``(n_cells, n_levels)``; 0 for missing
+        labels.
     taxonomy
-        Their tree.
+        Taxonomy of the labels.
 
     Returns
     -------
-    Nodes and contradictions, shapes ``(n_cells,)``.
+    nodes, contradict
+        Nodes, and whether labels contradict each other; both of shape ``(n_cells,)``.
 
     Examples
     --------
@@ -48,37 +50,34 @@ def agreed_nodes(
     >>> agreed_nodes(level_nodes(labels, tree), tree)
     (array([3, 1, 0]), array([False, False,  True]))
     """
-    each, which = np.unique(nodes, axis=0, return_inverse=True)
-    deepest = [max(row, key=lambda node: int(taxonomy.depth[node])) for row in each.tolist()]
-    agree = [
-        set(row) <= {0, *taxonomy.ancestors(node).tolist()}
-        for row, node in zip(each.tolist(), deepest, strict=True)
-    ]
-    agreed = [
-        node if together else reduce(taxonomy.lca, row)
-        for row, node, together in zip(each.tolist(), deepest, agree, strict=True)
-    ]
-    return np.array(agreed)[which.ravel()], ~np.array(agree)[which.ravel()]
+    rows, which = np.unique(nodes, axis=0, return_inverse=True)
+    agreed, contradict = rows.max(axis=1, initial=0), np.zeros(len(rows), dtype=np.bool_)
+    for i, row in enumerate(rows.tolist()):  # a deeper node has a larger index
+        if not set(row) <= {0, *taxonomy.ancestors(int(agreed[i])).tolist()}:
+            agreed[i], contradict[i] = reduce(taxonomy.lca, row), True
+    return agreed[which.ravel()], contradict[which.ravel()]
 
 
 def contradictions(labels: pd.DataFrame, taxonomy: Taxonomy) -> pd.DataFrame:
-    """Count cells whose labels at several levels do not lie on one path of the tree.
+    """Count cells whose labels at several levels do not form a path of the taxonomy.
 
-    Tools that label every level by itself can call a cell "B" at one and "CD4 T" at the next.
+    Tools that predict each level independently may label a cell "B" at one level and "CD4 T" at the
+    next.
 
     Parameters
     ----------
     labels
-        One column per level, as any tool wrote them, shape ``(n_cells, n_levels)``. Missing labels
-        contradict nothing.
+        One column per level, written by any tool, shape ``(n_cells, n_levels)``. Missing labels are
+        ignored.
     taxonomy
-        Tree in which labels are names, synonyms or paths.
+        Taxonomy in which labels are names, synonyms or paths.
 
     Returns
     -------
-    One row per combination that contradicts itself, most frequent first: its labels, ``agreed``
-    (the deepest label above all of them, ``"Unknown"`` at the root) and ``n_cells``. No rows where
-    nothing does; ``table["n_cells"].sum()`` is the number of cells.
+    pandas.DataFrame
+        One row per contradictory combination of labels, by decreasing frequency: the labels,
+        ``agreed`` (their lowest common ancestor, ``"Unknown"`` if it is the root) and ``n_cells``.
+        ``table["n_cells"].sum()`` is the number of cells with contradictory labels.
 
     Raises
     ------
@@ -96,10 +95,8 @@ def contradictions(labels: pd.DataFrame, taxonomy: Taxonomy) -> pd.DataFrame:
     0  B  CD4  Unknown        2
     """
     if not labels.shape[1]:
-        raise ValueError(
-            "labels must have one column per level, got no column. Select those of the labels, as "
-            "in contradictions(adata.obs[['l1', 'l2']], taxonomy)."
-        )
+        hint = "Select the label columns, as in contradictions(adata.obs[['l1', 'l2']], taxonomy)."
+        raise ValueError(f"labels must have one column per level, got no column. {hint}")
     nodes, contradict = agreed_nodes(level_nodes(labels, taxonomy), taxonomy)
     agreed = pd.Series([taxonomy.label(int(node)) for node in nodes], labels.index)
     table = labels.assign(agreed=agreed.where(nodes > 0, "Unknown"))[contradict].astype(str)

@@ -1,4 +1,4 @@
-"""A small training set out of a labelled reference: averages of cells, or chosen cells."""
+"""Reduce a labelled reference to averaged or selected cells."""
 
 from __future__ import annotations
 
@@ -40,41 +40,42 @@ _AVERAGES = "centroids", "class_mean", "pseudobulk"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelledCells:
-    """Labelled cells of a reference, in memory."""
+    """Labelled cells of a reference in memory."""
 
     counts: sp.csr_matrix
     """Counts of all genes, shape ``(n_cells, n_genes)``."""
     codes: NDArray[np.int64]
-    """Class of every cell, a position in ``classes``."""
+    """Class of each cell, as a position in ``classes``, shape ``(n_cells,)``."""
     classes: tuple[str, ...]
-    """Names of the classes, in the order of the column's categories."""
+    """Names of the classes, in the order of the categories."""
     rows: NDArray[np.int64]
-    """Positions of the cells in the reference, which has ``n_all``."""
+    """Positions of the cells in the reference, shape ``(n_cells,)``."""
     n_all: int
+    """Number of cells of the reference, including unlabelled ones."""
     obs: pd.DataFrame
     var: pd.DataFrame
     labels_key: str
 
     @property
     def logged(self) -> sp.csr_matrix:
-        """Natural log1p of counts per 10,000."""
+        """Log1p of counts per 10,000."""
         return log_normalize(self.counts)
 
     def subset(self, rows: NDArray[np.int64]) -> LabelledCells:
-        """Return the cells at some positions, with all classes."""
+        """Return the cells at the given positions, without dropping classes."""
         counts, codes, obs = self.counts[rows], self.codes[rows], self.obs.iloc[rows]
         return replace(self, counts=counts, codes=codes, rows=self.rows[rows], obs=obs)
 
 
 def positions(name: str, chosen: ArrayLike, n_cells: int) -> NDArray[np.int64]:
-    """Return the cells that positions or a mask mean; ``ValueError`` where they mean none."""
+    """Return sorted positions of cells, given as positions or as a mask; at least one."""
     found = np.asarray(chosen)
     if found.dtype == bool and found.shape == (n_cells,):
         found = np.flatnonzero(found)
     whole = np.issubdtype(found.dtype, np.integer) and found.ndim == 1 and found.size
     if not whole or found.min() < 0 or found.max() >= n_cells:
         expected = f"positions from 0 to {n_cells - 1:,}, or a mask of {n_cells:,} cells"
-        raise invalid(name, chosen, expected, "Name at least one cell.")
+        raise invalid(name, chosen, expected, "Pass at least one cell.")
     return np.unique(found).astype(np.int64)
 
 
@@ -93,56 +94,54 @@ def select_cells(
     Parameters
     ----------
     adata
-        Reference with raw counts: an AnnData or a path. It is not changed, and its unlabelled
-        cells are left out.
+        Reference with raw counts: an AnnData or a path. Not modified. Unlabelled cells are ignored.
     labels_key
-        Column of ``obs`` with the class of every cell.
+        Column of ``obs`` with the class of each cell.
     cells_per_class
-        Cells of every class: a number, a number by class, or, below 1, a share of all labelled
-        cells, which the classes share evenly.
+        Number of cells per class, a mapping of numbers by class, or, below 1, a fraction of all
+        labelled cells, divided equally among the classes.
     method
-        ``"centroids"`` averages the cells of each k-means cluster of a class, ``"class_mean"``
-        those of the class, ``"pseudobulk"`` those of random parts of it. The others choose real
-        cells: ``"herding"`` such that their mean stays near the mean of the class, ``"k_center"``
-        the farthest from those chosen before, ``"geosketch"`` evenly over the space that the class
-        fills (needs ``hdeepinsight[distill]``), ``"random"`` by chance.
+        ``"centroids"`` averages the cells of each k-means cluster of a class, ``"class_mean"`` all
+        cells of the class, ``"pseudobulk"`` random subsets of them. The others select real cells:
+        ``"herding"`` cells with a mean close to that of the class, ``"k_center"`` the farthest
+        cells from those already selected, ``"geosketch"`` cells spread evenly in expression space
+        (requires ``hdeepinsight[distill]``), ``"random"`` random cells.
     layer
-        Where the counts are; ``X`` by default.
+        Layer with the counts; ``X`` by default.
     rare
-        What becomes of a class with fewer cells than asked for: ``"error"`` names them,
-        ``"keep_real"`` keeps all its cells, ``"drop"`` leaves it out.
+        How to treat classes with fewer cells than requested: ``"error"`` raises, ``"keep_real"``
+        keeps all their cells, ``"drop"`` drops them.
     seed
-        Same data and seed, same result.
+        Random seed; the same data and seed give the same result.
 
     Returns
     -------
     AnnData
-        ``X`` holds natural log1p of counts per 10,000, ``layers["counts"]`` whole counts, ``obs``
-        the labels, ``n_cells`` (real cells behind a row), ``is_real``, and those columns of the
-        reference in which all cells of a class agree, such as coarser levels. ``uns["distill"]``
-        is the recipe. `SCHDeepInsight.setup_anndata` takes it with ``layer="counts"``.
+        ``X`` contains log1p of counts per 10,000, ``layers["counts"]`` integer counts, ``obs`` the
+        labels, ``n_cells`` (number of real cells per row), ``is_real``, and the columns of the
+        reference that are constant within each class, such as coarser levels. ``uns["distill"]``
+        contains the settings. Use ``layer="counts"`` with `SCHDeepInsight.setup_anndata`.
 
     Raises
     ------
     ImportError
-        If geosketch is not installed.
+        If geosketch is required but not installed.
     InputError
-        If the matrix does not hold counts.
+        If the matrix has no counts.
     KeyError
-        If there is no such column.
+        If the column does not exist.
     ValueError
         If there are fewer than two classes, or a class has too few cells.
 
     Notes
     -----
-    An average is the mean of log values. Its counts are the profile :math:`\exp(x) - 1` scaled to
-    the median depth of the reference times ``n_cells``, and rounded up or down at random such that
-    the expectation stays; at the depth of one cell, rounding would bring back the noise that the
-    average removes. Clusters and distances are of 50 principal components
-    (:func:`expression_pca`). Herding is due to Welling (2009, doi:10.1145/1553374.1553517),
-    k-center to Gonzalez (1985, doi:10.1016/0304-3975(85)90224-5), geometric sketching to Hie et
-    al. (2019, doi:10.1016/j.cels.2019.05.003). Averages hide single cells but are **not**
-    anonymous.
+    An average is the mean of log values. Its counts are the profile :math:`\exp(x) - 1`, scaled to
+    the median depth of the reference times ``n_cells`` and rounded stochastically without bias. At
+    the depth of a single cell, rounding would reintroduce the noise that averaging removes.
+    Clusters and distances use 50 principal components (:func:`expression_pca`). Herding is due to
+    Welling (2009, doi:10.1145/1553374.1553517), k-center to Gonzalez (1985,
+    doi:10.1016/0304-3975(85)90224-5), geometric sketching to Hie et al. (2019,
+    doi:10.1016/j.cels.2019.05.003). Averages conceal individual cells but are **not** anonymous.
 
     Examples
     --------
@@ -157,8 +156,8 @@ def select_cells(
     """
     check_choice("method", method, get_args(Selection))
     if method == "class_mean" and cells_per_class != 1:
-        expected = 'not asked for beside cells_per_class > 1: a class has one mean. Use "centroids"'
-        raise invalid("method", method, expected)
+        hint = 'Use "centroids" for several.'
+        raise invalid("method", method, "used with cells_per_class=1: a class has one mean", hint)
     check_integer("seed", seed, 0)
     cells = read_labelled(adata, labels_key, layer=layer)
     numbers, kept = class_numbers(cells, cells_per_class, rare)
@@ -172,7 +171,7 @@ def select_cells(
         elif number:
             groups += [rows[part] for part in _parts(points[rows], number, method, rng)]
     recipe = {"method": str(method), "n_reference": len(cells.codes), "seed": int(seed)}
-    # One row per group: a real cell as it is, or the mean of log values.
+    # One row per group: a real cell, or the mean of log values.
     sizes = np.array([len(group) for group in groups])
     first = np.array([group[0] for group in groups])
     places = np.repeat(np.arange(len(groups)), sizes), np.concatenate(groups)
@@ -184,13 +183,13 @@ def select_cells(
 def _parts(
     points: NDArray[np.float64], n: int, method: Selection, rng: np.random.Generator
 ) -> Sequence[NDArray[np.int64]]:
-    """Return the cells of a class behind each of ``n`` rows."""
+    """Assign the cells of a class to ``n`` rows; a selected cell is a row of its own."""
     seed = int(rng.integers(2**31))
     if method in _AVERAGES:
         labels = rng.permutation(len(points)) % n
         if method == "centroids" and n < len(points):
-            with warnings.catch_warnings(), threadpool_limits(1, "openmp"):  # sums in one order
-                warnings.simplefilter("ignore", ConvergenceWarning)  # of equal cells
+            with warnings.catch_warnings(), threadpool_limits(1, "openmp"):  # for reproducible sums
+                warnings.simplefilter("ignore", ConvergenceWarning)  # raised for equal cells
                 found = KMeans(n, n_init=4, random_state=seed).fit_predict(points)
             labels = found if len(np.unique(found)) == n else labels
         return [np.flatnonzero(labels == i) for i in range(n)]
@@ -208,7 +207,7 @@ def _parts(
 
 
 def herding(points: NDArray[np.float64], n: int) -> NDArray[np.int64]:
-    """Choose points one by one such that the mean of those chosen stays nearest that of all.
+    """Select points one by one, keeping their mean as close as possible to that of all points.
 
     Examples
     --------
@@ -226,7 +225,7 @@ def herding(points: NDArray[np.float64], n: int) -> NDArray[np.int64]:
 
 
 def k_center(points: NDArray[np.float64], n: int) -> NDArray[np.int64]:
-    """Choose the point nearest the mean, then always the farthest from those chosen.
+    """Select the point closest to the mean, then repeatedly the farthest from those selected.
 
     Examples
     --------
@@ -243,17 +242,15 @@ def k_center(points: NDArray[np.float64], n: int) -> NDArray[np.int64]:
 
 
 def read_labelled(adata: DataLike, labels_key: str, *, layer: str | None = None) -> LabelledCells:
-    """Read counts and labels of the labelled cells; ``ValueError`` for fewer than two classes."""
+    """Read the counts and labels of labelled cells; ``ValueError`` for fewer than two classes."""
     source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
     labels = one_column(source.obs, labels_key)
     labelled = ~find_unlabeled(labels)
     column = labels[labelled].astype("category").cat.remove_unused_categories()
     if len(column.cat.categories) < 2:
         found = examples(map(str, column.cat.categories)) or "none"
-        raise ValueError(
-            f"{labels_key!r} must hold at least two classes, got {found}. One class leaves nothing "
-            "to tell apart; name the column of finer labels."
-        )
+        hint = "Pass a column with finer labels."
+        raise ValueError(f"{labels_key!r} must have at least two classes, got {found}. {hint}")
     counts = sp.vstack([sp.csr_matrix(block) for _, block in source.blocks()], format="csr")
     return LabelledCells(
         counts=counts[np.flatnonzero(labelled)].astype(np.float32),
@@ -270,16 +267,16 @@ def read_labelled(adata: DataLike, labels_key: str, *, layer: str | None = None)
 def class_numbers(
     cells: LabelledCells, asked: Any, rare: RareClasses, *, least: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how many cells every class gets, and the classes whose real cells are kept.
+    """Return the number of cells per class, and the classes whose real cells are kept.
 
     Parameters
     ----------
     cells
-        The reference.
+        Labelled cells of the reference.
     asked
-        A number, a number by class, or a share of all cells.
+        Number per class, mapping of numbers by class, or fraction of all cells.
     rare
-        What becomes of a class with fewer cells than asked for, or than ``least``.
+        How to treat classes with fewer cells than requested, or than ``least``.
     """
     check_choice("rare", rare, get_args(RareClasses))
     if isinstance(asked, Mapping):
@@ -300,14 +297,12 @@ def class_numbers(
     short = np.flatnonzero(sizes < np.maximum(numbers, least))
     if len(short) and rare == "error":
         named = examples([f"{cells.classes[i]} ({sizes[i]})" for i in short], 10)
-        raise ValueError(
-            f"Each class must have at least {max(least, *numbers[short])} cells, got {named}. Ask "
-            'for fewer cells per class, keep theirs with rare="keep_real", or leave them out with '
-            'rare="drop".'
-        )
+        hint = 'Request fewer cells, or pass rare="keep_real" or rare="drop".'
+        needed = max(least, *numbers[short])
+        raise ValueError(f"Each class must have at least {needed} cells, got {named}. {hint}")
     numbers[short] = 0
     if not numbers.any():
-        raise invalid("cells_per_class", asked, "at most the cells of some class", "Lower it.")
+        raise invalid("cells_per_class", asked, "at most the size of a class", "Lower it.")
     return numbers, short if rare == "keep_real" else short[:0]
 
 
@@ -321,24 +316,24 @@ def small_reference(
     *,
     seed: int,
 ) -> AnnData:
-    """Return rows of log values as an AnnData like the reference, with counts.
+    """Convert rows of log values to an AnnData with counts and annotations of the reference.
 
     Parameters
     ----------
     cells
-        The reference.
+        Labelled cells of the reference.
     codes
-        Class of every row.
+        Class of each row, shape ``(n_rows,)``.
     logged
-        Natural log1p of expected counts per 10,000, shape ``(n_rows, n_genes)``.
+        Log1p of expected counts per 10,000, shape ``(n_rows, n_genes)``.
     sizes
-        Cells that every row stands for; its counts have their depth together.
+        Number of cells per row, shape ``(n_rows,)``; counts are scaled to their total depth.
     real
-        Cell that a row is, by its position; -1 where it is none.
+        Position of the real cell of each row, -1 for averages and synthetic cells.
     recipe
-        How the rows were made, in plain types.
+        Settings, as plain types.
     seed
-        Seed of the rounding.
+        Random seed of the rounding.
     """
     logged = sp.csr_matrix(logged)
     profile = np.expm1(logged.toarray().astype(np.float64))
@@ -352,7 +347,7 @@ def small_reference(
     counts[is_real] = cells.counts[real[is_real]].toarray()
     index[is_real] = cells.obs.index[real[is_real]]
     place = pd.Series(np.arange(len(cells.codes))).groupby(cells.codes).first()[codes]
-    # All categories of the reference stay, those of dropped classes too.
+    # All categories of the reference are kept, including those of dropped classes.
     labels = pd.Categorical(cells.obs[cells.labels_key].iloc[place])
     obs = pd.DataFrame({cells.labels_key: labels, "n_cells": sizes, "is_real": is_real}, index)
     for key in cells.obs.columns.difference(obs.columns, sort=False):

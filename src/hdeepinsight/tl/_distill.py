@@ -1,4 +1,4 @@
-"""Distil a labelled reference into a few synthetic cells."""
+"""Distil a labelled reference into a small number of synthetic cells."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ N_LATENT = 128
 _DENOISER_STEPS, _DENOISER_RATE, _BATCH = 400, 1e-3, 256
 _REAL_PER_CLASS = 64
 _N_CHECKS = 5
-#: Penalty of the regression per row of a class, in squared distances of log values.
+#: Ridge penalty per row of a class, in squared distances of log values.
 _PENALTY = 30.0
-#: Cells that a class needs for a part to be held out and the rest to be learned from.
+#: Minimum number of cells of a class, some of which are held out.
 _LEAST = 10
 
 
@@ -62,58 +62,59 @@ def distill(
 ) -> AnnData:
     r"""Distil a labelled reference into a few synthetic cells per class (experimental).
 
-    It is written after scDD (arXiv:2503.04357), of which no code is public. On the data at hand it
-    does **not** beat averages of cells reliably: start with :func:`select_cells`, whose default is
-    one k-means and no network, and compare by :func:`distillation_report`.
+    The method follows scDD (arXiv:2503.04357), whose code is not public. On our datasets it is
+    **not** consistently better than averages of cells. Start with :func:`select_cells`, which only
+    needs k-means by default, and compare both with :func:`distillation_report`.
 
     Parameters
     ----------
     adata
-        Reference with raw counts: an AnnData or a path. It is not changed, and its unlabelled
-        cells are left out. Leave test cells out of it, and choose genes before, without them:
-        2,000 to 5,000 highly variable ones are enough.
+        Reference with raw counts: an AnnData or a path. Not modified. Unlabelled cells are ignored.
+        Remove test cells first, and select genes without them: 2,000 to 5,000 highly variable genes
+        are sufficient.
     labels_key
-        Column of ``obs`` with the class of every cell.
+        Column of ``obs`` with the class of each cell.
     cells_per_class
-        Synthetic cells of every class: a number, a number by class, or, below 1, a share of all
-        training cells, which the classes share evenly.
+        Number of synthetic cells per class, a mapping of numbers by class, or, below 1, a fraction
+        of all training cells, divided equally among the classes.
     layer
-        Where the counts are; ``X`` by default.
+        Layer with the counts; ``X`` by default.
     batch_key
-        Column of ``obs`` with the batch. It does not take part; classes that come from a single
-        batch are warned of, and the recipe has the entropy of batches by class.
+        Column of ``obs`` with batches. They are not used for training: there is a warning about
+        classes of a single batch, and the entropy of batches per class is recorded.
     matching
-        What the codes learn from: ``"regression"``, the error on real cells of a ridge regression
-        fitted to the synthetic ones; ``"distribution"``, class means of features of random
+        Objective for the codes: ``"regression"``, the error on real cells of a ridge regression
+        fitted to the synthetic cells; ``"distribution"``, class means of features of random
         networks; ``"gradient"``, directions of the gradients of such networks (slow).
     n_iter
-        Steps; 0 leaves the codes at random, which shows what the generator does alone.
+        Number of optimisation steps. With 0, codes remain random, which shows the effect of the
+        generator alone.
     lr
         Learning rate of the codes.
     rare
-        What becomes of a class with fewer than 10 training cells, or fewer than asked for:
-        ``"error"`` names them, ``"keep_real"`` keeps its cells, ``"drop"`` leaves it out.
+        How to treat classes with fewer than 10 training cells, or fewer than requested: ``"error"``
+        raises, ``"keep_real"`` keeps their cells, ``"drop"`` drops them.
     validation_indices
-        Cells that choose between steps and are not learned from, as positions or as a mask; a
-        tenth of every class by default.
+        Held-out cells that are used to select the best step, as positions or as a mask; by default
+        a tenth of each class.
     seed
-        Same data and seed, same result.
+        Random seed; the same data and seed give the same result.
 
     Returns
     -------
     AnnData
-        As of :func:`select_cells`, with the codes in ``obsm["X_distill_code"]``, the coordinates
-        that they mean in ``obsm["X_distill_latent"]``, and in ``uns["distill"]`` also sizes in
-        bytes and the balanced accuracy on the validation cells, before and after.
+        As from :func:`select_cells`, with the codes in ``obsm["X_distill_code"]``, the generated
+        coordinates in ``obsm["X_distill_latent"]``, and in ``uns["distill"]`` also sizes in bytes
+        and the balanced accuracy on the validation cells before and after the optimisation.
 
     Raises
     ------
     InputError
-        If the matrix does not hold counts.
+        If the matrix has no counts.
     KeyError
-        If there is no such column.
+        If the column does not exist.
     ValueError
-        If there are fewer than two classes, a class has too few cells, or a setting is out of its
+        If there are fewer than two classes, a class has too few cells, or a setting is out of
         range.
 
     Warns
@@ -123,16 +124,16 @@ def distill(
 
     Notes
     -----
-    Cells are coordinates on up to 128 principal components of log values, and what the components
-    leave out of the mean of a class is added to its cells. A denoiser :math:`f(x, t, y)` learns to
-    predict clean coordinates from noisy ones given the class, half of the time at the last
-    diffusion time, so that one call generates a cell. Both are then frozen, codes
-    :math:`w \sim N(0, I)` are drawn, and Adam moves the codes alone:
+    Cells are represented by up to 128 principal components of log values. The part of a class mean
+    that the components do not explain is added to the cells of the class. A denoiser
+    :math:`f(x, t, y)` learns to predict clean coordinates from noisy ones given the class, half of
+    the time at the last diffusion time, so that a single call generates a cell. Both are then
+    frozen, codes :math:`w \sim N(0, I)` are drawn, and Adam optimises only the codes:
 
     .. math:: \min_w L\bigl(X_\text{real}, \text{dec}(f(w, T, y), y)\bigr)
 
-    Macro-F1 of logistic regression on another study or other donors, at 1 and 10 cells per class
-    (one seed; the user guide has more rows and a second student):
+    Macro F1 of logistic regression on another study or other donors, with 1 and 10 cells per class
+    (one seed; the user guide has more rows and a second classifier):
 
     =============  ============  =============  ========  =========  =========  ==========
     ..             zheng→3k, 1   zheng→3k, 10   Kang, 1   Kang, 10   marrow, 1  marrow, 10
@@ -141,7 +142,7 @@ def distill(
     distill        0.877         0.879          0.803     0.805      0.719      0.735
     =============  ============  =============  ========  =========  =========  ==========
 
-    Synthetic cells make **no** promise of privacy.
+    Synthetic cells do **not** guarantee privacy.
 
     Examples
     --------
@@ -208,7 +209,7 @@ def distill(
         },
         seed=seed,
     )
-    # Real cells have no code; their coordinates are those of the cells.
+    # Real cells have coordinates but no codes.
     own = decoder.encode(torch.from_numpy(train.logged[real].toarray())).numpy()
     small.obsm["X_distill_latent"] = np.concatenate([latent.numpy(), own])
     small.obsm["X_distill_code"] = np.concatenate([code.numpy(), np.full_like(own, np.nan)])
@@ -216,7 +217,7 @@ def distill(
 
 
 def _validation(cells: LabelledCells, given: ArrayLike | None, seed: int) -> NDArray[np.bool_]:
-    """Return the cells that choose between steps: those given, or a tenth of every class."""
+    """Return a mask of the validation cells: those given, or a tenth of each class."""
     if given is not None:
         return np.isin(cells.rows, positions("validation_indices", given, cells.n_all))
     order = np.random.default_rng(seed).permutation(len(cells.codes))
@@ -228,7 +229,7 @@ def _validation(cells: LabelledCells, given: ArrayLike | None, seed: int) -> NDA
 
 
 def _batch_entropy(cells: LabelledCells, batch_key: str) -> dict[str, float]:
-    """Return the entropy of batches in every class, in nats; warn of classes from one batch."""
+    """Compute the entropy of batches per class, in nats; warn about classes of a single batch."""
     batch = batch_column(cells.obs, batch_key).astype(str).to_numpy()
     found = {
         name: float(entropy(np.unique(batch[cells.codes == i], return_counts=True)[1]))
@@ -237,14 +238,14 @@ def _batch_entropy(cells: LabelledCells, batch_key: str) -> dict[str, float]:
     }
     alone = [name for name, value in found.items() if value == 0]
     if alone and len(np.unique(batch)) > 1:
-        text = f"Classes from a single batch of {batch_key!r} carry that batch along: "
-        hint = "Add cells of other batches, or do not trust them across batches."
+        text = f"Classes from a single batch of {batch_key!r} are confounded with it: "
+        hint = "Add cells of other batches, or do not use these classes across batches."
         warnings.warn(f"{text}{examples(alone, 10)}. {hint}", UserWarning, stacklevel=3)
     return found
 
 
 def _fit_generator(train: LabelledCells, seed: int) -> tuple[ComponentDecoder, ConditionalDenoiser]:
-    """Fit components and denoiser to the training cells, and freeze them."""
+    """Fit the components and the denoiser to the training cells, and freeze them."""
     logged, n_classes = train.logged, len(train.classes)
     n_latent = min(N_LATENT, min(logged.shape) - 1)
     pca = PCA(n_latent, svd_solver="arpack", random_state=seed).fit(logged)
@@ -282,7 +283,7 @@ def _optimise(
     lr: float,
     seed: int,
 ) -> tuple[torch.Tensor, float, float, int]:
-    """Return the best codes, their scores at the start and at the best step, and that step."""
+    """Optimise codes; return the best ones, the first and the best score, and the best step."""
     (decoder, denoiser), codes, n_classes = generator, label.numpy(), len(train.classes)
     logged, rng = train.logged, np.random.default_rng(seed)
     rows_of = [np.flatnonzero(train.codes == i) for i in np.unique(codes)]
@@ -313,7 +314,7 @@ def _optimise(
         if matching == "regression":
             loss = regression_loss(real, real_label, cells, label, n_classes, penalty)
         else:
-            net = MatchingNetwork(real.shape[1], n_classes)  # new weights at every step
+            net = MatchingNetwork(real.shape[1], n_classes)  # new random weights in each step
             if matching == "gradient":
                 loss = gradient_loss(net, real, real_label, cells, label, n_classes)
             else:

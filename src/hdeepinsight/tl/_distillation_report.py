@@ -1,4 +1,4 @@
-"""How good small references are: classifiers trained on them, and likeness to the real cells."""
+"""Evaluate small references by classifiers trained on them and by similarity to real cells."""
 
 from __future__ import annotations
 
@@ -40,42 +40,42 @@ def distillation_report(
     classifiers: Sequence[Student] = ("logistic", "mlp", "forest"),
     n_seeds: int = 5,
 ) -> pd.DataFrame:
-    """Compare small references with all cells, by classifiers and by likeness.
+    """Compare small references with all cells by classification scores and similarity.
 
     Parameters
     ----------
     adata
-        Reference with raw counts, the test cells among them.
+        Reference with raw counts, including the test cells.
     small
-        What :func:`select_cells` made of the other cells; or several, by name.
+        Result of :func:`select_cells` for the other cells, or several results by name.
     labels_key
-        Column of ``obs`` with the class of every cell.
+        Column of ``obs`` with the class of each cell.
     test_indices
-        Cells to score on, as positions or as a mask: best those of donors that had no part in the
-        small references.
+        Test cells, as positions or as a mask, preferably of donors that were not used for the small
+        references.
     layer
-        Where the counts of ``adata`` are; ``X`` by default.
+        Layer of ``adata`` with the counts; ``X`` by default.
     classifiers
-        Students to train on log values: logistic regression, a network of one hidden layer, a
-        random forest.
+        Classifiers to train on log values: ``"logistic"`` (logistic regression), ``"mlp"`` (network
+        with one hidden layer), ``"forest"`` (random forest).
     n_seeds
-        Trainings of each network and forest.
+        Number of trainings of each network and forest.
 
     Returns
     -------
     pandas.DataFrame
-        A row per reference and classifier, ``"all cells"`` first. ``accuracy``,
-        ``balanced_accuracy`` and ``macro_f1`` are means over seeds, with their standard deviations
-        in ``*_sd``, over test cells of classes that the training cells have. ``mean_correlation``
-        and ``variance_correlation`` compare the genes with those of the training cells,
-        ``zero_fraction`` is the share of zeros in the counts, and ``neighbour_distance`` the median
-        distance of a row to the nearest training cell, over that between training cells: a
-        diagnostic of copies and of outliers, and no statement on privacy.
+        One row per reference and classifier, ``"all cells"`` first. ``accuracy``,
+        ``balanced_accuracy`` and ``macro_f1`` are means over seeds, with standard deviations in
+        ``*_sd``, on test cells of classes that occur in the training cells. ``mean_correlation``
+        and ``variance_correlation`` compare gene means and variances with those of the training
+        cells, ``zero_fraction`` is the fraction of zero counts, and ``neighbour_distance`` the
+        median distance to the nearest training cell, relative to that between training cells. It
+        indicates copies and outliers, but is not a statement about privacy.
 
     Raises
     ------
     KeyError
-        If a small reference lacks the column.
+        If a small reference does not have the column.
     ValueError
         If genes differ, or no test cell or no training cell has a label.
 
@@ -100,7 +100,7 @@ def distillation_report(
     train, test = (cells.subset(np.flatnonzero(part)) for part in (~chosen, chosen))
     test = test.subset(np.flatnonzero(np.isin(test.codes, train.codes)))
     if not len(train.codes) or not len(test.codes):
-        expected = "some but not all of the labelled cells, of classes that the others have too"
+        expected = "some but not all of the labelled cells, of classes with other cells"
         raise invalid("test_indices", f"{len(chosen)} cells", expected)
     names = np.array(cells.classes, dtype=object)
     sets: dict[str, tuple[sp.csr_matrix, Any, sp.csr_matrix]] = {
@@ -114,48 +114,45 @@ def distillation_report(
             raise missing_column(labels_key, each.obs.columns)
         labels = each.obs[labels_key].astype(str).to_numpy(dtype=object)
         sets[name] = sp.csr_matrix(each.X), labels, sp.csr_matrix(each.layers["counts"])
-    likeness = _likeness(train, sets)
+    similarity = _similarity(train, sets)
     rows, values, truth = {}, test.logged, names[test.codes]
     for name, (logged, labels, _) in sets.items():
         for kind in classifiers:
             seeds = range(1 if kind == "logistic" else n_seeds)
-            answers = [student_labels(kind, seed, logged, labels, values) for seed in seeds]
-            found = pd.DataFrame([classification_scores(truth, answer) for answer in answers])
-            spread = found.std(ddof=0).add_suffix("_sd")
-            rows[name, kind] = {"n_cells": len(labels), **found.mean(), **spread, **likeness[name]}
+            predicted = [student_labels(kind, seed, logged, labels, values) for seed in seeds]
+            scores = pd.DataFrame([classification_scores(truth, each) for each in predicted])
+            spread = scores.std(ddof=0).add_suffix("_sd")
+            rows[name, kind] = {"n_cells": len(labels), **scores.mean(), **spread}
+            rows[name, kind] |= similarity[name]
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index = pd.MultiIndex.from_tuples(table.index, names=["reference", "classifier"])
     return table
 
 
 def student_labels(kind: Student, seed: int, logged: Any, labels: Any, values: Any) -> NDArray[Any]:
-    """Train a classifier, and return its labels of other cells."""
+    """Train a classifier and predict the labels of other cells."""
     models: dict[Student, Any] = {
         "logistic": LogisticRegression(max_iter=1000),
         "mlp": MLPClassifier((128,), max_iter=100, random_state=seed),
         "forest": RandomForestClassifier(300, random_state=seed),
     }
-    with warnings.catch_warnings():  # about few cells, and steps that have not converged
+    with warnings.catch_warnings():  # about few cells and convergence
         warnings.simplefilter("ignore")
         return np.asarray(models[kind].fit(logged, labels).predict(values))
 
 
 def classification_scores(truth: NDArray[Any], found: NDArray[Any]) -> dict[str, float]:
-    """Return accuracy, balanced accuracy and macro-F1 over the classes of the truth."""
-    of_truth: dict[str, Any] = {
-        "labels": np.unique(truth),
-        "average": "macro",
-        "zero_division": 0,
-    }
+    """Compute accuracy, balanced accuracy and macro F1 over the true classes."""
+    average: dict[str, Any] = {"labels": np.unique(truth), "average": "macro", "zero_division": 0}
     return {
         "accuracy": float(accuracy_score(truth, found)),
-        "balanced_accuracy": float(recall_score(truth, found, **of_truth)),
-        "macro_f1": float(f1_score(truth, found, **of_truth)),
+        "balanced_accuracy": float(recall_score(truth, found, **average)),
+        "macro_f1": float(f1_score(truth, found, **average)),
     }
 
 
-def _likeness(train: LabelledCells, sets: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Compare genes and neighbours of every set with the training cells."""
+def _similarity(train: LabelledCells, sets: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Compare genes and nearest neighbours of each reference with the training cells."""
     logged = train.logged
     n_comps = min(_N_COMPS, min(logged.shape) - 1)
     pca = PCA(n_comps, svd_solver="arpack", random_state=0).fit(logged)

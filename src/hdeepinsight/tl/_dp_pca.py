@@ -1,4 +1,4 @@
-"""Principal directions of expression under differential privacy, in one noisy release."""
+"""Compute differentially private principal components of expression by the Gaussian mechanism."""
 
 from __future__ import annotations
 
@@ -19,48 +19,49 @@ from hdeepinsight._errors import check_integer, check_number, invalid
 from hdeepinsight.data import AlignedQuery, DataLike, log_normalize, open_query, open_store
 from hdeepinsight.tl._representation import as_anndata
 
-#: A matrix of this many genes squared, in double precision, takes half a gigabyte.
+#: Maximum number of genes; the square matrix takes half a gigabyte in double precision.
 _MAX_GENES = 8192
-#: Cells whose dense residuals are in memory at once.
+#: Number of cells with dense residuals in memory.
 _BLOCK = 1024
-#: Share of the budget that the mean of all cells takes, in units of a Gaussian release, and the
-#: length at which residuals are cut. Both were fixed on data that the benchmark does not report.
+#: Fraction of the budget for the mean of all cells, in units of a Gaussian release, and the maximum
+#: length of residuals. Both were chosen on datasets that are not part of the benchmark.
 _CENTRE_SHARE, _LONGEST_RESIDUAL = 0.1, 0.75
 _CONDITIONS = (
-    "One cell is the unit: (epsilon, delta) bounds what adding or removing one cell changes, not "
-    "one donor.",
-    "It covers the projection (centre, components, eigenvalues). The coordinates of a cell are a "
-    "function of that cell and are not covered.",
-    "The number of cells counts as public.",
-    "Whatever else was computed on these cells and released, settings chosen on them included, "
-    "adds to epsilon.",
+    "The unit of privacy is one cell: (epsilon, delta) bounds the effect of adding or removing one "
+    "cell, not one donor.",
+    "The guarantee covers the projection (centre, components, eigenvalues). The coordinates of a "
+    "cell are a function of that cell and are not covered.",
+    "The number of cells is regarded as public.",
+    "Anything else computed on these cells and released, including settings chosen on them, adds "
+    "to epsilon.",
     "Leaks through floating-point arithmetic are out of scope.",
 )
-_GENE_CONDITION = "The list of genes counts as public: if these cells chose it, that is not covered"
-_SEED_CONDITION = "noise_seed is known, so the noise can be subtracted: nothing is guaranteed."
+_GENE_CONDITION = "The list of genes is regarded as public; a choice based on these cells is not "
+_GENE_CONDITION += "covered."
+_SEED_CONDITION = "noise_seed is known, so the noise can be subtracted: there is no guarantee."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrivateProjection:
-    """Directions in gene space that reveal little about any single cell behind them.
+    """Result of `dp_pca`: differentially private principal components.
 
     Parameters
     ----------
     genes
         Genes, in the order of the columns of ``components``.
     centre
-        Noisy mean of the cells as unit rows, shape ``(n_genes,)``; 0 where it was not asked for.
+        Noisy mean of the cells as unit vectors, shape ``(n_genes,)``; 0 without centring.
     components
-        Orthonormal directions, shape ``(n_comps, n_genes)``.
+        Orthonormal components, shape ``(n_comps, n_genes)``.
     eigenvalues
-        Noisy eigenvalues of them, in falling order, shape ``(n_comps,)``; at most the number of
-        cells, up to noise.
+        Noisy eigenvalues in decreasing order, shape ``(n_comps,)``; without noise, at most the
+        number of cells.
     epsilon, delta
-        The guarantee for one cell; ``epsilon`` is ``None`` where the noise has a known seed.
+        Privacy guarantee per cell; ``epsilon`` is ``None`` if the seed of the noise is known.
     noise_sd
-        Standard deviation of the noise of a single release of sensitivity 1 at this budget.
+        Standard deviation of the noise of a single release with sensitivity 1 at this budget.
     conditions
-        What the guarantee rests on and what it leaves out, in sentences.
+        Assumptions and limits of the guarantee, as sentences.
 
     Examples
     --------
@@ -89,18 +90,19 @@ class PrivateProjection:
     def transform(
         self, cells: DataLike | AlignedQuery, *, layer: str | None = None
     ) -> NDArray[np.float32]:
-        """Compute the coordinates of cells, which may be new ones.
+        """Project cells, which may be new ones, onto the components.
 
         Parameters
         ----------
         cells
             Cells with raw counts: an AnnData, a path, or a query opened with these genes.
         layer
-            Where the counts are; ``X`` by default.
+            Layer with the counts; ``X`` by default.
 
         Returns
         -------
-        Coordinates, float32, shape ``(n_cells, n_comps)``. They are not covered by the guarantee.
+        numpy.ndarray
+            Coordinates, float32, shape ``(n_cells, n_comps)``, not covered by the guarantee.
 
         Raises
         ------
@@ -114,7 +116,7 @@ class PrivateProjection:
 
     @property
     def loadings(self) -> pd.DataFrame:
-        """Directions as a table of genes by components, which may be released."""
+        """Components as a table of genes × components, which may be released."""
         names = [f"DP{i + 1}" for i in range(len(self.components))]
         return pd.DataFrame(self.components.T, index=list(self.genes), columns=names)
 
@@ -122,8 +124,8 @@ class PrivateProjection:
         size = f"{len(self.components)} directions of {len(self.genes):,} genes"
         if self.epsilon is None:
             return f"PrivateProjection({size}, not private)"
-        told = f"epsilon {self.epsilon:g} and delta {self.delta:g} per cell"
-        return f"PrivateProjection({size}, {told})"
+        guarantee = f"epsilon {self.epsilon:g} and delta {self.delta:g} per cell"
+        return f"PrivateProjection({size}, {guarantee})"
 
 
 def dp_pca(
@@ -139,64 +141,64 @@ def dp_pca(
     noise_seed: int | None = None,
     key_added: str | None = None,
 ) -> PrivateProjection:
-    r"""Compute principal directions of expression under (ε, δ)-differential privacy.
+    r"""Compute principal components of expression with (ε, δ)-differential privacy.
 
     Parameters
     ----------
     cells
         Cells with raw counts: an AnnData, a path, or an opened query.
     epsilon, delta
-        The budget for one cell. ``delta`` has to be below one over the number of cells.
+        Privacy budget per cell. ``delta`` must be below one over the number of cells.
     genes
-        Genes to use, at most 8,192; all genes of the object by default. Choose them on other,
-        public data: fewer genes also mean less noise.
+        Genes to use, at most 8,192; by default all genes. Choose them on other, public data; fewer
+        genes also mean less noise.
     genes_are_public
-        State that these cells had no part in choosing the genes. Otherwise ``conditions`` says
-        that the guarantee is conditional on their list.
+        State that the genes were chosen without these cells. Otherwise, ``conditions`` contains
+        that the guarantee is conditional on the list of genes.
     n_comps
-        Directions to keep.
+        Number of components.
     centred
-        Spend a tenth of the budget on the mean of the cells, and look for directions around it:
-        the rest needs less noise. Otherwise directions are around 0, as published.
+        Spend a tenth of the budget on the mean of the cells, and compute components of the
+        residuals, which need less noise. Otherwise components are not centred, as published.
     layer
-        Where the counts are; ``X`` by default.
+        Layer with the counts; ``X`` by default.
     noise_seed
-        Seed of the noise, for tests. It voids the guarantee, and the result says so.
+        Seed of the noise, for tests. It voids the guarantee, which the result reports.
     key_added
-        Key of ``obsm`` of an AnnData to write the coordinates of its cells to; nothing is written
-        by default.
+        Key of ``obsm`` to which the coordinates of the cells are written; by default nothing is
+        written.
 
     Returns
     -------
     PrivateProjection
+        Components and privacy guarantee.
 
     Raises
     ------
     InputError
-        If the matrix does not hold raw counts, or a gene is missing.
+        If the matrix has no raw counts, or a gene is missing.
     ValueError
-        If a setting is out of its range.
+        If a setting is out of range.
 
     Notes
     -----
-    Every cell becomes a row :math:`a_i` of ``log1p`` counts per 10,000 of unit norm; a cell without
-    counts is 0 throughout. Without ``centred`` the release is
+    Each cell is a row :math:`a_i` of ``log1p`` counts per 10,000 with unit norm, or 0 if it has no
+    counts. Without ``centred``, the mechanism releases
 
     .. math:: G = \sum_i a_i a_i^\top + E, \qquad
         E_{jj} \sim N(0, \sigma^2), \quad E_{jk} = E_{kj} \sim N(0, \sigma^2 / 2),
 
-    and its leading eigenvectors. A cell moves the sum by 1 in the Frobenius norm, in which
-    :math:`E` is white noise, so that :math:`\sigma` is that of the analytic Gaussian mechanism
-    (Balle and Wang 2018, arXiv:1805.06530) for sensitivity 1; the eigenvectors are computed of
-    what is released. Noise on the matrix of second moments is due to Dwork et al. (2014,
-    doi:10.1145/2591796.2591883).
+    and its leading eigenvectors, which are post-processing. A cell changes the sum by 1 in the
+    Frobenius norm, in which :math:`E` is white noise. Therefore :math:`\sigma` is that of the
+    analytic Gaussian mechanism (Balle and Wang 2018, arXiv:1805.06530) for sensitivity 1. Noise on
+    the matrix of second moments is due to Dwork et al. (2014, doi:10.1145/2591796.2591883).
 
-    With ``centred`` (our decision) there are two releases: the mean :math:`m` from
+    With ``centred`` (our design), there are two releases: the mean :math:`m` from
     :math:`\sum_i a_i` with noise :math:`\sigma / \sqrt{0.1}`, and :math:`G` of the residuals
-    :math:`a_i - m`, cut to a length of 0.75. A cell moves that by :math:`0.75^2`, so that the noise
-    is :math:`0.75^2 \sigma / \sqrt{0.9}`: Gaussian releases compose exactly, by their squared
-    ratios of sensitivity to noise. Nothing is scaled per gene. One cell, not one donor, is the
-    unit.
+    :math:`a_i - m`, clipped to a length of 0.75. A cell changes :math:`G` by at most
+    :math:`0.75^2`, so that its noise is :math:`0.75^2 \sigma / \sqrt{0.9}`: Gaussian releases
+    compose exactly, by their squared ratios of sensitivity to noise. Genes are not scaled. The unit
+    of privacy is one cell, not one donor.
 
     Examples
     --------
@@ -222,7 +224,7 @@ def dp_pca(
         opened = open_query(cells, list(genes), layer=layer)
     d, n = len(opened.genes), opened.n_obs
     if d > _MAX_GENES:
-        hint = "Name fewer in genes=, chosen on public data."
+        hint = "Pass fewer in genes=, chosen on public data."
         raise invalid("genes", f"{d:,} names", f"at most {_MAX_GENES:,} names", hint)
     if n_comps > d:
         raise invalid("n_comps", n_comps, f"at most the number of genes, {d:,}", "Lower it.")
@@ -260,24 +262,25 @@ def private_directions(
     n_comps: int,
     centred: bool = True,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the mean and the leading directions of unit rows, with noise; see `dp_pca`.
+    """Compute a noisy mean and noisy leading components of unit vectors; see `dp_pca`.
 
     Parameters
     ----------
     unit_rows
-        Gives the cells as rows of unit norm, or 0, block by block, at every call anew.
+        Function that returns the cells as blocks of rows with norm 1 or 0, at each call.
     n_cells
-        How many there are.
+        Number of cells.
     noise_sd
-        Noise of a single release of sensitivity 1 at the budget of both.
+        Standard deviation of the noise of a single release with sensitivity 1 at the total budget.
     rng
-        Source of the noise.
+        Random number generator of the noise.
     n_comps, centred
         As in `dp_pca`.
 
     Returns
     -------
-    Centre ``(n_genes,)``, components ``(n_comps, n_genes)`` and eigenvalues ``(n_comps,)``.
+    centre, components, eigenvalues
+        Arrays of shapes ``(n_genes,)``, ``(n_comps, n_genes)`` and ``(n_comps,)``.
 
     Examples
     --------
@@ -304,35 +307,36 @@ def private_directions(
             residuals *= np.minimum(1.0, longest / np.maximum(length, 1e-12))
             moments += residuals.T @ residuals
     noise = rng.normal(scale=longest**2 * noise_sd / 2, size=(d, d))
-    moments += noise + noise.T  # variance of sums: half off the diagonal, whole on it
+    moments += noise + noise.T  # variance σ² on the diagonal and σ² / 2 off it
     values, vectors = eigh(moments, subset_by_index=(d - n_comps, d - 1))
     components = np.ascontiguousarray(vectors[:, ::-1].T)
-    # The sign of an eigenvector means nothing; the larger part is made positive.
+    # The sign of an eigenvector is arbitrary: make its sum positive.
     components *= np.where(components.sum(axis=1) < 0, -1.0, 1.0)[:, None]
     return centre, components, values[::-1]
 
 
 def gaussian_noise_sd(epsilon: float, delta: float) -> float:
-    r"""Return the noise that makes one release of sensitivity 1 (ε, δ)-differentially private.
+    r"""Compute the noise that makes a release with sensitivity 1 (ε, δ)-differentially private.
 
     Parameters
     ----------
     epsilon, delta
-        The budget.
+        Privacy budget.
 
     Returns
     -------
-    The smallest standard deviation that the analytic Gaussian mechanism allows.
+    float
+        Smallest standard deviation for the analytic Gaussian mechanism.
 
     Raises
     ------
     ValueError
-        If ``epsilon`` is not positive, or ``delta`` not between 0 and 1.
+        If ``epsilon`` is not positive, or ``delta`` is not between 0 and 1.
 
     Notes
     -----
-    Balle and Wang (2018), arXiv:1805.06530: with :math:`s = \sigma / \Delta` the mechanism is
-    private exactly if :math:`\Phi(1/(2s) - \varepsilon s) - e^\varepsilon \Phi(-1/(2s) -
+    Balle and Wang (2018), arXiv:1805.06530: with :math:`s = \sigma / \Delta`, the mechanism is
+    private if and only if :math:`\Phi(1/(2s) - \varepsilon s) - e^\varepsilon \Phi(-1/(2s) -
     \varepsilon s) \le \delta`.
 
     Examples
@@ -340,20 +344,20 @@ def gaussian_noise_sd(epsilon: float, delta: float) -> float:
     >>> round(gaussian_noise_sd(1.0, 1e-5), 2)
     3.73
     """
-    check_number("epsilon", epsilon, 1e-3, 1e2, hint="Usual are 0.1 to 10.")
+    check_number("epsilon", epsilon, 1e-3, 1e2, hint="Common values are 0.1 to 10.")
     check_delta(delta)
 
     def excess(s: float) -> float:
         tail = norm.logcdf(-0.5 / s - epsilon * s) + epsilon
         return float(norm.cdf(0.5 / s - epsilon * s) - exp(tail) - delta)
 
-    # The classical bound 2 log(1.25 / delta) is above for epsilon <= 1, and twice it everywhere.
+    # The classical bound is an upper bound for epsilon <= 1, and twice it for larger epsilon.
     high = 2 * sqrt(2 * np.log(1.25 / delta)) / min(epsilon, 1.0)
     return float(brentq(excess, 1e-3, high, xtol=1e-12))
 
 
 def check_delta(delta: float, n_cells: int = 1) -> None:
-    """Raise ``ValueError`` unless a delta is above 0 and below one over the number of cells.
+    """Raise ``ValueError`` unless delta is above 0 and below one over the number of cells.
 
     Examples
     --------
@@ -362,12 +366,12 @@ def check_delta(delta: float, n_cells: int = 1) -> None:
     check_number("delta", delta, hint="Omit it to use 1e-5.")
     if not 0 < delta * n_cells < 1:
         expected = f"above 0 and below 1 / {n_cells:,}, one over the number of cells"
-        hint = "A mechanism with a larger one may publish whole cells."
+        hint = "With a larger delta, a mechanism may publish complete cells."
         raise invalid("delta", delta, expected, hint)
 
 
 def _unit_rows(opened: AlignedQuery) -> Iterator[sp.csr_matrix]:
-    """Yield log-normalised cells of unit norm, block by block; cells without counts are 0."""
+    """Yield blocks of log-normalised cells with unit norm; cells without counts are 0."""
     for _, block in opened.source.blocks():
         logged = opened.alignment.apply(log_normalize(sp.csr_matrix(block)))
         yield normalize(logged.astype(np.float64))

@@ -1,4 +1,4 @@
-"""Which genes speak for each label: markers, and whether the query expresses them."""
+"""Check whether annotated cells express the marker genes of their labels."""
 
 from __future__ import annotations
 
@@ -19,33 +19,31 @@ from hdeepinsight.data import (
     AlignedQuery,
     CountSource,
     DataLike,
-    InputError,
-    Modalities,
     draw_evenly,
-    is_paired,
     open_counts,
-    open_paired,
     open_store,
 )
 from hdeepinsight.taxonomy import Taxonomy, cell_type
+from hdeepinsight.tl._inputs import rna_of
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
     from hdeepinsight.explanation import Explanation
     from hdeepinsight.nn import LeafProfiles
 
-#: Cells of a label below which its markers say nothing, and of each label that are always read.
+#: Minimum number of cells of an assessed label.
 MIN_CELLS: Final = 10
+#: Number of cells per label that are always read.
 _ALWAYS: Final = 50
-#: Least difference of mean log expression that makes a gene a marker in the reference, and the part
-#: of it that the query has to show.
+#: Minimum difference of mean log expression of a marker in the reference, and the fraction of this
+#: difference that is required in the query.
 _MARKER: Final = 0.25
 _PART: Final = 0.25
-#: Least difference, and share of cells, where the reference says nothing about a gene.
+#: Minimum difference, and fraction of expressing cells, for genes without reference values.
 _DIFFERENCE, _SHARE = 0.05, 0.02
-#: Measured markers without which a label is not judged.
+#: Minimum number of measured markers of an assessed label.
 MIN_MARKERS: Final = 2
-#: Ribosomal and mitochondrial genes, and others that follow the state of a cell, not its type.
+#: Ribosomal, mitochondrial and other genes that reflect the state of a cell rather than its type.
 _HOUSEKEEPING: Final = re.compile(
     r"^(MT-|M?RP[SL]\d|EEF1|HSP|FOSB?$|JUN[BD]?$|(MALAT1|NEAT1|TPT1|FTL|FTH1|B2M|ACTB|GAPDH)$)",
     re.IGNORECASE,
@@ -53,7 +51,9 @@ _HOUSEKEEPING: Final = re.compile(
 
 
 class ReferenceModel(Protocol):
-    """A model with the mean expression of its reference, such as every trained classifier.
+    """Protocol of models with mean expression profiles of their reference.
+
+    Every trained classifier satisfies it.
 
     Examples
     --------
@@ -69,26 +69,27 @@ class ReferenceModel(Protocol):
 
 
 def marker_genes(model: ReferenceModel, *, n_genes: int = 10) -> pd.DataFrame:
-    """Rank the genes that mark each node in the reference of a model.
+    """Rank the marker genes of each node in the reference of a model.
 
     Parameters
     ----------
     model
-        A trained model; it keeps mean expression profiles of its reference.
+        Trained model, which stores mean expression profiles of its reference.
     n_genes
-        Genes of each node, at most.
+        Maximum number of genes per node.
 
     Returns
     -------
-    Table with a row per node and gene, best first: ``label``, ``path``, ``gene``, mean log
-    expression (``log1p`` of counts per 10,000) in the reference's cells of the node (``mean``) and
-    in those of the sibling that has most of it (``other_mean``), and their ``difference``.
-    Genes that follow the state of a cell (ribosomal, mitochondrial, heat shock) are left out.
+    pandas.DataFrame
+        One row per node and gene, best first: ``label``, ``path``, ``gene``, mean log expression
+        (``log1p`` of counts per 10,000) in reference cells of the node (``mean``) and of the
+        sibling with the highest mean (``other_mean``), and their ``difference``. Genes that reflect
+        the state of a cell (ribosomal, mitochondrial, heat shock) are excluded.
 
     Raises
     ------
     ValueError
-        If the model has no profiles, as models of before they were kept, or `n_genes` is not
+        If the model has no profiles because it was saved by an old version, or `n_genes` is not
         positive.
 
     Examples
@@ -101,10 +102,8 @@ def marker_genes(model: ReferenceModel, *, n_genes: int = 10) -> pd.DataFrame:
     check_integer("n_genes", n_genes, hint="Omit it to use 10.")
     means, tree, rows = _node_means(model), model.taxonomy, []
     if means is None:
-        raise ValueError(
-            "The model holds no mean profiles of its reference, from which markers are taken. "
-            "Train it with this version."
-        )
+        hint = "Train it with this version."
+        raise ValueError(f"model must have mean profiles of its reference, got none. {hint}")
     for node in range(1, tree.n_nodes):
         for gene, own, other in islice(_markers(tree, means, node), n_genes):
             numbers = own, other, own - other
@@ -114,15 +113,13 @@ def marker_genes(model: ReferenceModel, *, n_genes: int = 10) -> pd.DataFrame:
 
 
 def _node_means(model: ReferenceModel | None) -> pd.DataFrame | None:
-    """Average the log expression of the reference under every node, nodes × genes.
+    """Compute the mean log expression of the reference at or below each node, nodes × genes.
 
-    Nodes without cells are NaN; ``None`` is returned where the model kept no profiles.
+    Nodes without cells are NaN. ``None`` is returned if the model has no profiles.
     """
     if model is not None and not hasattr(model, "profiles_"):
-        raise TypeError(
-            f"model must be a trained model, got {model!r}. Pass hdi.hub.load_model('pbmc') or "
-            "the like."
-        )
+        hint = "Pass a model such as hdi.hub.load_model('pbmc')."
+        raise TypeError(f"model must be a trained model, got {model!r}. {hint}")
     if model is None or model.profiles_ is None:
         return None
     n_cells = model.profiles_.n_cells.cpu().numpy().astype(float)
@@ -133,7 +130,7 @@ def _node_means(model: ReferenceModel | None) -> pd.DataFrame | None:
 
 
 def _markers(tree: Taxonomy, means: pd.DataFrame, node: int) -> Iterator[tuple[str, float, float]]:
-    """Yield genes, best first, with the mean of the node and that of the nearest sibling."""
+    """Yield genes, best first, with the mean of the node and the highest mean of its rivals."""
     own, nearest = means.loc[node].to_numpy(), means.loc[rivals(tree, node)].max().to_numpy()
     difference = np.nan_to_num(own - nearest)
     for at in np.argsort(-difference, kind="stable"):
@@ -144,7 +141,7 @@ def _markers(tree: Taxonomy, means: pd.DataFrame, node: int) -> Iterator[tuple[s
 
 
 def rivals(taxonomy: Taxonomy, node: int) -> list[int]:
-    """Return the siblings of a node, or where it has none those of the nearest node above it."""
+    """Return the siblings of a node, or of its closest ancestor with siblings."""
     while node:
         siblings = [v for v in taxonomy.children(int(taxonomy.parent[node])) if v != node]
         if siblings:
@@ -155,29 +152,30 @@ def rivals(taxonomy: Taxonomy, node: int) -> list[int]:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class MarkerEvidence:
-    """Markers of the labels of an annotation, and what the query says of them.
+    """Result of `marker_evidence`: expression of marker genes in the cells of each label.
 
     Parameters
     ----------
     table
         One row per label and marker: ``label``, ``path``, ``gene``, ``source`` (``"canonical"``,
         ``"reference"``, ``"model"``, or several), ``compared_with``, mean log expression
-        (``log1p`` of counts per 10,000) and share of expressing cells in the cells of the label
-        (``mean``, ``share``) and in those it is compared with (``other_mean``, ``other_share``),
-        their ``difference``, the one of the reference (``expected_difference``), and whether the
-        gene ``supports`` the label. Missing where the query did not measure the gene.
+        (``log1p`` of counts per 10,000) and fraction of expressing cells in the cells of the label
+        (``mean``, ``share``) and in the cells for comparison (``other_mean``, ``other_share``), the
+        ``difference`` of the means, that of the reference (``expected_difference``), and whether
+        the gene ``supports`` the label. Missing if the gene was not measured in the query.
     labels
-        One row per label, indexed by its path: ``label``, ``n_cells`` that were read, ``n_markers``
-        that could be judged, ``n_supporting``, and the ``verdict``.
+        One row per label, indexed by its path: ``label``, ``n_cells`` (cells read), ``n_markers``
+        (markers assessed), ``n_supporting``, and the ``verdict``.
     means, shares
-        Mean log expression, and share of expressing cells, of every label (index: paths) and
-        marker (columns: genes).
+        Mean log expression, and fraction of expressing cells, per label (index: paths) and marker
+        (columns: genes).
     rows
-        Positions of the cells that were read, ascending.
+        Sorted positions of the cells that were read, shape ``(n_read,)``.
     expression
-        Their log expression of the markers, CSR, ``(n_read, n_genes)``, columns as in ``means``.
+        Log expression of markers in these cells, CSR, ``(n_read, n_genes)``, columns as in
+        ``means``.
     n_cells
-        Cells of the annotation.
+        Number of cells of the annotation.
 
     Examples
     --------
@@ -200,16 +198,16 @@ class MarkerEvidence:
 
     @property
     def contradicted(self) -> list[str]:
-        """Paths of the labels whose markers are mostly not higher in their cells."""
+        """Paths of the labels with fewer than half of their markers supporting them."""
         return list(self.labels.index[self.labels["verdict"] == "contradicted"])
 
     def supporting(self, label: str) -> list[str]:
-        """Return the genes that support a label, named by its path or name, best known first."""
+        """Return the genes that support a label, given by path or name, the best known first."""
         own = self.table[(self.table["path"] == label) | (self.table["label"] == label)]
         return list(own.loc[own["supports"].fillna(value=False).astype(bool), "gene"])
 
     def sentences(self) -> list[str]:
-        """Say in words which labels their markers support, and which they contradict.
+        """Describe in sentences which labels are supported or contradicted by their markers.
 
         Examples
         --------
@@ -221,21 +219,23 @@ class MarkerEvidence:
         >>> evidence.sentences()[0]
         'No label is contradicted by its own markers.'
         """
-        names, said = self.labels.groupby("verdict")["label"].agg(", ".join), []
+        names, sentences = self.labels.groupby("verdict")["label"].agg(", ".join), []
         for path in self.contradicted:
             row, own = self.labels.loc[path], self.table[self.table["path"] == path]
             genes = ", ".join(own.loc[own["supports"].notna(), "gene"].iloc[:6])
-            said.append(
+            sentences.append(
                 f"{row['label']} is contradicted by its own markers: {row['n_supporting']} of "
-                f"{row['n_markers']} are as high in its cells as they should be, compared with "
+                f"{row['n_markers']} are as high in its cells as expected, compared with "
                 f"{own['compared_with'].iloc[0]} ({genes})."
             )
         if n := int((self.labels["verdict"] == "supported").sum()):
-            others = f"The other {counted(n, 'label is', 'labels are')} supported by theirs."
-            said.append(others if said else "No label is contradicted by its own markers.")
+            others = f"The other {counted(n, 'label is', 'labels are')} supported by their markers."
+            sentences.append(
+                others if sentences else "No label is contradicted by its own markers."
+            )
         few = {"too few cells": f"fewer than {MIN_CELLS} cells"}
-        few["too few markers"] = "their markers were not measured"
-        return said + [f"Not judged ({few[v]}): {names[v]}." for v in few if v in names]
+        few["too few markers"] = "too few markers measured"
+        return sentences + [f"Not assessed ({few[v]}): {names[v]}." for v in few if v in names]
 
     def __repr__(self) -> str:
         counts = self.labels["verdict"].value_counts()
@@ -256,47 +256,47 @@ def marker_evidence(
     max_cells: int = 20_000,
     seed: int = 0,
 ) -> MarkerEvidence:
-    """Look up whether the cells of each label express the markers of that label.
+    """Check whether the cells of each label express the marker genes of that label.
 
     Parameters
     ----------
     result
-        The annotation, whoever made it.
+        Annotation by any tool.
     query
-        The annotated cells: AnnData, MuData, path, or opened query.
+        Annotated cells: AnnData, MuData, path, or opened query.
     model
-        The model, for the markers of its reference (:func:`marker_genes`) and for the difference
-        that they make there; without it the common markers of Cell Ontology types remain.
+        Model with markers of its reference (:func:`marker_genes`) and their expected differences.
+        Without a model, only the common markers of Cell Ontology types are used.
     explanation
-        Attributions of the model, from ``model.explain``; the leading genes of every explained
-        node are looked up too.
+        Attributions from ``model.explain``; the top genes of each explained node are used as well.
     n_markers
-        Genes of the reference, and of the explanation, per label.
+        Number of genes per label from the reference, and from the explanation.
     max_cells
-        Cells to read at most: up to 50 of every label, then at random. The values are not
-        inspected again; where they are and what they are stands in ``result.input_report``.
+        Maximum number of cells to read: up to 50 per label, and the rest at random. The matrix and
+        its scale are those of ``result.input_report`` and not determined again.
     seed
-        Of the choice of cells.
+        Random seed of the choice of cells.
 
     Returns
     -------
-    A table per label and gene, the numbers per label, and those labels that are contradicted.
+    MarkerEvidence
+        Tables per label and gene and per label.
 
     Raises
     ------
     ValueError
-        If the query has other cells than the annotation, or a setting is not positive.
+        If the cells of query and annotation differ, or a setting is out of range.
     TypeError
-        If the model is none, such as the name of one.
+        If ``model`` is not a model, for example the name of a model.
 
     Notes
     -----
-    Every label, at every level, is judged at the branching that leads to it: cells that stop at or
-    under it against those of its siblings, each sibling with equal weight; where the query has
-    fewer than ten such cells, against all others. A gene supports the label if it reaches a quarter
-    of the mean, and of the difference, that the reference shows (a difference of 0.05, and 2 % of
-    the cells, where the reference is silent). A label is contradicted where fewer than half of its
-    two or more measured markers support it. These limits are our decision.
+    Each label at each level is compared with its siblings: the cells labelled at or below it with
+    the mean of its siblings; or, if no sibling has ten cells in the query, with all other cells. A
+    gene supports the label if both its mean and the difference reach a quarter of those in the
+    reference (without reference values: a difference of 0.05, and 2 % of the cells). A label is
+    contradicted if it has two or more measured markers and fewer than half of them support it.
+    These limits are our design.
 
     Examples
     --------
@@ -312,9 +312,9 @@ def marker_evidence(
     check_integer("max_cells", max_cells, hint="Omit it to use 20000.")
     tree, reference = result.taxonomy, _node_means(model)
     if model is not None and model.taxonomy.names != tree.names:
-        reference = None  # the nodes of one are not those of the other
+        reference = None  # the nodes of model and annotation differ
     n_under = tree.roll_up(np.bincount(result.stop_nodes, minlength=tree.n_nodes))
-    # One that only repeats the label above it is the same label.
+    # A node with the same label as its parent is not assessed twice.
     own = (v for v in range(1, tree.n_nodes) if tree.label(v) != tree.label(int(tree.parent[v])))
     nodes = sorted((v for v in own if n_under[v]), key=lambda v: tree.ancestors(v).tolist())
     rows = sample_cells(result.stop_nodes, max_cells, seed=seed)
@@ -324,13 +324,22 @@ def marker_evidence(
     genes = pd.Index(dict.fromkeys(known), dtype=object)
     values, is_measured = _log_values(open_cells(result, query, rows), genes)
     measured = set(genes[is_measured])
-    by: dict[tuple[int, str], list[str]] = {}
+    sources: dict[tuple[int, str], list[str]] = {}
     for node in nodes:
-        for source, found in _sources(tree, node, reference, explanation, 4 * n_markers).items():
-            usable = filter(measured.__contains__, found)
-            for gene in found if source == "canonical" else islice(usable, n_markers):
-                by.setdefault((node, gene), []).append(source)
-    of, own_genes = [node for node, _ in by], [gene for _, gene in by]
+        ranked: dict[str, Iterable[str]] = {"canonical": _canonical(tree, node)}
+        if reference is not None:
+            best = islice(_markers(tree, reference, node), 4 * n_markers)
+            ranked["reference"] = (gene for gene, *_ in best)
+        wanted = {tree.path_name(node), tree.label(node)}
+        explained = [] if explanation is None else [x for x in explanation.nodes if x in wanted]
+        if explanation is not None and explained:
+            mean = explanation.ranking(explained[0], cells="all")["mean"]
+            ranked["model"] = map(str, mean.index[mean > 0])
+        for source, listed in ranked.items():
+            usable = filter(measured.__contains__, listed)
+            for gene in listed if source == "canonical" else islice(usable, n_markers):
+                sources.setdefault((node, gene), []).append(source)
+    of, own_genes = [node for node, _ in sources], [gene for _, gene in sources]
     shown = pd.Index(dict.fromkeys(own_genes), dtype=object)
     values = values[:, genes.get_indexer(shown)]
     missing, stops = ~shown.isin(measured), result.stop_nodes[rows]
@@ -338,7 +347,7 @@ def marker_evidence(
     sizes = dict(zip(nodes, inside.sum(axis=0).tolist(), strict=True))
 
     def averages(cells: np.ndarray) -> np.ndarray:
-        """Return mean and share of every gene in groups of cells, ``(2, n_groups, n_genes)``."""
+        """Return mean and fraction of expressing cells per group, ``(2, n_groups, n_genes)``."""
         weights = cells / np.maximum(cells.sum(axis=0), 1)
         found = np.stack([(part.T @ weights).T for part in (values, values > 0)])
         return np.where(missing, np.nan, found)
@@ -367,7 +376,7 @@ def marker_evidence(
             "label": list(map(tree.label, of)),
             "path": list(map(tree.path_name, of)),
             "gene": own_genes,
-            "source": [", ".join(sources) for sources in by.values()],
+            "source": list(map(", ".join, sources.values())),
             "compared_with": [compared[node] for node in of],
             "mean": mean,
             "other_mean": other_mean,
@@ -399,22 +408,22 @@ def marker_evidence(
 
 
 def _supports(table: pd.DataFrame, usual: np.ndarray) -> pd.Series:
-    """Say whether each gene supports a label; missing where nothing is known.
+    """Determine whether each gene supports its label; missing if this is unknown.
 
     Parameters
     ----------
     table
-        Columns of :attr:`MarkerEvidence.table` but ``supports``.
+        Columns of :attr:`MarkerEvidence.table` except ``supports``.
     usual
-        Mean of each gene in the reference, NaN where it says nothing.
+        Mean of each gene in the reference, NaN if unknown.
     """
     reaches, ahead = table["mean"] >= _PART * usual, table["expected_difference"]
     more = table["share"] > table["other_share"]
-    apart = (table["difference"] >= _DIFFERENCE) & more & (table["share"] >= _SHARE)
-    apart = apart.mask(ahead >= _MARKER, reaches & (table["difference"] >= _PART * ahead))
-    apart = apart.mask(table["difference"].isna(), reaches)  # there are no other cells
-    nothing = table["mean"].isna() | (table["difference"].isna() & np.isnan(usual))
-    return apart.astype("boolean").mask(nothing)
+    supports = (table["difference"] >= _DIFFERENCE) & more & (table["share"] >= _SHARE)
+    supports = supports.mask(ahead >= _MARKER, reaches & (table["difference"] >= _PART * ahead))
+    supports = supports.mask(table["difference"].isna(), reaches)  # no cells for comparison
+    unknown = table["mean"].isna() | (table["difference"].isna() & np.isnan(usual))
+    return supports.astype("boolean").mask(unknown)
 
 
 def _canonical(tree: Taxonomy, node: int) -> tuple[str, ...]:
@@ -422,25 +431,11 @@ def _canonical(tree: Taxonomy, node: int) -> tuple[str, ...]:
     return () if known is None else known.markers
 
 
-def _sources(
-    tree: Taxonomy, node: int, reference: pd.DataFrame | None, explained: Explanation | None, n: int
-) -> dict[str, Iterable[str]]:
-    """Return who names markers of a node, and which, the best first; of the reference `n`."""
-    named: dict[str, Iterable[str]] = {"canonical": _canonical(tree, node)}
-    if reference is not None:
-        named["reference"] = (gene for gene, *_ in islice(_markers(tree, reference, node), n))
-    wanted = {tree.path_name(node), tree.label(node)}
-    if explained is not None and (own := [name for name in explained.nodes if name in wanted]):
-        ranked = explained.ranking(own[0], cells="all")
-        named["model"] = map(str, ranked.index[ranked["mean"] > 0])
-    return named
-
-
 def _log_values(source: CountSource, genes: pd.Index) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Return ``log1p`` of counts per 10,000, ``(n_cells, n_genes)``, and which genes are there."""
+    """Return ``log1p`` of counts per 10,000, ``(n_cells, n_genes)``, and the measured genes."""
     try:
         alignment = source.align(list(genes), min_coverage=0.0, warn_coverage=0.0)
-    except ValueError:  # no gene is there
+    except ValueError:  # no gene was measured
         shape = source.n_obs, len(genes)
         return sp.csr_matrix(shape, dtype=np.float32), np.zeros(len(genes), dtype=bool)
     parts = [sp.csr_matrix((0, len(genes)), dtype=np.float32)]
@@ -451,20 +446,21 @@ def _log_values(source: CountSource, genes: pd.Index) -> tuple[sp.csr_matrix, np
 
 
 def sample_cells(nodes: np.ndarray, max_cells: int, *, seed: int = 0) -> np.ndarray:
-    """Draw cells: up to fifty of every label in any case, then at random.
+    """Draw up to fifty cells of each label, and further cells at random.
 
     Parameters
     ----------
     nodes
-        Node where the label of each cell stops, shape ``(n_cells,)``.
+        Node of each cell's label, shape ``(n_cells,)``.
     max_cells
-        Cells to draw at most.
+        Maximum number of cells.
     seed
-        Of the choice.
+        Random seed.
 
     Returns
     -------
-    Positions, ascending.
+    numpy.ndarray
+        Sorted positions of the cells.
 
     Examples
     --------
@@ -481,21 +477,21 @@ def sample_cells(nodes: np.ndarray, max_cells: int, *, seed: int = 0) -> np.ndar
 
 
 def open_cells(result: Annotation, query: Any, rows: np.ndarray) -> CountSource:
-    """Open the counts of some annotated cells, without a look at the others.
+    """Open the counts of a subset of annotated cells without reading the other cells.
 
     Parameters
     ----------
     result
-        The annotation, whose input report says which matrix was read.
+        Annotation, whose input report contains the matrix that was read.
     query
-        The annotated cells: AnnData, MuData, path, or opened query.
+        Annotated cells: AnnData, MuData, path, or opened query.
     rows
-        Positions of the cells to read, ascending.
+        Sorted positions of the cells to read.
 
     Raises
     ------
     ValueError
-        If the query has other cells than the annotation.
+        If the cells of query and annotation differ.
     InputError
         If there is no RNA, or no counts can be recovered.
 
@@ -513,14 +509,10 @@ def open_cells(result: Annotation, query: Any, rows: np.ndarray) -> CountSource:
     if isinstance(query, AlignedQuery):
         check_same_cells(result.obs_names, query.obs_names.to_series(), "query")
         return query.source.take(rows)
-    if is_paired(query):
-        query = Modalities().rna_of(open_paired(query))
-        if query is None:
-            raise InputError("The MuData has no RNA.", "Counts of RNA are needed.", "Add them.")
-    store = open_store(query)
+    store = open_store(rna_of(query))
     check_same_cells(result.obs_names, store.obs.index.to_series(), "query")
     slot = "X" if result.input_report is None else result.input_report.layer
     matrix = store.slots[slot]().take(rows)
     blocks = [sp.csr_matrix(block) for _, block in matrix.blocks(4096)]
-    # Only these cells are inspected: they may be logs, from which counts are recovered.
+    # Counts are recovered here if the matrix contains log values.
     return open_counts(AnnData(sp.vstack(blocks, "csr"), var=store.genes(slot == ".raw")))

@@ -1,4 +1,4 @@
-"""Scores of any classifier and graphs of the cells, read from wherever they lie."""
+"""Read classifier scores and neighbour graphs from an AnnData, tables or arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hdeepinsight.annotation import (
     drop_ancestors,
     label_nodes,
 )
-from hdeepinsight.data import AlignedQuery
+from hdeepinsight.data import AlignedQuery, InputError, Modalities, is_paired, open_paired
 from hdeepinsight.graph import batch_graphs, check_graph, knn_graph
 from hdeepinsight.tl._representation import coordinates
 
@@ -37,20 +37,20 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ClassScores:
-    """Scores of cells for classes; with a taxonomy, for the finest classes among those given."""
+    """Class scores of cells; with a taxonomy, restricted to the finest of the given classes."""
 
-    #: Shape ``(n_cells, n_classes)``.
+    #: Scores, shape ``(n_cells, n_classes)``.
     values: NDArray[np.float64]
     #: Names of the columns.
     classes: tuple[str, ...]
-    #: Whether rows are distributions; otherwise the values are logits.
+    #: Whether the values are probabilities, otherwise logits.
     are_probabilities: bool
     taxonomy: Taxonomy | None = None
-    #: Node of every class.
+    #: Node of each class.
     nodes: NDArray[np.int64] | None = None
 
     def probabilities(self) -> NDArray[np.float64]:
-        """Return distributions over the classes: as given, or the softmax of the logits."""
+        """Return class probabilities, by a softmax if the scores are logits."""
         return self.values if self.are_probabilities else np.asarray(softmax(self.values, axis=1))
 
 
@@ -66,26 +66,25 @@ def class_scores(
     Parameters
     ----------
     adata
-        The cells.
+        Cells that the scores must match.
     probabilities
-        Key of ``adata.obsm``, table, array, or ``Annotation``; a Series holds labels.
+        Key of ``adata.obsm``, table, array, ``Annotation``, or Series of labels.
     classes
         Names of the columns of an array.
     taxonomy
-        Tree in which the classes are nodes.
+        Taxonomy in which the classes are nodes.
 
     Raises
     ------
     KeyError
         If the key is not in ``obsm``.
     ValueError
-        If there is no cell, cells, shapes or names do not fit, or values are not finite.
+        If there are no cells, cells, shapes or names do not match, or values are not finite.
     """
     names = pd.Index(adata.obs_names)
     if not len(names):
-        raise ValueError(
-            "Found an AnnData without cells. Pass one or more; look at how they were selected."
-        )
+        hint = "Check how the cells were selected."
+        raise ValueError(f"adata must have at least one cell, got an AnnData without cells. {hint}")
     if isinstance(probabilities, Annotation):
         taxonomy = probabilities.taxonomy if taxonomy is None else taxonomy
         probabilities = leaf_table(probabilities)
@@ -93,56 +92,68 @@ def class_scores(
         stored = getattr(adata, "obsm", {})
         if probabilities not in stored:
             raise KeyError(
-                f"adata.obsm has no {probabilities!r}; it holds {list(stored)}. Pass one of these "
+                f"adata.obsm has no {probabilities!r}; it has {list(stored)}. Pass one of these "
                 "keys, a table, an array with `classes`, or an Annotation."
             )
         probabilities = stored[probabilities]
     if isinstance(probabilities, pd.Series):
-        return _from_labels(probabilities, names, taxonomy)
-    table = _table(probabilities, classes, names)
-    values = table.to_numpy(dtype=np.float64)
-    if n_bad := int((~np.isfinite(values).all(axis=1)).sum()):
+        return _label_scores(probabilities, names, taxonomy)
+    if not isinstance(probabilities, pd.DataFrame):
+        matrix = np.asarray(probabilities)
+        if classes is None or matrix.ndim != 2 or matrix.shape[1] != len(classes):
+            n_names = "no" if classes is None else len(classes)
+            raise ValueError(
+                "Scores must have one row per cell and one name per column, got the shape "
+                f"{matrix.shape} and {n_names} names. Pass `classes`, or a DataFrame."
+            )
+        probabilities = pd.DataFrame(matrix, columns=list(classes))
+    check_same_cells(names, probabilities, "probabilities")
+    columns = probabilities.columns
+    if columns.has_duplicates:
+        repeated = columns[columns.duplicated()].unique().tolist()[:10]
         raise ValueError(
-            f"Found {n_bad} of {len(values)} cells with NaN or infinite scores. Leave these cells "
-            "out, or look at the classifier."
+            f"Classes must be distinct, got {repeated} repeatedly. Rename or add them."
         )
-    given = tuple(map(str, table.columns))
-    proper = _are_distributions(values)
+    values = probabilities.to_numpy(dtype=np.float64)
+    if n_bad := int((~np.isfinite(values).all(axis=1)).sum()):
+        found = f"NaN or infinite ones in {n_bad} of {len(values)} cells"
+        raise ValueError(f"Scores must be finite, got {found}. Remove these cells.")
+    given = tuple(map(str, columns))
+    are_probabilities = _are_distributions(values)
     if taxonomy is None:
-        return ClassScores(values=values, classes=given, are_probabilities=proper)
-    # Of the classes the finest stay; what is above them follows by adding up.
+        return ClassScores(values=values, classes=given, are_probabilities=are_probabilities)
+    # Only the finest classes are kept; the values of their ancestors are sums.
     nodes = class_nodes(taxonomy, given)
     keep = drop_ancestors(taxonomy, nodes)
     values = values[:, keep]
-    if proper := proper or _are_distributions(values):
+    if are_probabilities := are_probabilities or _are_distributions(values):
         total = values.sum(axis=1, keepdims=True)
-        # All of a cell's mass may lie at dropped inner nodes: then nothing is known below.
+        # If all mass of a cell is at dropped inner nodes, its classes are equally probable.
         equal = np.full_like(values, 1.0 / max(values.shape[1], 1))
         values = np.divide(values, total, out=equal, where=total > 0)
     return ClassScores(
         values=values,
         classes=tuple(compress(given, keep)),
-        are_probabilities=proper,
+        are_probabilities=are_probabilities,
         taxonomy=taxonomy,
         nodes=nodes[keep],
     )
 
 
 def leaf_table(annotation: Annotation) -> pd.DataFrame:
-    """Return the probabilities of the leaves, with columns named by paths."""
+    """Return the probabilities of the leaves as a table with paths as columns."""
     return annotation.probabilities().iloc[:, annotation.taxonomy.leaves - 1]
 
 
-def _from_labels(labels: pd.Series, names: pd.Index, taxonomy: Taxonomy | None) -> ClassScores:
-    """Make one class per label, at any depth; cells without a label have no mass at all."""
+def _label_scores(labels: pd.Series, names: pd.Index, taxonomy: Taxonomy | None) -> ClassScores:
+    """Return scores with one class per label at any depth; 0 for cells without a label."""
     if taxonomy is None:
-        raise ValueError("Labels must be nodes of a tree. Pass taxonomy=.")
+        raise ValueError("Labels must be nodes of a taxonomy, got no taxonomy. Pass taxonomy=.")
     encoded = label_nodes(taxonomy, labels)
     nodes = np.unique(encoded[encoded > 0])
     if not nodes.size:
-        raise ValueError(
-            f"Found {len(labels)} cells, none of them with a label. Look at the column of labels."
-        )
+        found = f"no label on any of {len(labels)} cells. Check the column of labels."
+        raise ValueError(f"At least one cell must have a label, got {found}")
     check_same_cells(names, labels, "probabilities")
     return ClassScores(
         values=(encoded[:, None] == nodes).astype(np.float64),
@@ -151,25 +162,6 @@ def _from_labels(labels: pd.Series, names: pd.Index, taxonomy: Taxonomy | None) 
         taxonomy=taxonomy,
         nodes=nodes,
     )
-
-
-def _table(values: Any, classes: Sequence[str] | None, names: pd.Index) -> pd.DataFrame:
-    if not isinstance(values, pd.DataFrame):
-        matrix = np.asarray(values)
-        if classes is None or matrix.ndim != 2 or matrix.shape[1] != len(classes):
-            raise ValueError(
-                f"Found scores of shape {matrix.shape} and "
-                f"{'no' if classes is None else len(classes)} classes. They must have one row per "
-                "cell and one name per column. Pass `classes`, or a DataFrame."
-            )
-        values = pd.DataFrame(matrix, columns=list(classes))
-    check_same_cells(names, values, "probabilities")
-    if values.columns.has_duplicates:
-        twice = values.columns[values.columns.duplicated()].unique().tolist()
-        raise ValueError(
-            f"Found classes with more than one column: {twice[:10]}. Rename or add them up."
-        )
-    return values
 
 
 def _are_distributions(values: NDArray[np.float64]) -> bool:
@@ -185,19 +177,29 @@ def cell_graphs(
     weights: GraphWeights = "binary",
     batch_key: str | None = None,
 ) -> list[sp.csr_matrix]:
-    """Return one graph, or with a batch key one within and one between batches.
+    """Return the neighbour graph, or with a batch key one within and one between batches.
 
     Raises
     ------
     KeyError
-        If a key is not there.
+        If a key does not exist.
     ValueError
-        If the settings do not go together or the graph is not symmetric.
+        If the settings are incompatible or the graph is not symmetric.
     """
     check_choice("weights", weights, get_args(GraphWeights))
     batch = None if batch_key is None else batches_of(adata, batch_key)
     if neighbors_key is not None:
-        graph = _stored(adata, neighbors_key, weights)
+        settings: Any = getattr(adata, "uns", {}).get(neighbors_key)
+        stored = getattr(adata, "obsp", {})
+        where = settings.get("connectivities_key") if hasattr(settings, "get") else None
+        if where not in stored:
+            raise KeyError(
+                f"adata.uns[{neighbors_key!r}] must name a graph in adata.obsp, which has "
+                f"{list(stored)}. Run scanpy.pp.neighbors, or omit neighbors_key."
+            )
+        graph = check_graph(stored[where])
+        if weights == "binary":
+            graph.data[:] = 1.0
         if batch is None:
             return [graph]
         edges = graph.tocoo()
@@ -207,32 +209,23 @@ def cell_graphs(
             for part in (within, ~within)
         ]
     if weights == "connectivities":
-        raise ValueError(
-            "weights='connectivities' are those that scanpy stores with a graph. Name the graph, "
-            "such as neighbors_key='neighbors'."
-        )
+        hint = "Pass its key, such as neighbors_key='neighbors', or omit weights."
+        raise ValueError(f"weights='connectivities' requires a graph stored by scanpy. {hint}")
     points = coordinates(adata, use_rep)
     if batch is None:
         return [knn_graph(points, k=n_neighbors)]
     return list(batch_graphs(points, batch, k=n_neighbors))
 
 
+def rna_of(query: Any) -> Any:
+    """Return the RNA of paired data, or other data unchanged; ``InputError`` if there is no RNA."""
+    rna = Modalities().rna_of(open_paired(query)) if is_paired(query) else query
+    if rna is None:
+        raise InputError("The MuData has no RNA.", "RNA counts are required.", "Add them.")
+    return rna
+
+
 def batches_of(adata: AnnData | AlignedQuery, key: str) -> NDArray[np.str_]:
-    """Return the batch of every cell as text, ``(n_cells,)``; missing ones are a batch together."""
-    column = one_column(adata.obs, key, hint="Name the column of batches, or omit batch_key.")
+    """Return the batch of each cell as text, ``(n_cells,)``; missing values form a batch, too."""
+    column = one_column(adata.obs, key, hint="Pass the column of batches, or omit batch_key.")
     return np.asarray(column.astype(str), dtype=str)
-
-
-def _stored(adata: AnnData | AlignedQuery, key: str, weights: GraphWeights) -> sp.csr_matrix:
-    settings: Any = getattr(adata, "uns", {}).get(key)
-    graphs = getattr(adata, "obsp", {})
-    where = settings.get("connectivities_key") if hasattr(settings, "get") else None
-    if where not in graphs:
-        raise KeyError(
-            f"adata.uns[{key!r}] names no graph that adata.obsp has, which holds {list(graphs)}. "
-            "Make one by scanpy.pp.neighbors and name its key, or omit neighbors_key."
-        )
-    graph = check_graph(graphs[where])
-    if weights == "binary":
-        graph.data[:] = 1.0
-    return graph

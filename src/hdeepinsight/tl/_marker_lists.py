@@ -1,4 +1,4 @@
-"""Lists of marker genes: from a dictionary, a table or a GMT file, and one of blood."""
+"""Read lists of marker genes from a dict, a table or a GMT file, or the bundled blood list."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from hdeepinsight.taxonomy import Taxonomy
 
 MarkersLike: TypeAlias = Mapping[str, Any] | pd.DataFrame | str | os.PathLike[str]
 
-#: The list that comes with the package, and levels of trees by their depth.
+#: Name of the bundled list.
 BLOOD: Final = "blood"
+#: Level names by the depth of the taxonomy.
 _LEVELS: Final = {
     1: ("cell_type",),
     2: ("lineage", "cell_type"),
@@ -27,7 +28,7 @@ _LEVELS: Final = {
 }
 _COLUMNS: Final = ["type", "gene", "sign", "source", "ontology_id"]
 _SIGNS: Final = {"+": 1, "-": -1, "1": 1, "-1": -1, "+1": 1, "positive": 1, "negative": -1}
-#: Ends of names of gene sets that say the sign.
+#: Suffixes of gene set names that give the sign.
 _SET_SIGNS: Final = (("_UP", 1), ("_DN", -1), ("+", 1), ("-", -1))
 _MAX_BYTES: Final = 16 * 2**20
 
@@ -38,30 +39,31 @@ def read_markers(markers: MarkersLike = BLOOD) -> pd.DataFrame:
     Parameters
     ----------
     markers
-        One of these:
+        One of:
 
-        - ``"blood"``, the list of human blood cells that comes with the package;
-        - a dict of types to genes, or to ``{"positive": genes, "negative": genes}``;
+        - ``"blood"``, the bundled list of human blood cells;
+        - a dict from types to genes, or to ``{"positive": genes, "negative": genes}``;
         - a table, or the path of one (``.csv``, ``.tsv``), with the columns ``type`` and ``gene``
-          (or ``genes``, with blanks or commas between them), and if you like ``sign`` (``+`` or
-          ``-``), ``source`` and ``ontology_id``; lines that begin with ``#`` are left out;
-        - the path of a ``.gmt`` file: name, description and genes of one type per line, with tabs
-          between them. A name that ends in ``_DN`` or ``-`` lists genes that the type lacks.
+          (or ``genes``, separated by spaces or commas), and optionally ``sign`` (``+`` or ``-``),
+          ``source`` and ``ontology_id``; lines that start with ``#`` are ignored;
+        - the path of a ``.gmt`` file with the tab-separated name, description and genes of one type
+          per line. A name that ends in ``_DN`` or ``-`` lists negative markers.
 
-        Types are names, or paths in a tree such as ``"T > CD4 T"``.
+        Types are names or paths such as ``"T > CD4 T"``.
 
     Returns
     -------
-    One row per type and gene: ``type``, ``gene``, ``sign`` (1, or -1 for genes that the type
-    lacks), ``source`` and ``ontology_id`` (text, empty where it is not known).
+    pandas.DataFrame
+        One row per type and gene: ``type``, ``gene``, ``sign`` (1, or -1 for negative markers),
+        ``source`` and ``ontology_id`` (text, empty if unknown).
 
     Raises
     ------
     KeyError
-        If a table lacks a column.
+        If a table does not have a required column.
     ValueError
-        If there is no gene, a line cannot be read (its number is said), or a gene both marks a type
-        and is lacked by it.
+        If there are no genes, a line is invalid (the message contains its number), or a gene is
+        both a positive and a negative marker of a type.
 
     Examples
     --------
@@ -76,26 +78,24 @@ def read_markers(markers: MarkersLike = BLOOD) -> pd.DataFrame:
     rows = [*_rows(markers)]
     table = pd.DataFrame(rows, columns=_COLUMNS).drop_duplicates(["type", "gene", "sign"])
     if table.empty:
-        raise ValueError(
-            f"A list of markers must name one gene or more, got {_shown(markers)} without any. "
-            "Pass a dict such as {'B': ['MS4A1', 'CD79A'], 'T': ['CD3D', 'CD3E']}, or 'blood'."
-        )
-    if (twice := table.duplicated(["type", "gene"])).any():
-        said = [f"{row.gene} of {row.type}" for row in table[twice].itertuples()]
-        raise ValueError(
-            f"A gene must either mark a type or be lacked by it, got both for {examples(said)}. "
-            "Remove one of the two."
-        )
+        is_name = isinstance(markers, str | os.PathLike)
+        shown = str(markers) if is_name else f"a {type(markers).__name__}"
+        hint = "Pass a dict such as {'B': ['MS4A1', 'CD79A'], 'T': ['CD3D', 'CD3E']}, or 'blood'."
+        raise ValueError(f"markers must have at least one gene, got {shown} without genes. {hint}")
+    if (both := table.duplicated(["type", "gene"])).any():
+        found = examples([f"{row.gene} of {row.type}" for row in table[both].itertuples()])
+        expected = "A marker of a type must be either positive or negative"
+        raise ValueError(f"{expected}, got both for {found}. Remove one of them.")
     return table.reset_index(drop=True)
 
 
 def markers_taxonomy(table: pd.DataFrame) -> Taxonomy:
-    """Build the tree of the types of a list from their paths.
+    """Build the taxonomy of the types in a list from their paths.
 
     Parameters
     ----------
     table
-        What `read_markers` returned.
+        Output of `read_markers`.
 
     Examples
     --------
@@ -112,15 +112,10 @@ def markers_taxonomy(table: pd.DataFrame) -> Taxonomy:
     )
 
 
-def _shown(markers: MarkersLike) -> str:
-    is_name = isinstance(markers, str | os.PathLike)
-    return str(markers) if is_name else f"a {type(markers).__name__}"
-
-
 def _rows(markers: MarkersLike) -> Iterator[tuple[Any, ...]]:
-    """Yield type, gene, sign, source and ontology id."""
+    """Yield type, gene, sign, source and ontology id of each marker."""
     if isinstance(markers, pd.DataFrame):
-        yield from _of_table(markers)
+        yield from _table_rows(markers)
     elif isinstance(markers, Mapping):
         for name, genes in markers.items():
             signed = genes if isinstance(genes, Mapping) else {"positive": genes}
@@ -129,21 +124,20 @@ def _rows(markers: MarkersLike) -> Iterator[tuple[Any, ...]]:
                 yield from ((str(name), gene, sign, "", "") for gene in _genes(listed))
     elif markers == BLOOD:
         text = (files("hdeepinsight.tl") / "blood_markers.tsv").read_text(encoding="utf-8")
-        yield from _of_table(pd.read_csv(StringIO(text), sep="\t", comment="#", dtype=str))
+        yield from _table_rows(pd.read_csv(StringIO(text), sep="\t", comment="#", dtype=str))
     elif isinstance(markers, str | os.PathLike):
-        yield from _of_file(Path(markers))
+        yield from _file_rows(Path(markers))
     else:
-        raise TypeError(
-            f"markers must be a dict, a table, a path or 'blood', got a {type(markers).__name__}. "
-            "Pass {'type': ['gene', ...]}."
-        )
+        found = f"a {type(markers).__name__}. Pass {{'type': ['gene', ...]}}."
+        raise TypeError(f"markers must be a dict, a table, a path or 'blood', got {found}")
 
 
-def _of_file(path: Path) -> Iterator[tuple[Any, ...]]:
+def _file_rows(path: Path) -> Iterator[tuple[Any, ...]]:
     if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".gmt") or not path.is_file():
+        problem = "has another suffix" if path.exists() else "does not exist"
         raise ValueError(
-            f"markers must be 'blood' or a file that ends in .csv, .tsv or .gmt, got {path}, which "
-            f"{'ends otherwise' if path.exists() else 'is not there'}. Correct the path."
+            f"markers must be 'blood' or a .csv, .tsv or .gmt file, got {path}, which {problem}. "
+            "Correct the path."
         )
     text = read_bounded(path, _MAX_BYTES).decode("utf-8-sig", errors="replace")
     if path.suffix.lower() == ".gmt":
@@ -153,26 +147,23 @@ def _of_file(path: Path) -> Iterator[tuple[Any, ...]]:
             if not line.strip():
                 continue
             if not name or not genes:
-                raise ValueError(
-                    f"A line of a GMT file must hold a name, a description and genes with tabs "
-                    f"between them, got {line[:60]!r} in line {number} of {path}. Correct it."
-                )
-            ends = ((end, sign) for end, sign in _SET_SIGNS if name.endswith(end))
-            end, sign = next(ends, ("", 1))
-            yield from ((name.removesuffix(end).rstrip(), gene, sign, "", "") for gene in genes)
+                expected = "A line of a GMT file must be tab-separated name, description and genes"
+                found = f"{line[:60]!r} in line {number} of {path}"
+                raise ValueError(f"{expected}, got {found}. Correct it.")
+            suffixes = (each for each in _SET_SIGNS if name.endswith(each[0]))
+            suffix, sign = next(suffixes, ("", 1))
+            yield from ((name.removesuffix(suffix).rstrip(), gene, sign, "", "") for gene in genes)
         return
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
         table = pd.read_csv(StringIO(text), sep=separator, comment="#", dtype=str)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(
-            f"{path} must be a table with the columns type and gene, and could not be read as one "
-            f"({error}). Correct that line."
-        ) from error
-    yield from _of_table(table)
+        expected = f"{path} must be a table with the columns type and gene"
+        raise ValueError(f"{expected}, got an invalid line ({error}). Correct it.") from error
+    yield from _table_rows(table)
 
 
-def _of_table(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+def _table_rows(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     column = "genes" if "genes" in table else "gene"
     for wanted in ("type", column):
         if wanted not in table:
@@ -183,10 +174,8 @@ def _of_table(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     for number, row in enumerate(filled.itertuples(index=False, name=None), start=1):
         name, genes, sign, source, ontology_id = row
         if not str(name).strip():
-            raise ValueError(
-                f"Every row of a table of markers must name a type, got none in row {number}, with "
-                f"the genes {genes!r}. Fill it in."
-            )
+            found = f"none in row {number} with the genes {genes!r}. Fill it in."
+            raise ValueError(f"Each row of a table of markers must have a type, got {found}")
         value = _sign(sign, f"row {number} of the table of markers") if str(sign).strip() else 1
         for gene in _genes(genes):
             yield str(name).strip(), gene, value, str(source), str(ontology_id)
@@ -200,8 +189,6 @@ def _genes(genes: Any) -> Sequence[str]:
 def _sign(word: Any, where: str) -> int:
     text = str(word).strip().lower().removesuffix(".0")
     if text not in _SIGNS:
-        raise ValueError(
-            f"The sign of a marker must be + or - (or positive or negative), got {word!r} in "
-            f"{where}. Correct it."
-        )
+        found = f"{word!r} in {where}. Correct it."
+        raise ValueError(f"The sign of a marker must be +, -, positive or negative, got {found}")
     return _SIGNS[text]

@@ -1,4 +1,4 @@
-"""Types of cells from lists of marker genes alone: no reference, no labels, no trained model."""
+"""Annotate cells by lists of marker genes, without a reference, labels or a trained model."""
 
 from __future__ import annotations
 
@@ -30,13 +30,11 @@ from hdeepinsight.data import (
     ExtraInputs,
     GeneMatchError,
     InputError,
-    Modalities,
     ScaleMode,
-    is_paired,
     open_counts,
-    open_paired,
     spread_rows,
 )
+from hdeepinsight.tl._inputs import rna_of
 from hdeepinsight.tl._marker_lists import BLOOD, MarkersLike, markers_taxonomy, read_markers
 
 if TYPE_CHECKING:
@@ -44,33 +42,33 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-#: Cells, from all over the file, that the mixture is fitted to.
+#: Maximum number of cells, evenly spaced, to which the mixture is fitted.
 _FITTED = 20_000
-#: Depths are rounded to powers of this, so that cells of one depth share their logarithms.
+#: Depths are rounded to powers of this, so that cells of equal depth share their logarithms.
 _DEPTH_STEP = 1.05
-#: A marker is expressed at this many times the rate of other types at least, and a gene that a type
-#: lacks at this part of it at most.
+#: Lower bound of the rate of a marker, and upper bound of the rate of a negative marker, as
+#: multiples of the rate in other types.
 _FOLD, _LACKED = 2.0, 0.25
-#: Share of all cells by which the rate in a type is drawn to that of cells that express the gene.
+#: Prior weight, as a fraction of all cells, of the mean of expressing cells for the rate in a type.
 _PRIOR_OWN = 0.01
-#: Share of all cells by which the rate in other types is drawn to a part of the rate in the type.
+#: Prior weight, as a fraction of all cells, and prior rate in other types, relative to the type.
 _PRIOR_WEIGHT, _PRIOR_OTHER = 0.1, 0.05
 _MIN_SHARE = 1e-4
-#: Why a label stops at a node that is a type of its own, and why a cell gets none.
+#: Reasons for a label at an inner node, and for no label.
 _NO_MARKER = "types below have no marker gene in the file"
 _NO_TYPE = "expresses the markers of no type"
-#: Shares of cells without a type above which the verdict is yellow, and red.
+#: Fractions of cells without a type above which the verdict is yellow, or red.
 _SOME, _MOST = 0.15, 0.5
-#: Share of the marker genes below which a file is refused.
+#: Minimum fraction of the marker genes that must have been measured.
 MIN_COVERAGE = 0.1
 _EM_STEPS, _EM_TOL = 60, 1e-4
-#: Exponents of the likelihood, and ways to halve the markers by which one is chosen.
+#: Exponents of the likelihood to choose from, and number of random halves of the markers.
 _EXPONENTS = np.geomspace(0.05, 1.0, 13)
 _N_HALVES = 8
 
 
-class _Counts:
-    """Counts of markers, sparse, in groups of cells of like depth."""
+class _MarkerCounts:
+    """Sparse counts of marker genes, grouped by the depth of the cells."""
 
     def __init__(self, counts: sp.csr_matrix, depth: Floats) -> None:
         power = np.round(np.log(depth) / np.log(_DEPTH_STEP))
@@ -82,9 +80,9 @@ class _Counts:
         ]
 
     def log_likelihood(self, rates: Floats, genes: NDArray[np.bool_] | None = None) -> Floats:
-        """Log-likelihood of each type, ``(n_cells, n_types)``, by all genes or some of them.
+        """Compute the log-likelihood of each type, ``(n_cells, n_types)``, for a mask of genes.
 
-        Counts have the geometric distribution: the negative binomial one of dispersion 1.
+        Counts have a geometric distribution, which is negative binomial with dispersion 1.
         """
         found = np.empty((self.counts.shape[0], len(rates)))
         used = np.ones(rates.shape[1]) if genes is None else genes.astype(np.float64)
@@ -95,12 +93,12 @@ class _Counts:
         return found
 
 
-def _fit(cells: _Counts, signs: NDArray[np.int8]) -> tuple[Floats, Floats]:
-    """Fit rates ``(n_types, n_genes)`` and shares ``(n_types,)`` by expectation maximisation."""
+def _fit(cells: _MarkerCounts, signs: NDArray[np.int8]) -> tuple[Floats, Floats]:
+    """Fit rates ``(n_types, n_genes)`` and proportions ``(n_types,)`` by an EM algorithm."""
     marks = signs > 0
     total = cells.depth.sum()
     mean = np.maximum(np.asarray(cells.counts.sum(axis=0)).ravel() / total, 1e-6)
-    # Begin with a gene's mean where it is expressed, so that even a type of most cells is found.
+    # Start at the mean of expressing cells, so that a type with most of the cells is found, too.
     expressing = np.asarray((cells.counts > 0).T @ cells.depth).ravel()
     high = mean * total / np.maximum(expressing, 1e-9)
     own = np.where(marks, high, 0.0)
@@ -114,25 +112,25 @@ def _fit(cells: _Counts, signs: NDArray[np.int8]) -> tuple[Floats, Floats]:
         belongs = softmax(cells.log_likelihood(rates) + np.log(shares), axis=1)
         updated = np.maximum(belongs.mean(axis=0), _MIN_SHARE)
         updated /= updated.sum()
-        moved = np.abs(updated - shares).max()
+        change = np.abs(updated - shares).max()
         shares = updated
         sums = np.asarray(cells.counts.T @ belongs).T
         depths = belongs.T @ cells.depth
         own = (sums + _PRIOR_OWN * total * high) / (depths + _PRIOR_OWN * total)[:, None]
         most = np.where(marks, own, 0.0).max(axis=0)
-        # Where nearly all cells are of one type, the others still have to lack its markers.
+        # If nearly all cells are of one type, this prior keeps its markers low in other types.
         weight = np.where(is_marker, _PRIOR_WEIGHT * total, 0.01)
         prior = np.where(is_marker, _PRIOR_OTHER * most, mean)
         free = (depths[:, None] * ~marks).sum(axis=0)
         other = ((sums * ~marks).sum(axis=0) + weight * prior) / (free + weight)
         other = np.where(is_marker, np.minimum(other, most / _FOLD), other)
-        if moved < _EM_TOL:
+        if change < _EM_TOL:
             break
     return rates, shares
 
 
-def _exponent(cells: _Counts, rates: Floats, shares: Floats) -> float:
-    """Choose the exponent of the likelihood by which two halves of the markers agree best."""
+def _exponent(cells: _MarkerCounts, rates: Floats, shares: Floats) -> float:
+    """Choose the exponent of the likelihood for which random halves of the markers agree best."""
     rng = np.random.default_rng(0)
     gain = np.zeros(len(_EXPONENTS))
     prior = np.log(shares)
@@ -150,25 +148,25 @@ def _exponent(cells: _Counts, rates: Floats, shares: Floats) -> float:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MarkerScorer:
-    """A list of marker genes in the place of a model, as `hdeepinsight.annotate` takes one.
+    """Annotator based on a list of marker genes, for use in `hdeepinsight.annotate`.
 
     Parameters
     ----------
     markers
         ``"blood"``, a dict, or a file; see `read_markers`.
     taxonomy
-        Tree of the types, in which they are names, synonyms or paths; by default that which the
-        paths in the list say.
+        Taxonomy in which the types are names, synonyms or paths; by default it is built from the
+        paths in the list.
 
     Attributes
     ----------
     table
-        The list as `read_markers` gives it, and the ``node`` of each type.
+        Output of `read_markers`, and the ``node`` of each type.
 
     Raises
     ------
     ValueError
-        If the list is empty or broken, or a type is not in the taxonomy.
+        If the list is empty or invalid, or a type is not in the taxonomy.
 
     Examples
     --------
@@ -211,19 +209,19 @@ class MarkerScorer:
         scale: ScaleMode = "auto",
         fold_case: bool = False,
     ) -> AlignedQuery:
-        """Open a query for the genes of the list, of which any number may be missing.
+        """Open a query for the genes of the list, up to 90 % of which may be missing.
 
         Parameters
         ----------
         adata
-            AnnData, MuData, path, or a query that was opened before, for whatever genes.
+            AnnData, MuData, path, or a query that was opened for any genes.
         layer, use_raw, scale, fold_case
-            How it is read, as in `hdeepinsight.annotate`.
+            How the matrix is read, as in `hdeepinsight.annotate`.
 
         Raises
         ------
         InputError
-            If fewer than a tenth of the genes are there, or the matrix does not hold counts.
+            If fewer than a tenth of the genes were measured, or the matrix has no counts.
 
         Examples
         --------
@@ -236,9 +234,7 @@ class MarkerScorer:
         if isinstance(adata, AlignedQuery):
             source: CountSource = adata.source
         else:
-            rna = Modalities().rna_of(open_paired(adata)) if is_paired(adata) else adata
-            if rna is None:
-                raise InputError("The MuData has no RNA.", "Counts of RNA are needed.", "Add them.")
+            rna = rna_of(adata)
             source = open_counts(rna, layer=layer, use_raw=use_raw, scale=scale, sampled=True)
         try:
             alignment = source.align(
@@ -248,17 +244,17 @@ class MarkerScorer:
             raise InputError(
                 f"None of the {counted(len(genes), 'marker gene')} ({examples(genes)}) is in the "
                 f"file, which has {examples(source.var_names)}.",
-                "One gene or more of two types at least is needed.",
+                "At least one gene for each of two types is required.",
                 error.do_next,
             ) from error
         report = alignment.report
         if report.coverage < MIN_COVERAGE:
             raise InputError(
                 f"Only {report.n_measured:,} of the {counted(len(genes), 'marker gene')} are in "
-                f"the file ({report.coverage:.1%}); not there: {examples(report.missing)}.",
-                f"At least {MIN_COVERAGE:.0%} are needed, or what is left says nothing.",
-                "Check that the list is of this tissue and species, or leave out of it what these "
-                "cells cannot be and what was not measured.",
+                f"the file ({report.coverage:.1%}); missing: {examples(report.missing)}.",
+                f"At least {MIN_COVERAGE:.0%} are required.",
+                "Check that the list matches the tissue and species, or remove types that cannot "
+                "occur and genes that were not measured.",
             )
         return AlignedQuery(source, alignment, ExtraInputs(), tuple(genes))
 
@@ -270,16 +266,16 @@ class MarkerScorer:
         threshold: float | None = 0.5,
         keep: list[sp.csr_matrix] | None = None,
     ) -> Annotation:
-        """Label cells; see `score_markers`.
+        """Annotate cells; see `score_markers`.
 
         Parameters
         ----------
         adata
-            The cells, as in :meth:`open`.
+            Cells, as in :meth:`open`.
         decoder, threshold
             As in `hdeepinsight.annotate`.
         keep
-            List to which the counts of all genes are added, block by block.
+            List to which the counts of all genes are appended, block by block.
 
         Examples
         --------
@@ -294,11 +290,11 @@ class MarkerScorer:
         measured = dict(zip(genes, opened.alignment.measured, strict=True))
         table = self.table[self.table["gene"].map(measured)].sort_values("node", kind="stable")
         states, shared, left_out = _states(tree, self.table, table)
-        # The last type has no marker: cells that are none of the others.
+        # The last type has no markers and stands for cells of other types.
         signs = np.zeros((len(states) + 1, len(genes)), dtype=np.int8)
         for node, gene, sign in table[["node", "gene", "sign"]].itertuples(index=False):
             under = [node in tree.ancestors(state) for state in states]
-            signs[:-1][under, genes.get_loc(gene)] = sign  # the deeper type has the last word
+            signs[:-1][under, genes.get_loc(gene)] = sign  # deeper types override
         used = (signs != 0).any(axis=0)
         parts, totals = [sp.csr_matrix((0, len(genes)), dtype=np.float32)], [np.zeros(0)]
         for _, block in opened.source.blocks():
@@ -306,33 +302,30 @@ class MarkerScorer:
             totals.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
             if keep is not None:
                 keep.append(sp.csr_matrix(block))
-        counts, depth = (
-            sp.csr_matrix(sp.vstack(parts))[:, used].astype(np.float64),
-            np.concatenate(totals),
-        )
+        counts = sp.csr_matrix(sp.vstack(parts))[:, used].astype(np.float64)
+        depth = np.concatenate(totals)
         filled = np.flatnonzero(depth)
         depth = np.where(depth > 0, depth / depth[filled].mean(), 1.0)
         fitted = filled[spread_rows(len(filled), _FITTED)]
-        some = _Counts(counts[fitted], depth[fitted])
-        rates, shares = _fit(some, signs[:, used])
-        exponent = _exponent(some, rates, shares)
-        likelihood = np.zeros((len(depth), len(shares)))  # of empty cells only shares are known
-        likelihood[filled] = _Counts(counts[filled], depth[filled]).log_likelihood(rates)
+        sample = _MarkerCounts(counts[fitted], depth[fitted])
+        rates, shares = _fit(sample, signs[:, used])
+        exponent = _exponent(sample, rates, shares)
+        likelihood = np.zeros((len(depth), len(shares)))  # empty cells get the proportions
+        likelihood[filled] = _MarkerCounts(counts[filled], depth[filled]).log_likelihood(rates)
         logits = exponent * likelihood + np.log(shares)
         is_none = softmax(logits, axis=1)[:, -1] >= 0.5
         belongs = softmax(logits[:, :-1], axis=1)
         mass = tree.roll_up(belongs @ shared)
-        # Equal shares of two children come near the threshold, and say nothing of either.
+        # A type divided equally among children must not be labelled below its node.
         depth_of = np.where(shared.max(axis=1) < 1.0, tree.depth[states], NO_LIMIT)
         supported = np.where(is_none, 0, depth_of[belongs.argmax(axis=1)])
         reasons = np.where(supported < NO_LIMIT, np.where(is_none, _NO_TYPE, _NO_MARKER), "")
         names = [*map(tree.path_name, states.tolist()), "none of these"]
         verdict, without = None, is_none.mean() if len(is_none) else 0.0
         if without > _SOME:
-            said = f"{without:.1%} of the cells express the markers of no type in the list."
             verdict = Verdict(
                 light="red" if without > _MOST else "yellow",
-                sentences=(said,),
+                sentences=(f"{without:.1%} of the cells express the markers of no listed type.",),
                 figures={"none": without},
             )
         return Annotation(
@@ -367,63 +360,65 @@ def score_markers(
     scale: ScaleMode = "auto",
     fold_case: bool = False,
 ) -> Annotation:
-    r"""Label cells by marker genes, with probabilities that are calibrated without labels.
+    r"""Annotate cells by marker genes, with probabilities calibrated without labels.
 
     Parameters
     ----------
     adata
-        Cells with raw counts: AnnData, MuData, path, or an opened query. It is not changed.
+        Cells with raw counts: AnnData, MuData, path, or an opened query. Not modified.
     markers
         ``"blood"``, a dict, or a file; see `read_markers`.
     taxonomy
-        Tree of the types, in which they are names, synonyms or paths; by default that which the
-        paths in the list say.
+        Taxonomy in which the types are names, synonyms or paths; by default it is built from the
+        paths in the list.
     threshold, decoder
         As in `hdeepinsight.annotate`.
     layer, use_raw, scale, fold_case
-        How the data is read, as in `hdeepinsight.annotate`.
+        How the matrix is read, as in `hdeepinsight.annotate`.
 
     Returns
     -------
-    The annotation. Its ``gene_report`` names the markers that are missing; its ``recipe`` says
-    which list was used, the ``exponent``, the ``shares`` of the types, and types that were
-    ``left_out``. A cell that expresses the markers of no type is ``Unknown``; it has a verdict
-    where more than 15 % are. One of a type that shares markers with a type of the list, such as a
-    natural killer cell with T cells, gets that label. There is no novelty.
+    Annotation
+        Its ``gene_report`` lists missing markers; its ``recipe`` contains the list, the
+        ``exponent``, the ``shares`` (proportions) of the types, and types that were ``left_out``.
+        Cells that express the markers of no type are ``Unknown``; if they are more than 15 %, there
+        is a verdict. Cells of a type that is not in the list but shares markers with a listed type,
+        such as natural killer cells with T cells, may get the label of that type. There are no
+        novelty scores.
 
     Raises
     ------
     InputError
-        If the matrix does not hold counts, or no marker is in the file.
+        If the matrix has no counts, or no marker was measured.
     ValueError
-        If the list is empty or broken, a type is not in the taxonomy, or fewer than two types have
-        a marker that is in the file.
+        If the list is empty or invalid, a type is not in the taxonomy, or fewer than two types have
+        a measured marker.
 
     Warns
     -----
     UserWarning
-        If a type is left out, because none of its markers is in the file.
+        If a type is left out because none of its markers was measured.
 
     Notes
     -----
-    Cell :math:`i` of depth :math:`s_i` (all its counts, by the mean) has counts
+    Cell :math:`i` with depth :math:`s_i` (its total count divided by the mean) has counts
     :math:`x_{ig}` of gene :math:`g` from a geometric distribution with mean
-    :math:`s_i\,\mu_{kg}` if it is of type :math:`k`. Markers of a type and of all types above it
-    have a rate of their own, at least twice the one that all other types share; genes that a type
-    lacks have a quarter of that at most. Rates and shares :math:`\pi` are fitted by expectation
-    maximisation. Two priors keep types apart in a file of nearly one type alone: as many cells as a
-    hundredth of the file draw a type's rate to the mean of cells that express the gene, and a tenth
-    draw the shared rate to a twentieth of the highest rate of a type. A node some of whose types
-    have no marker in the file is one more type, which speaks for none of them, and cells that lack
-    the markers of all types are one more. Real counts scatter
-    more than that, so that
+    :math:`s_i\,\mu_{kg}` if it is of type :math:`k`. Markers of a type and of its ancestors have a
+    separate rate, at least twice the rate shared by all other types; negative markers have at most
+    a quarter of the shared rate. Rates and proportions :math:`\pi` are fitted by an EM algorithm.
+    Two priors separate the types if nearly all cells are of a single type: a hundredth of the cells
+    shifts the rate of a type towards the mean of expressing cells, and a tenth shifts the shared
+    rate towards a twentieth of the highest rate of a type. An inner node with descendants without
+    measured markers is an additional type that favours none of its children, and cells that lack
+    the markers of all types are another one. Real counts vary more than in this model. Therefore,
 
     .. math:: p_{ik} \propto \pi_k \exp\Big(\tau \sum_g \log p(x_{ig} \mid s_i\,\mu_{kg})\Big),
 
-    where :math:`\tau \le 1` makes two random halves A, B of the markers predict each other best: it
-    maximises the mean of :math:`\log \sum_k p^A_{ik}\, p^B_{ik} / \pi_k` less its logarithm for
-    halves of different cells. The form with a rate per type and marker is that of CellAssign (Zhang
-    et al. 2019, doi:10.1038/s41592-019-0529-1); tree, exponent and limits are our decision.
+    where :math:`\tau \le 1` is chosen such that random halves A and B of the markers predict each
+    other best: it maximises the mean of :math:`\log \sum_k p^A_{ik}\, p^B_{ik} / \pi_k` minus its
+    logarithm for halves of different cells. The model with a rate per type and marker is that of
+    CellAssign (Zhang et al. 2019, doi:10.1038/s41592-019-0529-1); the taxonomy, the exponent and
+    the limits are our design.
 
     Examples
     --------
@@ -443,11 +438,11 @@ def score_markers(
 def _states(
     tree: Taxonomy, listed: pd.DataFrame, there: pd.DataFrame
 ) -> tuple[NDArray[np.int64], Floats, list[str]]:
-    """Return the nodes that are told apart, and what is left out, of which it warns.
+    """Return the nodes to distinguish, their mass per node, and the types without markers.
 
-    These are the deepest nodes that a marker speaks for, and those above them that have types
-    without a marker under them too: such a node stands for none of its children more than for
-    another. The second result is the share of each child in a node, ``(n_states, n_nodes)``.
+    The nodes are the deepest ones with measured markers, and their ancestors with other descendants
+    that have none. The mass of such an ancestor is divided equally among its children. The second
+    result has the shape ``(n_states, n_nodes)``. There is a warning about types without markers.
     """
     marked = np.zeros(tree.n_nodes, dtype=np.int64)
     marked[there.loc[there["sign"] > 0, "node"]] = 1
@@ -465,17 +460,16 @@ def _states(
             shared[-1][children if inner else node] = 1.0 / max(len(children) if inner else 1, 1)
     without = listed.loc[~held[listed["node"]], "type"].unique().tolist()
     if len(states) < 2:
+        found = (
+            f"{counted(len(states), 'such type')}; without one: {examples(without, 10) or 'none'}"
+        )
+        hint = "Add types and markers, or check the gene names."
         raise ValueError(
-            "Two types or more must have a marker gene in the file, got "
-            f"{counted(len(states), 'such type')}; without one: {examples(without, 10) or 'none'}. "
-            "Add types and markers, or check the names of the genes."
+            f"At least two types must have a marker gene in the file, got {found}. {hint}"
         )
     if without:
-        warnings.warn(
-            f"{counted(len(without), 'type')} left out, with no marker gene in the file: "
-            f"{examples(without, 10)}. Their cells get the label above or the nearest one; add "
-            "markers that were measured.",
-            UserWarning,
-            stacklevel=4,
-        )
+        message = f"{counted(len(without), 'type')} left out, with no marker gene in the file: "
+        message += f"{examples(without, 10)}. Their cells get the label of an ancestor or of a "
+        message += "similar type. Add markers that were measured."
+        warnings.warn(message, UserWarning, stacklevel=4)
     return np.array(states), np.array(shared), without

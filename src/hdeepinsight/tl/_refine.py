@@ -1,4 +1,4 @@
-"""Refine any classifier's scores on the graph of the cells, and see what changed."""
+"""Refine the scores of any classifier on a neighbour graph of the cells."""
 
 from __future__ import annotations
 
@@ -42,35 +42,35 @@ Method = Literal["local_prior", "laplacian"]
 RefineSolver = Literal["auto", "direct", "cg"]
 Floats = NDArray[np.float64]
 
-#: Least probability of a class, where its logarithm is taken.
+#: Lower bound of probabilities before their logarithm is taken.
 _FLOOR = 1e-12
-#: Classes of fewer cells come and go by chance; their loss is no warning.
+#: There is no warning about classes with fewer cells, which may be lost by chance.
 _MIN_CELLS_TO_WARN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """Settings of `refine` that the defaults suit in nearly all cases.
+    """Advanced settings of `refine`, which rarely need to be changed.
 
     Parameters
     ----------
     n_rounds
-        Rounds of the local prior; from the second on neighbours are refined ones.
+        Rounds of the local prior; from the second round on, neighbours have refined probabilities.
     laplacian
         Kind of the Laplacian: ``"rw"``, ``"comb"`` or ``"sym"``.
     solver
-        How the equation of the Laplacian is solved: ``"direct"``, ``"cg"``, or ``"auto"`` by size.
+        Solver of the Laplacian equation: ``"direct"``, ``"cg"``, or ``"auto"`` by size.
     tol, max_iter
-        Where the iterative solvers stop.
+        Tolerance and maximum number of iterations of the iterative solvers.
 
     Raises
     ------
     ValueError
-        If a value is out of its range.
+        If a value is not among the choices.
 
     Examples
     --------
-    scPRINT-2's refinement, on the graph that `scanpy.pp.neighbors` stored:
+    Settings of the refinement in scPRINT-2, on the graph stored by `scanpy.pp.neighbors`:
 
     >>> import hdeepinsight as hdi
     >>> scprint2 = {
@@ -95,7 +95,7 @@ class RefineConfig:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Refinement:
-    """Refined probabilities of cells, beside those before.
+    """Result of `refine`: class probabilities before and after the refinement.
 
     Parameters
     ----------
@@ -104,19 +104,19 @@ class Refinement:
     classes
         Names of the classes.
     before, after
-        Distributions over the classes, shape ``(n_cells, n_classes)``.
+        Class probabilities, shape ``(n_cells, n_classes)``.
     energy_before, energy_after
-        Dirichlet energy: how much the scores differ across the edges of the graph.
+        Dirichlet energy, which measures how much scores differ across the edges of the graph.
     parameters
-        Settings, and what was measured on the way: ``lam`` (the strength that was used),
-        ``weights`` of the sources of the prior, ``mean_degree``, ``effective_strength`` (λ times
-        the mean degree), ``share_isolated`` cells and ``share_within_batches`` of edges.
+        Settings and statistics: ``lam`` (the strength that was used), ``weights`` of the sources of
+        the prior, ``mean_degree``, ``effective_strength`` (λ times the mean degree),
+        ``share_isolated`` (fraction of cells) and ``share_within_batches`` (fraction of edges).
     taxonomy, nodes
-        The tree, and the node of every class.
+        Taxonomy, and the node of each class.
 
     Examples
     --------
-    Of five cells that are all neighbours, the one that doubts follows the others:
+    Five cells are all neighbours, and the uncertain one adopts the label of the others:
 
     >>> import anndata as ad
     >>> import hdeepinsight as hdi
@@ -158,7 +158,7 @@ class Refinement:
 
     @cached_property
     def labels(self) -> pd.Series:
-        """Most probable class of every cell, categorical."""
+        """Most probable class of each cell, categorical."""
         values = pd.Categorical.from_codes(self.after.argmax(axis=1), list(self.classes))
         return pd.Series(values, index=self.obs_names, name="label")
 
@@ -171,15 +171,16 @@ class Refinement:
 
     @cached_property
     def changed(self) -> pd.Series:
-        """Whether the most probable class is another one than before."""
-        moved = self.before.argmax(axis=1) != self.after.argmax(axis=1)
-        return pd.Series(moved, index=self.obs_names, name="changed")
+        """Whether the refinement changed the most probable class, bool, shape ``(n_cells,)``."""
+        changed = self.before.argmax(axis=1) != self.after.argmax(axis=1)
+        return pd.Series(changed, index=self.obs_names, name="changed")
 
     def diagnose(self) -> pd.DataFrame:
-        """Count flips of every class: cells kept, lost and gained, and where most lost ones went.
+        """Count the cells that each class kept, lost and gained.
 
-        A class of many cells of which none was lost or gained may be right, or wrong as a whole:
-        where all neighbours err alike nothing can flip.
+        ``lost_to`` is the class that gained most of the lost cells. If a large class neither lost
+        nor gained any cells (``nothing_flipped``), it may still be wrong as a whole, because no
+        label changes if all neighbours have the same error.
 
         Examples
         --------
@@ -212,17 +213,17 @@ class Refinement:
         )
 
     def annotation(self, *, threshold: float | None = 0.5) -> Annotation:
-        """Roll the probabilities up the taxonomy.
+        """Return the result as an annotation, with probabilities summed along the taxonomy.
 
         Parameters
         ----------
         threshold
-            A cell's path stops at the deepest node with at least this probability.
+            Cells are labelled at the deepest node with at least this probability.
 
         Raises
         ------
         ValueError
-            If no taxonomy was given.
+            If there is no taxonomy.
 
         Examples
         --------
@@ -240,10 +241,8 @@ class Refinement:
         ['T', 'T', 'T', 'T', 'T']
         """
         if self.taxonomy is None or self.nodes is None:
-            raise ValueError(
-                "Found a refinement without a taxonomy. Its classes must be nodes of a tree. Pass "
-                "taxonomy= to hdi.tl.refine."
-            )
+            found = "a refinement without a taxonomy. Pass taxonomy= to hdi.tl.refine."
+            raise ValueError(f"Classes must be nodes of a taxonomy, got {found}")
         mass = annotation.node_mass(self.taxonomy, self.after, self.nodes)
         return Annotation(
             taxonomy=self.taxonomy,
@@ -261,17 +260,18 @@ class Refinement:
         Parameters
         ----------
         adata
-            Object with these cells, in this order.
+            Object with the same cells in the same order.
         key_added
-            Prefix: ``obs["<key>_label"]``, ``obs["<key>_confidence"]``, ``obs["<key>_changed"]``,
-            ``obsm["<key>_probabilities"]``, ``uns["<key>_label_colors"]`` and ``uns["<key>"]``.
+            Prefix of the added keys: ``obs["<key>_label"]``, ``obs["<key>_confidence"]``,
+            ``obs["<key>_changed"]``, ``obsm["<key>_probabilities"]``,
+            ``uns["<key>_label_colors"]`` and ``uns["<key>"]``.
         overwrite
             As in `Annotation.to_adata`.
 
         Raises
         ------
         ValueError
-            If the cells are not the same, or a name is taken.
+            If the cells are not the same, or a key exists.
 
         Examples
         --------
@@ -288,7 +288,7 @@ class Refinement:
         annotation.check_cells(self.obs_names, adata, "refinement", "refined")
         table = self.probabilities().rename(columns=annotation.storable)
         colors = list(label_colors(self.classes).values())
-        if self.taxonomy is not None and self.nodes is not None:  # those of any annotation
+        if self.taxonomy is not None and self.nodes is not None:  # same colours as annotations
             by_label = tree_colors(self.taxonomy.labels, self.taxonomy.parent)
             colors = [by_label[self.taxonomy.label(int(node))] for node in self.nodes]
         columns = {"label": self.labels, "confidence": self.confidence, "changed": self.changed}
@@ -297,8 +297,8 @@ class Refinement:
             obsm={"probabilities": table},
             uns={"label_colors": colors},
         )
-        notes = {name: str(value) for name, value in self.parameters.items()}
-        added.write(adata, key_added, notes, overwrite=overwrite)
+        settings = {name: str(value) for name, value in self.parameters.items()}
+        added.write(adata, key_added, settings, overwrite=overwrite)
 
     def __repr__(self) -> str:
         return (
@@ -324,57 +324,59 @@ def refine(
     config: RefineConfig | None = None,
     key_added: str | None = None,
 ) -> Refinement:
-    """Let cells that resemble each other settle their labels together.
+    """Refine the class scores of cells using their neighbours in expression space.
 
-    A classifier judges each cell alone. Here the neighbours of a cell in expression space give it
-    a class prior of its own, or its scores are smoothed over the neighbour graph. Any classifier
-    will do; labels are never read.
+    Most classifiers predict each cell independently. Here, either the neighbours of a cell define a
+    local class prior, or scores are smoothed over the neighbour graph. Scores of any classifier can
+    be refined. No labels are used.
 
     Parameters
     ----------
     adata
-        The cells, as an AnnData or as an opened query.
+        Cells, as an AnnData or as an opened query.
     probabilities
         Scores of the classifier: key of ``obsm``, table, array ``(n_cells, n_classes)`` or
-        ``Annotation``. Rows that sum to 1 are probabilities, all others logits.
+        ``Annotation``. If all rows sum to 1, they are probabilities, otherwise logits.
     classes
         Names of the columns of an array.
     taxonomy
-        Tree in which the classes are nodes; an ``Annotation`` brings its own. Only the finest
-        classes are refined, what is above them adds up.
+        Taxonomy in which the classes are nodes; by default that of an ``Annotation``. Only the
+        finest classes are refined; the probabilities of their ancestors are sums.
     method
         ``"local_prior"`` (ours) or ``"laplacian"`` (GRIT).
     lam
-        Strength. For the local prior: weight of the neighbourhood against 1 for the overall class
-        frequencies; ``"auto"`` estimates it without labels and comes near 0 on a graph that says
-        nothing. For the Laplacian: λ in ``(I + λL) P = P₀``, a number. 0 changes nothing.
+        Strength; 0 changes nothing. For the local prior, the weight of the neighbourhood relative
+        to a weight of 1 for the overall class frequencies; ``"auto"`` estimates it without labels
+        and is close to 0 on an uninformative graph. For the Laplacian, λ in
+        ``(I + λL) P = P₀``, a number.
     use_rep
         Key of ``obsm``, or coordinates ``(n_cells, d)``, from which the graph is built. For an
         opened query, ``"X_pca"`` is computed by `expression_pca`.
     neighbors_key
-        Take this graph of `scanpy.pp.neighbors` instead.
+        Use this graph of `scanpy.pp.neighbors` instead.
     n_neighbors
-        Neighbours per cell (with ``batch_key``: in each batch).
+        Number of neighbours per cell (with ``batch_key``, per batch).
     weights
-        ``"binary"`` or, of a stored graph, ``"connectivities"``.
+        Edge weights: ``"binary"`` or, for a stored graph, ``"connectivities"``.
     batch_key
-        Column of ``obs``. Neighbours are then found within batches, and between them by mutual
-        pairs; the local prior weighs both kinds by what they turn out to know.
+        Column of ``obs`` with batches. Neighbours within batches, and mutual neighbours between
+        batches, then form two graphs, whose weights in the local prior are estimated.
     config
-        Further settings; see `RefineConfig`.
+        Advanced settings; see `RefineConfig`.
     key_added
-        Write the result to the AnnData under this prefix; nothing is written by default.
+        Write the result to ``adata`` with this prefix; by default nothing is written.
 
     Returns
     -------
     Refinement
+        Probabilities before and after the refinement.
 
     Raises
     ------
     KeyError
-        If a key is not there.
+        If a key does not exist.
     ValueError
-        If scores, classes, graph or settings are unfit.
+        If scores, classes, graph or settings are invalid.
 
     Warns
     -----
@@ -383,9 +385,9 @@ def refine(
 
     Notes
     -----
-    The local prior is our decision; `hdeepinsight.graph.refine_by_local_prior` states it. GRIT is
-    Hu et al. (2025), arXiv:2508.04747. A cluster whose average score is wrong stays wrong. Refined
-    probabilities are not calibrated, and a cell's label depends on which other cells are there.
+    The local prior is our design, described in `hdeepinsight.graph.refine_by_local_prior`. GRIT is
+    Hu et al. (2025), arXiv:2508.04747. Refinement cannot correct a cluster whose average score is
+    wrong. Refined probabilities are not calibrated, and a cell's label depends on the other cells.
 
     Examples
     --------
@@ -415,7 +417,14 @@ def refine(
         batch_key=batch_key,
     )
     result = _refine_on(graphs, pd.Index(adata.obs_names), scores, settings)
-    _warn_of_losses(result)
+    flips = result.diagnose()
+    n_before, n_after = flips["kept"] + flips["lost"], flips["kept"] + flips["gained"]
+    lost = flips.index[(n_before >= _MIN_CELLS_TO_WARN) & (2 * n_after < n_before)]
+    if len(lost):
+        listed = ", ".join(f"{name} ({n_before[name]} → {n_after[name]})" for name in lost)
+        message = f"{len(lost)} classes lost more than half of their cells: {listed}. Check "
+        message += "`diagnose()`, and lower lam if these cells were correct."
+        warnings.warn(message, UserWarning, stacklevel=2)
     if target is not None:
         result.to_adata(target, str(key_added))
     return result
@@ -432,7 +441,7 @@ def lambda_path(
     config: RefineConfig | None = None,
     **graph: Any,
 ) -> pd.DataFrame:
-    """Refine with several strengths on one graph.
+    """Refine scores with several strengths on the same graph, and summarise the results.
 
     Parameters
     ----------
@@ -447,15 +456,16 @@ def lambda_path(
 
     Returns
     -------
-    One row per strength (index ``lam``): ``mean_margin`` (mean of the confidence),
-    ``mass_drift`` (half the sum of absolute changes of class shares, 0 to 1),
-    ``smallest_mass_ratio`` (of the class that shrank most, among those with a mass of at least one
-    cell), ``energy`` (Dirichlet) and ``n_changed`` labels.
+    pandas.DataFrame
+        One row per strength (index ``lam``): ``mean_margin`` (mean confidence), ``mass_drift``
+        (half the sum of absolute changes of class frequencies, 0 to 1), ``smallest_mass_ratio``
+        (of the class that shrank most, among those with a mass of at least one cell), ``energy``
+        (Dirichlet energy) and ``n_changed`` (number of changed labels).
 
     Raises
     ------
     ValueError
-        If scores, graph or settings are unfit.
+        If scores, graph or settings are invalid.
 
     Examples
     --------
@@ -501,19 +511,15 @@ class _Settings:
         if self.lam != "auto":
             check_number("lam", self.lam, hint="Pass 'auto' to estimate it.")
         elif self.method == "laplacian":
-            needed = (
-                "a number >= 0 with method='laplacian', whose best strength labels alone can tell"
-            )
-            hint = (
-                "Pass one, such as 1, and look at hdi.tl.lambda_path; or use method='local_prior'."
-            )
-            raise invalid("lam", self.lam, needed, hint)
+            expected = "a number >= 0 with method='laplacian'"
+            hint = "Choose one with hdi.tl.lambda_path, or use method='local_prior'."
+            raise invalid("lam", self.lam, expected, hint)
 
 
 def _refine_on(
     graphs: list[sp.csr_matrix], obs_names: pd.Index, scores: ClassScores, settings: _Settings
 ) -> Refinement:
-    """Refine scores on graphs that are there already, which share no edge."""
+    """Refine scores on one or more graphs without common edges."""
     graph, config = sp.csr_matrix(sum(graphs[1:], graphs[0])), settings.config
     degree = degrees(graph)
     if settings.method == "local_prior":
@@ -535,15 +541,8 @@ def _refine_on(
         if scores.are_probabilities:
             smooth_before, scale = np.log(np.maximum(smooth_before, _FLOOR)), "logprob"
         logger.info("Scores are %s.", "logits" if scale == "logit" else "probabilities")
-        smooth_after = smooth(
-            graph,
-            smooth_before,
-            lam=float(settings.lam),
-            laplacian=config.laplacian,
-            solver=config.solver,
-            tol=config.tol,
-            max_iter=config.max_iter,
-        )
+        solving = {key: value for key, value in vars(config).items() if key != "n_rounds"}
+        smooth_after = smooth(graph, smooth_before, lam=float(settings.lam), **solving)
         before, after = (np.asarray(softmax(x, axis=1)) for x in (smooth_before, smooth_after))
         found = {"lam": float(settings.lam), "scale": scale}
     parameters: dict[str, Any] = {
@@ -566,19 +565,3 @@ def _refine_on(
         taxonomy=scores.taxonomy,
         nodes=scores.nodes,
     )
-
-
-def _warn_of_losses(result: Refinement) -> None:
-    flips = result.diagnose()
-    before, after = flips["kept"] + flips["lost"], flips["kept"] + flips["gained"]
-    shrunk = (before >= _MIN_CELLS_TO_WARN) & (2 * after < before)
-    if shrunk.any():
-        listed = ", ".join(
-            f"{name} ({before[name]} → {after[name]})" for name in before[shrunk].index
-        )
-        warnings.warn(
-            f"{int(shrunk.sum())} classes lost more than half of their cells: {listed}. Look at "
-            "`diagnose()`, and lower lam if these cells are not wrong.",
-            UserWarning,
-            stacklevel=3,
-        )

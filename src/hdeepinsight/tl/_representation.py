@@ -1,4 +1,4 @@
-"""Coordinates of cells in which neighbours mean something, and in which they can be drawn."""
+"""Compute and read low-dimensional coordinates of cells, for graphs and plots."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 _N_BINS = 20
-#: Least relative variance of a gene that is said to vary; less is rounding.
+#: Minimum relative variance of a variable gene; smaller values are rounding errors.
 _VARYING = 1e-9
-#: Repelling edges for each attracting one; few, as the constraint spreads the cells already.
+#: Repulsive edges per attractive edge. A few are enough, because the constraint spreads the cells.
 _REPULSIVE = 0.7
 
 
@@ -37,44 +37,45 @@ def expression_pca(
     seed: int = 0,
     key_added: str | None = None,
 ) -> NDArray[np.float32]:
-    """Compute principal components of normalised counts, for neighbour graphs.
+    """Compute principal components of normalised counts.
 
-    Counts are scaled to 10,000 per cell and ``log1p`` is taken, highly variable genes are chosen,
-    and their principal components computed. The counts are read once, and left as they are.
+    Counts are scaled to 10,000 per cell and log1p-transformed. Principal components are computed
+    from highly variable genes. The counts are read once and not modified.
 
     Parameters
     ----------
     cells
-        Cells with raw counts: an AnnData, a path, an opened query, or blocks of rows in CSR, of
-        which each has all genes, such as ``AlignedQuery.chunks(keep=blocks)`` keeps. Blocks are
-        not checked again.
+        Cells with raw counts: an AnnData, a path, an opened query, or a sequence of CSR blocks of
+        cells with all genes, such as the blocks kept by ``AlignedQuery.chunks(keep=blocks)``.
+        Blocks are not validated.
     layer
-        Where the counts are; ``X`` by default.
+        Layer with the counts; ``X`` by default.
     n_top_genes
-        Highly variable genes; all genes where there are not more.
+        Number of highly variable genes; all genes if there are not more.
     n_comps
-        Components; fewer where cells or genes are fewer.
+        Number of components; fewer if there are fewer cells or genes.
     seed
-        Seed of the decomposition.
+        Random seed of the decomposition.
     key_added
-        Key of ``obsm`` of an AnnData to write the result to; nothing is written by default.
+        Key of ``obsm`` to which the result is written; by default nothing is written.
 
     Returns
     -------
-    Coordinates, float32, shape ``(n_cells, n_comps)``.
+    numpy.ndarray
+        Coordinates, float32, shape ``(n_cells, n_comps)``.
 
     Raises
     ------
     ValueError
-        If there is no such layer, the matrix does not hold raw counts, fewer than 3 cells or genes
-        vary, or `n_top_genes` or `n_comps` is not positive.
+        If the layer does not exist, the matrix has no raw counts, there are fewer than 3 cells or 3
+        variable genes, or `n_top_genes` or `n_comps` is not positive.
 
     Notes
     -----
-    The steps and their settings are scanpy's (Wolf et al. 2018, doi:10.1186/s13059-017-1382-0),
-    with genes ranked as in Seurat (Satija et al. 2015, doi:10.1038/nbt.3192). They are written out
-    here because scanpy cannot be imported where numba finds no folder for its cache, as in
-    containers without a writable home.
+    The steps and their settings are those of scanpy (Wolf et al. 2018,
+    doi:10.1186/s13059-017-1382-0), with genes ranked as in Seurat (Satija et al. 2015,
+    doi:10.1038/nbt.3192). They are implemented here because scanpy cannot be imported if numba
+    finds no folder for its cache, as in containers without a writable home.
 
     Examples
     --------
@@ -99,10 +100,8 @@ def expression_pca(
     mean, variance, n_cells = _moments(blocks)
     n_varying = int((variance > _VARYING * mean**2).sum())
     if n_cells < 3 or n_varying < 3:
-        raise ValueError(
-            f"A neighbour graph needs 3 cells and 3 genes that vary among them, got {n_cells} "
-            f"cells and {n_varying} such genes. Pass more data."
-        )
+        found = f"{n_cells} cells and {n_varying} such genes. Pass more data."
+        raise ValueError(f"There must be at least 3 cells and 3 variable genes, got {found}")
     chosen = np.ones(len(mean), dtype=bool)
     if len(mean) > n_top_genes:
         chosen = _highly_variable(mean, variance, n_top_genes)
@@ -120,7 +119,7 @@ def expression_pca(
 def _moments(
     blocks: Iterable[sp.csr_matrix],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Return mean and variance of counts per 10,000 of every gene, and the number of cells."""
+    """Compute mean and variance of counts per 10,000 for each gene, and the number of cells."""
     mean, variance, count = np.zeros(0), np.zeros(0), np.zeros(0)
     for block in blocks:
         linear = log_normalize(block).expm1().astype(np.float64)
@@ -137,13 +136,13 @@ def _moments(
 def _highly_variable(
     mean: NDArray[np.float64], variance: NDArray[np.float64], n_genes: int
 ) -> NDArray[np.bool_]:
-    """Choose the genes whose dispersion stands out most among genes of like mean."""
+    """Select the genes with the highest dispersion relative to genes with a similar mean."""
     with np.errstate(divide="ignore"):
         dispersion = np.log(variance / np.where(mean > 0, mean, 1e-12))
     genes = pd.Series(np.where(np.isfinite(dispersion), dispersion, np.nan))
     by_mean = genes.groupby(pd.cut(np.log1p(mean), _N_BINS), observed=True)
     average, deviation = by_mean.transform("mean"), by_mean.transform("std")
-    # A gene that is alone in its bin has the score 1.
+    # A gene that is alone in its bin gets the score 1.
     score = (genes - average.where(deviation.notna(), 0.0)) / deviation.fillna(average)
     known = np.sort(score.dropna())
     chosen: NDArray[np.bool_] = (score >= known[-min(n_genes, len(known))]).to_numpy()
@@ -151,13 +150,12 @@ def _highly_variable(
 
 
 def as_anndata(cells: object, key_added: str | None) -> AnnData | None:
-    """Return the cells as what they have to be for a result to be written, if it is to be."""
+    """Return the AnnData to write a result to, None without a key; ``ValueError`` for others."""
     if key_added is None:
         return None
     check_key("key_added", key_added)
     if not hasattr(cells, "obsm"):
-        kind = type(cells).__name__
-        expected = f"None for cells of the kind {kind}, which nothing can be written to"
+        expected = f"None for cells of type {type(cells).__name__}, which are read-only"
         raise invalid("key_added", key_added, expected, "Write the result to an AnnData yourself.")
     return cells
 
@@ -165,19 +163,19 @@ def as_anndata(cells: object, key_added: str | None) -> AnnData | None:
 def coordinates(
     cells: AnnData | AlignedQuery, use_rep: str | NDArray[np.floating]
 ) -> NDArray[np.floating]:
-    """Read coordinates of the cells from ``obsm``, or check those given.
+    """Read coordinates of the cells from ``obsm``, or validate given ones.
 
     Parameters
     ----------
     cells
-        The cells. Of an opened query, which holds no coordinates, ``"X_pca"`` is computed.
+        Cells. For an opened query, which has no coordinates, ``"X_pca"`` is computed.
     use_rep
         Key of ``obsm``, or coordinates, shape ``(n_cells, d)``.
 
     Raises
     ------
     KeyError
-        If the key is not there; the message says how to make it.
+        If the key does not exist; the message shows how to compute it.
     ValueError
         If there is not one row per cell.
     """
@@ -186,50 +184,50 @@ def coordinates(
             return expression_pca(cells)
         stored = getattr(cells, "obsm", {})
         if use_rep not in stored:
+            hint = f"Compute it by hdi.tl.expression_pca(adata, key_added={use_rep!r})"
             raise KeyError(
-                f"adata.obsm has no {use_rep!r}; it holds {list(stored)}. Make it from raw "
-                f"counts with hdi.tl.expression_pca(adata, key_added={use_rep!r}), or name "
-                "another one in `use_rep`."
+                f"adata.obsm has no {use_rep!r}; it has {list(stored)}. {hint}, or pass another "
+                "key as `use_rep`."
             )
         use_rep = stored[use_rep]
     points = np.asarray(use_rep)
     if points.ndim != 2 or len(points) != cells.n_obs:
-        raise ValueError(
-            f"Found a representation of shape {points.shape} for {cells.n_obs} cells. It must have "
-            "one row per cell. Pass that of these cells."
-        )
+        found = f"shape {points.shape} for {cells.n_obs} cells"
+        hint = "Pass the coordinates of these cells."
+        raise ValueError(f"use_rep must have one row per cell, got {found}. {hint}")
     return points
 
 
 def mde(
     data: AnnData | ArrayLike, *, use_rep: str | None = None, n_neighbors: int = 15, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Embed cells in two dimensions, with neighbours kept near, for pictures.
+    """Embed cells in two dimensions for plots, preserving neighbourhoods.
 
-    Nothing is written: put the result into ``adata.obsm["X_mde"]`` yourself, if you want it there.
+    Nothing is written; assign the result to ``adata.obsm["X_mde"]`` to store it.
 
     Parameters
     ----------
     data
-        Coordinates of the cells, ``(n_cells, d)``, such as ``model.get_latent_representation()``;
-        or an AnnData that holds them.
+        Coordinates of the cells, ``(n_cells, d)``, such as ``model.get_latent_representation()``,
+        or an AnnData that contains them.
     use_rep
-        Key of ``adata.obsm``; for an AnnData only.
+        Key of ``adata.obsm``; only for an AnnData.
     n_neighbors
-        Neighbours of a cell that are to stay near it; all others where there are fewer cells.
+        Number of neighbours per cell to be kept close; all other cells if there are fewer.
     seed
-        Same data and seed, same picture. The states of the global generators stay as they are.
+        Random seed; the same data and seed give the same result. Global generators are not changed.
 
     Returns
     -------
-    Coordinates, float32, ``(n_cells, 2)``: centred, of unit variance and uncorrelated. Cells with
-    fewer than eight distinct places are given by their two leading principal components instead,
-    because neighbourhoods have no meaning there.
+    numpy.ndarray
+        Coordinates, float32, shape ``(n_cells, 2)``: centred, uncorrelated, with unit variance.
+        With fewer than eight distinct points, the first two principal components are returned
+        instead, because neighbourhoods are then not meaningful.
 
     Raises
     ------
     KeyError
-        If ``adata.obsm`` lacks `use_rep`.
+        If `use_rep` is not in ``adata.obsm``.
     ValueError
         If the coordinates are not ``(n_cells, d)`` and finite, `n_neighbors` is not positive, or
         `use_rep` is missing for an AnnData or given for an array.
@@ -245,17 +243,17 @@ def mde(
 
     Notes
     -----
-    Agrawal, Ali and Boyd (2021), Minimum-distortion embedding, doi:10.1561/2200000090, in their
-    package pymde: `preserve_neighbors` under the standardisation constraint. The start from
-    principal components, which makes the picture reproducible, is our decision.
+    Agrawal, Ali and Boyd (2021), Minimum-distortion embedding, doi:10.1561/2200000090, implemented
+    by their package pymde: `preserve_neighbors` with the standardisation constraint. The
+    initialisation with principal components, for reproducibility, is our design.
     """
     if hasattr(data, "obsm"):
         if use_rep is None:
-            expected = f"the name of coordinates in adata.obsm, which holds {list(data.obsm)}"
-            raise invalid("use_rep", None, expected, "Name one of them.")
+            expected = f"a key of adata.obsm, which has {list(data.obsm)}"
+            raise invalid("use_rep", None, expected, "Pass one of them.")
         data = coordinates(data, use_rep)
     elif use_rep is not None:
-        raise invalid("use_rep", use_rep, "None beside an array", "Omit it, or pass the AnnData.")
+        raise invalid("use_rep", use_rep, "None for an array", "Omit it, or pass the AnnData.")
     points = check_points(data, "data").astype(np.float32)
     check_integer("n_neighbors", n_neighbors, hint="Omit it to use 15.")
     if len(points) < 2:

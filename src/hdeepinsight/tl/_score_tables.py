@@ -1,4 +1,4 @@
-"""Tables of scores that other tools wrote, read by the names of the cells."""
+"""Read score and label tables of other tools as annotations."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from hdeepinsight.taxonomy import Taxonomy
 
-#: Columns of labels and of their confidence, by those who write them; the first that matches
-#: counts, in all columns where several levels have one.
+#: Patterns of label columns, and the columns of their confidence, by tool. The first pattern that
+#: matches is used, for all columns that it matches.
 _LABELS: Final = {
     r"predicted_labels": "conf_score",  # CellTypist
-    r"popv_prediction": "popv_prediction_score",  # popV: how many methods agree
+    r"popv_prediction": "popv_prediction_score",  # popV: number of methods that agree
     r"prediction": "confidence",
     r"predicted\.(?!.*\.score$).+": r"\g<0>.score",  # Azimuth
     r"azimuth_(broad|medium|fine)": "",  # pan-human Azimuth
@@ -45,53 +45,54 @@ def read_scores(
     temperature: float | None = None,
     threshold: float | None = 0.5,
 ) -> Annotation:
-    """Read another tool's table of scores, or of labels, as an annotation.
+    """Read a table of scores or labels of another tool as an annotation.
 
     Parameters
     ----------
     adata
-        The cells. Rows of the table are put into their order by name.
+        Cells. Rows of the table are matched to them by name.
     scores
         Table, or the path of one (``.csv``, ``.tsv``, ``.parquet``), with the names of the cells
-        as index or in the first column, and one of these:
+        as index or in the first column, and either:
 
-        - a column of scores per class, as LangCell, scGPT and CellTypist
-          (``probability_matrix``, ``decision_matrix``) give them;
-        - labels, and their confidence if there is one, in the columns of CellTypist
+        - one column of scores per class, as from LangCell, scGPT and CellTypist
+          (``probability_matrix``, ``decision_matrix``); or
+        - labels, and optionally their confidence, in the columns of CellTypist
           (``predicted_labels``, ``conf_score``), popV (``popv_prediction``,
           ``popv_prediction_score``), Azimuth (``predicted.celltype.l1``,
           ``predicted.celltype.l1.score``, ...; ``azimuth_broad``, ...), MapMyCells
           (``class_name``, ``class_bootstrapping_probability``, ...) or SingleR
           (``pruned.labels``), or in ``prediction`` and ``confidence``.
     taxonomy
-        Tree in which classes and labels are names, synonyms or paths, at any depth.
+        Taxonomy in which classes and labels are names, synonyms or paths, at any depth.
     temperature
-        Divide scores by this and take their softmax: 0.05 for the cosines of LangCell, 1 for
-        logits. By default numbers from 0 to 1 are probabilities, which are divided by their sum,
-        and all others logits.
+        Divide scores by this and apply a softmax: 0.05 for the cosine similarities of LangCell, 1
+        for logits. By default, numbers from 0 to 1 are probabilities, which are divided by their
+        sum, and all others are logits.
     threshold
-        A cell's path stops at the deepest node with more than this probability; ``None`` goes down
-        to the leaf.
+        Cells are labelled at the deepest node with a probability above this threshold; ``None`` for
+        the most probable leaf.
 
     Returns
     -------
-    The annotation, which `refine`, `vote` and `consensus` take. Of labels at several levels it has
-    the deepest one on which they agree; a warning counts the cells in which they contradict each
-    other (see `contradictions`).
+    Annotation
+        An annotation for `refine`, `vote` and `consensus`. For labels at several levels, the
+        deepest node that is consistent with all of them. There is a warning about cells with
+        contradictory labels (see `contradictions`).
 
     Raises
     ------
     ValueError
-        If cells are missing in the table or stand there twice, scores are not finite, or a class
-        is not in the taxonomy.
+        If cells are missing or repeated in the table, scores are not finite, or a class is not in
+        the taxonomy.
     ImportError
-        If a ``.parquet`` is to be read and pyarrow is not installed.
+        If pyarrow, which ``.parquet`` files require, is not installed.
 
     Warns
     -----
     UserWarning
-        If the table has other cells too, which are left out, or labels of several levels
-        contradict each other.
+        If the table has further cells, which are ignored, or labels at several levels contradict
+        each other.
 
     Examples
     --------
@@ -107,19 +108,18 @@ def read_scores(
     check_decoding(threshold)
     if temperature is not None:
         check_number("temperature", temperature, 1e-6, hint="Pass 1 for logits, or omit it.")
-    table = _of_cells(_read(scores), pd.Index(adata.obs_names).astype(str))
+    table = _rows_of(_read(scores), pd.Index(adata.obs_names).astype(str))
     table.index = pd.Index(adata.obs_names)
     if levels := _levels(table):
         at = level_nodes(table[list(levels)], taxonomy)
         nodes, contradict = agreed_nodes(at, taxonomy)
         if n_cells := int(contradict.sum()):
-            warnings.warn(
+            message = (
                 f"The labels of {counted(n_cells, 'cell')} of {len(table):,} at {len(levels)} "
-                "levels contradict each other; these cells have the label above all of them. "
-                "hdi.tl.contradictions lists them.",
-                UserWarning,
-                stacklevel=2,
             )
+            message += "levels contradict each other. These cells get the lowest common ancestor. "
+            message += "hdi.tl.contradictions lists them."
+            warnings.warn(message, UserWarning, stacklevel=2)
         labels = pd.Series(map(taxonomy.path_name, nodes.tolist()), table.index)
         depth = taxonomy.depth
         return Annotation.from_labels(
@@ -129,13 +129,12 @@ def read_scores(
             threshold=0.5 if threshold is None else threshold,
         )
     if text := [str(name) for name in table if table[name].dtype.kind not in "fiub"]:
-        raise ValueError(
-            f"Scores must be numbers, got other values in {counted(len(text), 'column')}: "
-            f"{examples(text)}. Leave them out, or name the column of labels 'prediction'."
-        )
+        wrong = f"other values in {counted(len(text), 'column')}: {examples(text)}"
+        hint = "Remove them, or name the column of labels 'prediction'."
+        raise ValueError(f"Scores must be numbers, got {wrong}. {hint}")
     if temperature is not None:
         table = table / temperature
-    # What follows checks that scores are finite and that the classes are in the tree.
+    # Raises for scores that are not finite, and for classes that are not in the taxonomy.
     found = class_scores(adata, table, taxonomy=taxonomy)
     values = table.to_numpy(dtype=np.float64)
     if temperature is not None or (values < 0).any() or (values > 1).any():
@@ -153,49 +152,46 @@ def _read(scores: pd.DataFrame | str | os.PathLike[str]) -> pd.DataFrame:
         return table if table.index.dtype.kind not in "iu" else table.set_index(table.columns[0])
     separators = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
     if path.suffix not in separators or not path.is_file():
+        problem = "has another suffix" if path.exists() else "does not exist"
         raise ValueError(
-            f"scores must be a table, or a file that ends in .csv, .tsv or .parquet, got {path}, "
-            f"which {'ends otherwise' if path.exists() else 'is not there'}. Correct the path."
+            f"scores must be a table, or a .csv, .tsv or .parquet file, got {path}, which "
+            f"{problem}. Correct the path."
         )
     try:
         with path.open(encoding="utf-8-sig") as file:
-            n_remarks = sum(1 for _ in takewhile(lambda line: line.startswith("#"), file))
-        table = pd.read_csv(path, sep=separators[path.suffix], dtype={0: str}, skiprows=n_remarks)
+            n_comments = sum(1 for _ in takewhile(lambda line: line.startswith("#"), file))
+        table = pd.read_csv(path, sep=separators[path.suffix], dtype={0: str}, skiprows=n_comments)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} must be a table of scores, and could not be read as one ({error}). Correct it."
-        ) from error
+        found = f"a file that could not be read ({error}). Correct it."
+        raise ValueError(f"{path} must be a table of scores, got {found}") from error
     return table.set_index(table.columns[0])
 
 
-def _of_cells(table: pd.DataFrame, cells: pd.Index) -> pd.DataFrame:
-    """Return the rows of the cells, in their order."""
+def _rows_of(table: pd.DataFrame, cells: pd.Index) -> pd.DataFrame:
+    """Return the rows of the given cells in the same order."""
     table = table.set_axis(table.index.astype(str))
-    for what, names in (("The table", table.index), ("The AnnData", cells)):
+    for where, names in (("the table", table.index), ("the AnnData", cells)):
         if names.has_duplicates:
-            twice = names[names.duplicated()].unique()
+            repeated = names[names.duplicated()].unique()
             raise ValueError(
-                f"Scores are matched to cells by name, so each must stand for one cell, got "
-                f"{counted(len(twice), 'name')} more than once: {examples(twice)}. {what} holds "
-                "them; make its names unique."
+                "Names of cells must be unique, because scores are matched by name, got "
+                f"{counted(len(repeated), 'name')} more than once in {where}: "
+                f"{examples(repeated)}. Make the names unique."
             )
     if len(missing := cells.difference(table.index, sort=False)):
+        found = f"none for {counted(len(missing), 'cell')} of {len(cells):,}: {examples(missing)}"
         raise ValueError(
-            f"Every cell must have a row of scores, got none for {counted(len(missing), 'cell')} "
-            f"of {len(cells):,}: {examples(missing)}. The table names {examples(table.index)}; "
-            "pass that of these cells, or select the cells that it has."
+            f"Each cell must have a row of scores, got {found}. The table has "
+            f"{examples(table.index)}. Pass the table of these cells, or select its cells."
         )
     if n_more := len(table) - len(cells):
-        warnings.warn(
-            f"The table of scores has {counted(n_more, 'other cell')}, left out.",
-            UserWarning,
-            stacklevel=3,
-        )
+        message = f"Ignored {counted(n_more, 'other cell')} in the table of scores."
+        warnings.warn(message, UserWarning, stacklevel=3)
     return table.loc[cells]
 
 
 def _levels(table: pd.DataFrame) -> dict[str, str]:
-    """Return the columns of labels, each with the name of the column of its confidence."""
+    """Return the columns of labels, and for each the column of its confidence."""
     for pattern, confidence in _LABELS.items():
         found = [match for name in table if (match := re.fullmatch(pattern, str(name)))]
         if found:
@@ -206,9 +202,9 @@ def _levels(table: pd.DataFrame) -> dict[str, str]:
 def _confidence(
     table: pd.DataFrame, levels: dict[str, str], counts: np.ndarray
 ) -> pd.Series | None:
-    """Return the confidence of each cell's label: the highest of the levels that count for it.
+    """Return the confidence of each cell's label: the highest at or below the label's level.
 
-    These are the one that says the label, and those below; ``counts`` has a column per level.
+    ``counts`` marks these levels, bool, shape ``(n_cells, n_levels)``.
     """
     given = [name in table for name in levels.values()]
     if not any(given):
@@ -219,10 +215,9 @@ def _confidence(
         other = ("popv_prediction", "popv_majority_vote_prediction", "popv_parent")
         methods = [name for name in own if name.endswith("_prediction") and name not in other]
         values = values / max(len(methods), values.max(axis=None), 1)
-    said = values.where(counts[:, given]).max(axis=1)
-    if n_bad := int((~np.isfinite(said)).sum()):
-        raise ValueError(
-            f"Confidence must be a number from 0 to 1, got {counted(n_bad, 'cell')} with NaN in "
-            f"{examples(list(values))}. Fill it in, or leave the column out."
-        )
-    return said
+    confidence = values.where(counts[:, given]).max(axis=1)
+    if n_bad := int((~np.isfinite(confidence)).sum()):
+        found = f"{counted(n_bad, 'cell')} with NaN in {examples(list(values))}"
+        hint = "Fill it in, or remove the column."
+        raise ValueError(f"Confidence must be a number from 0 to 1, got {found}. {hint}")
+    return confidence

@@ -1,4 +1,4 @@
-"""Probabilities of terms of the Cell Ontology, which is no tree."""
+"""Compute probabilities of Cell Ontology terms, which may have several parents."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ if TYPE_CHECKING:
 def term_probabilities(
     result: Annotation, obo_path: str | os.PathLike[str], terms: Iterable[str]
 ) -> pd.DataFrame:
-    r"""Compute the probability of any terms of the Cell Ontology, also of those with two parents.
+    r"""Compute the probability of Cell Ontology terms, which may have several parents.
 
-    A taxonomy is a tree; the ontology is not: a CD4-positive regulatory T cell lies under two
-    terms. A term's probability is the sum over all types of the taxonomy that lie at or below it.
+    Unlike a taxonomy, the ontology is not a tree: a CD4-positive regulatory T cell is a descendant
+    of two terms. The probability of a term is the sum over all leaves of the taxonomy at or below
+    it.
 
     Parameters
     ----------
     result
-        Annotation along a taxonomy with Cell Ontology ids.
+        Annotation with a taxonomy that has Cell Ontology ids.
     obo_path
-        OBO file on this machine, such as cl-basic.obo.
+        Local OBO file, such as cl-basic.obo.
     terms
-        Ids (``"CL:0000084"``) or exact names; they need not be in the taxonomy.
+        Ids (``"CL:0000084"``) or exact names, which need not be in the taxonomy.
 
     Returns
     -------
-    Probabilities, shape ``(n_cells, n_terms)``, with the ids of the terms as columns. A type
-    without an id counts under the terms of the node above it that has one.
+    pandas.DataFrame
+        Probabilities, shape ``(n_cells, n_terms)``, with the ids of the terms as columns. A leaf
+        without an id is assigned the id of its closest ancestor with one.
 
     Raises
     ------
@@ -66,9 +68,7 @@ def term_probabilities(
     ids = {tree.resolve(path): term for path, term in tree.ontology_ids.items()}
     if not ids:
         hint = "Add them with taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', ...})."
-        raise invalid(
-            "result.taxonomy", "a tree without any", "a tree with Cell Ontology ids", hint
-        )
+        raise invalid("result.taxonomy", tree, "a tree with Cell Ontology ids", hint)
     below = term_members(obo_path, terms, ids.values())
     own = [
         next((ids[node] for node in reversed(tree.ancestors(leaf).tolist()) if node in ids), "")

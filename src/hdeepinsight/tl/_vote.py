@@ -1,4 +1,4 @@
-"""Clusters vote down the tree; below where they agree the cells decide."""
+"""Assign nodes to clusters by hierarchical majority voting of their cells."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Vote:
-    """Where each cluster's vote ended, and what that makes of its cells.
+    """Result of `vote`: the node of each cluster, and the resulting probabilities of its cells.
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        Taxonomy of the labels.
     obs_names
         Names of the cells, shape ``(n_cells,)``.
     clusters
-        Cluster of every cell, shape ``(n_cells,)``.
+        Cluster of each cell, shape ``(n_cells,)``.
     before
         Node probabilities before the vote, shape ``(n_cells, n_nodes)``.
     table
-        One row per cluster: ``n_cells``, ``node`` (index), ``path`` (its name) and ``share`` (of
-        the votes that went through the node).
+        One row per cluster: ``n_cells``, ``node`` (index), ``path`` (its name) and ``share``
+        (fraction of the cells at or below the node).
 
     Examples
     --------
@@ -71,34 +71,40 @@ class Vote:
     def node_probabilities(self) -> Floats:
         """Node probabilities after the vote, ``(n_cells, n_nodes)``.
 
-        A cell has the share of its cluster's votes at the cluster's node, and its own proportions
-        inside and outside of it. Cells alone in their cluster, or whose cluster found no majority,
-        keep their probabilities.
+        The node of the cluster gets the fraction of votes as its probability. The probabilities of
+        leaves below it, and of all other leaves, keep their proportions. Cells in clusters of one
+        cell or without a majority keep their probabilities.
         """
         rows = self.table.loc[self.clusters]
         node, share = rows["node"].to_numpy(), rows["share"].to_numpy()
-        settles = np.flatnonzero((node > 0) & (rows["n_cells"].to_numpy() > 1))
+        voted = np.flatnonzero((node > 0) & (rows["n_cells"].to_numpy() > 1))
         below = self.taxonomy.ancestor_matrix
-        own = self.before[np.ix_(settles, self.taxonomy.leaves)]
-        leaves = _settled(own, below[:, node[settles]].T, share[settles, None])
+        own = self.before[np.ix_(voted, self.taxonomy.leaves)]
+        inside, leaves = below[:, node[voted]].T, np.zeros_like(own)
+        for branch, total in ((inside, share[voted, None]), (~inside, 1.0 - share[voted, None])):
+            part = own * branch
+            mass = part.sum(axis=1, keepdims=True)
+            equal = branch / np.maximum(branch.sum(axis=1, keepdims=True), 1)
+            leaves += total * np.where(mass > 0, part / np.where(mass > 0, mass, 1.0), equal)
         result = self.before.copy()
-        result[settles] = leaves @ below
+        # Normalise, since the branch may contain all leaves although its share is below 1.
+        result[voted] = (leaves / leaves.sum(axis=1, keepdims=True)) @ below
         return result
 
     @property
     def changed(self) -> pd.Series:
-        """Whether the cell's most probable leaf is another one than before the vote."""
+        """Whether the vote changed the cell's most probable leaf, bool, shape ``(n_cells,)``."""
         both = (self.before, self.node_probabilities)
         old, new = (annotation.most_probable_leaf(self.taxonomy, each) for each in both)
         return pd.Series(old != new, index=self.obs_names, name="changed")
 
     def annotation(self, *, threshold: float | None = 0.5) -> Annotation:
-        """Give the result as an annotation.
+        """Return the result as an annotation.
 
         Parameters
         ----------
         threshold
-            A cell's path stops at the deepest node with more than this probability.
+            Cells are labelled at the deepest node with a probability above this threshold.
 
         Examples
         --------
@@ -121,13 +127,14 @@ class Vote:
         )
 
     def to_table(self) -> pd.DataFrame:
-        """Give labels in the columns that CellTypist's majority voting writes.
+        """Return labels in the columns of CellTypist's majority voting.
 
         Returns
         -------
-        Table with ``predicted_labels`` (of the cell alone), ``over_clustering``,
-        ``majority_voting`` (where the cluster's vote ended, ``"Heterogeneous"`` where it found no
-        majority) and ``conf_score`` (of the cell alone).
+        pandas.DataFrame
+            Columns ``predicted_labels`` (before the vote), ``over_clustering``,
+            ``majority_voting`` (node of the cluster, ``"Heterogeneous"`` without a majority) and
+            ``conf_score`` (before the vote).
 
         Examples
         --------
@@ -149,19 +156,19 @@ class Vote:
         return table
 
     def to_adata(self, adata: AnnData, *, key_added: str = "vote", overwrite: bool = False) -> None:
-        """Write the annotation, and the clusters to ``obs["<key>_cluster"]``.
+        """Write the annotation, and the clusters as ``obs["<key>_cluster"]``.
 
         Parameters
         ----------
         adata
-            Object with these cells, in this order.
+            Object with the same cells in the same order.
         key_added, overwrite
             As in `Annotation.to_adata`.
 
         Raises
         ------
         ValueError
-            If the cells are not the same, or a name is taken.
+            If the cells are not the same, or a key exists.
 
         Examples
         --------
@@ -201,46 +208,47 @@ def vote(
     seed: int = 0,
     key_added: str | None = None,
 ) -> Vote:
-    """Let the cells of a cluster vote, level by level.
+    """Label the cells of each cluster by a majority vote at each level of the taxonomy.
 
-    From the root on, a cluster's vote moves to the child that more than ``threshold`` of all its
-    cells have on their path, and stops where there is none: its cells take that node and decide by
-    themselves below it.
+    Starting at the root, a cluster descends to the child to which more than ``threshold`` of its
+    cells belong, and stops if there is no such child. Its cells are assigned to that node. Below
+    it, they keep their own probabilities.
 
     Parameters
     ----------
     adata
-        The cells, as an AnnData or as an opened query.
+        Cells, as an AnnData or as an opened query.
     probabilities
         Scores as in `refine`, or a Series of labels at any depth.
     clusters
-        Column of ``obs``, or a cluster for every cell. By default cells are over-clustered by
-        k-means on ``use_rep``.
+        Column of ``obs``, or an array with the cluster of each cell. By default, cells are
+        over-clustered by k-means on ``use_rep``.
     classes, taxonomy
-        As in `refine`; a taxonomy is needed unless an ``Annotation`` brings it.
+        As in `refine`; a taxonomy is required unless ``probabilities`` is an ``Annotation``.
     threshold
-        Share of the cluster that a child must exceed, from 0.5 to 1.
+        Fraction of the cluster that a child must exceed, from 0.5 to 1.
     use_rep, cells_per_cluster, seed
-        Of the over-clustering: coordinates, mean size of a cluster, and seed.
+        Coordinates, mean cluster size and random seed of the over-clustering.
     key_added
-        Write the result under this prefix; nothing is written by default.
+        Write the result to ``adata`` with this prefix; by default nothing is written.
 
     Returns
     -------
     Vote
+        Node of each cluster and probabilities of the cells.
 
     Raises
     ------
     KeyError
-        If a key is not there.
+        If a key does not exist.
     ValueError
-        If there is no taxonomy, not one cluster per cell in their order, or the threshold is out of
-        range.
+        If there is no taxonomy, clusters do not match the cells in the same order, or the threshold
+        is out of range.
 
     Notes
     -----
-    A majority vote over an over-clustering is due to CellTypist (Domínguez Conde et al. 2022,
-    doi:10.1126/science.abl5197); the descent of the tree is our decision.
+    Majority voting over an over-clustering is due to CellTypist (Domínguez Conde et al. 2022,
+    doi:10.1126/science.abl5197); the descent along the tree is our design.
 
     Examples
     --------
@@ -256,14 +264,12 @@ def vote(
     """
     target = as_anndata(adata, key_added)
     if not 0.5 <= threshold < 1:
-        expected = "a share >= 0.5 and < 1, which one child alone can exceed"
+        expected = "a fraction >= 0.5 and < 1, so that a single child can exceed it"
         raise invalid("threshold", threshold, expected, "Omit it to use 0.5.")
     scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     if scores.taxonomy is None or scores.nodes is None:
-        raise ValueError(
-            "Found no taxonomy, a tree whose nodes are the classes. Pass taxonomy=, for example "
-            "hdi.Taxonomy.from_nested({name: [] for name in classes})."
-        )
+        hint = "Pass taxonomy=, such as hdi.Taxonomy.from_nested({name: [] for name in classes})."
+        raise ValueError(f"Classes must be nodes of a taxonomy, got no taxonomy. {hint}")
     tree = scores.taxonomy
     if clusters is None:
         check_integer("cells_per_cluster", cells_per_cluster, hint="Omit it to use 10.")
@@ -273,15 +279,14 @@ def vote(
         groups = np.asarray(model.fit_predict(points).astype(str))
     else:
         if isinstance(clusters, str):
-            hint = "Name a column of clusters, or omit clusters."
+            hint = "Pass the name of a column of clusters, or omit clusters."
             clusters = one_column(adata.obs, clusters, hint=hint)
         annotation.check_same_cells(pd.Index(adata.obs_names), clusters, "clusters")
         column = pd.Series(np.asarray(clusters))
         if n_without := int(column.isna().sum()):
-            raise ValueError(
-                f"Found {n_without} of {len(column)} cells without a cluster, and the cells of one "
-                "cluster vote together. Leave these cells out, or name a cluster for them."
-            )
+            missing = f"{n_without} of {len(column)} cells without a cluster"
+            hint = "Remove these cells, or assign them to a cluster."
+            raise ValueError(f"Each cell must have a cluster, got {missing}. {hint}")
         groups = np.asarray(column.astype(str), dtype=str)
     mass = annotation.node_mass(tree, scores.probabilities(), scores.nodes)
     chosen = np.where(scores.values.any(axis=1), scores.nodes[scores.values.argmax(axis=1)], 0)
@@ -301,7 +306,7 @@ def vote(
 
 
 def _descend(taxonomy: Taxonomy, nodes: NDArray[np.int64], threshold: float) -> dict[str, Any]:
-    """Return the node where the votes of one cluster end."""
+    """Return the node of a cluster, given the nodes of its cells, as a row of the table."""
     share = taxonomy.roll_up(np.bincount(nodes, minlength=taxonomy.n_nodes)) / len(nodes)
     node = 0
     while len(children := taxonomy.children(node)):
@@ -311,15 +316,3 @@ def _descend(taxonomy: Taxonomy, nodes: NDArray[np.int64], threshold: float) -> 
         node = int(best)
     path = taxonomy.path_name(node)
     return {"n_cells": len(nodes), "node": node, "path": path, "share": float(share[node])}
-
-
-def _settled(leaves: Floats, inside: NDArray[np.bool_], share: Floats) -> Floats:
-    """Return leaf probabilities of cells with a share, ``(n_cells, 1)``, inside a branch."""
-    settled = np.zeros_like(leaves)
-    for where, total in ((inside, share), (~inside, 1.0 - share)):
-        part = leaves * where
-        mass = part.sum(axis=1, keepdims=True)
-        equal = where / np.maximum(where.sum(axis=1, keepdims=True), 1)
-        settled += total * np.where(mass > 0, part / np.where(mass > 0, mass, 1.0), equal)
-    # Where nothing is outside of the branch, the branch has all of it.
-    return np.asarray(settled / settled.sum(axis=1, keepdims=True))

@@ -172,5 +172,5 @@ def test_it_is_published_and_fetched(adapted, shifted, tmp_path):
 
 
 def test_it_is_not_adapted_once_more(adapted, shifted):
-    with pytest.raises((TypeError, ValueError), match="model of a query itself"):
+    with pytest.raises((TypeError, ValueError), match="got a query model"):
         SCHDeepInsight.load_query_data(adata=shifted, reference_model=adapted)

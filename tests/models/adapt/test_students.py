@@ -50,7 +50,7 @@ def test_is_a_model_like_the_other(model, student, other_donors) -> None:
     assert {n: student.recipe[n] for n in same} == {n: model.recipe[n] for n in same}
     said = student.recipe["student"]
     assert (said["n_cells"], said["n_genes"], len(said["sha256"])) == (120, 119, 64)
-    assert repr(student).endswith("; a student on a query of 120 cells")
+    assert repr(student).endswith("; student trained on 120 query cells")
     assert student.explain(other_donors[:3], n_samples=2).values.shape[0] == 3
 
 
@@ -118,10 +118,10 @@ def test_refuses_what_cannot_be_a_student(model, other_donors, tmp_path) -> None
         model.train_student(other_donors[:50].copy())
     noise = other_donors.copy()
     noise.var_names = np.random.default_rng(0).permutation(noise.var_names)
-    with pytest.raises(InputError, match="not to be trusted"):
+    with pytest.raises(InputError, match="which are unreliable here"):
         model.train_student(noise)
     adapted = SCHDeepInsight.load_query_data(other_donors, model)
-    with pytest.raises(ValueError, match="has no students"):
+    with pytest.raises(ValueError, match="requires a reference model, got a query model"):
         adapted.train_student(other_donors)
     model.save(tmp_path / "m")
     with pytest.raises(ValueError, match=r"load\(adata=...\)"):

@@ -66,7 +66,7 @@ def test_steps_after_a_projection_share_its_budget():
 
 def test_a_budget_that_no_noise_meets_is_refused():
     before = [(1.0, 1.0, 1)]
-    with pytest.raises(ValueError, match="target_epsilon must be a budget that noise can meet"):
+    with pytest.raises(ValueError, match="target_epsilon must be large enough to be met"):
         solve_noise(1.0, DELTA, 0.1, 500, before)
 
 

@@ -11,7 +11,7 @@ from hdeepinsight.models.dpdcan._plan import (
     DPDCANPlan,
     PoissonSampler,
     clipped_sum,
-    generator_of,
+    noise_generator,
 )
 
 N_GENES, N_CELLS = 12, 70
@@ -56,7 +56,7 @@ def gradient_of(module, inputs, cell: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("heads", HEADS)
 def test_sum_equals_a_loop_over_cells(heads, monkeypatch):
-    monkeypatch.setattr("hdeepinsight.models.dpdcan._plan.MOST_NUMBERS", 4000)  # a few at once
+    monkeypatch.setattr("hdeepinsight.models.dpdcan._plan.MAX_VALUES", 4000)  # a few at once
     module = make_module(heads)
     inputs = make_inputs(module)
     rows = torch.stack([gradient_of(module, inputs, cell) for cell in range(N_CELLS)])
@@ -165,7 +165,7 @@ def test_cells_are_drawn_by_themselves():
 
 
 def test_unseeded_noise_differs():
-    assert generator_of(None).initial_seed() != generator_of(None).initial_seed()
+    assert noise_generator(None).initial_seed() != noise_generator(None).initial_seed()
 
 
 def test_widths_are_the_published_ones():

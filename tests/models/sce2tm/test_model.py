@@ -177,7 +177,7 @@ def test_embeddings_are_standardised_unless_their_rows_have_unit_norm(cells):
 
 
 def test_what_is_no_embedding_is_refused(cells):
-    with pytest.raises(KeyError, match="'cell_type' is a column of obs; labels are no embedding"):
+    with pytest.raises(KeyError, match="'cell_type' is a column of obs"):
         SCE2TM.setup_anndata(cells, embedding_obsm_key="cell_type")
     with pytest.raises(KeyError, match="it has 'X_other'"):
         SCE2TM.setup_anndata(cells, embedding_obsm_key="X_scGPT")
@@ -220,7 +220,7 @@ def test_what_cannot_train_is_refused(cells):
         model.get_latent_representation()
     with pytest.raises(ValueError, match="without an embedding"):
         model.get_knowledge_assignments()
-    with pytest.raises(TypeError, match="must be a AnnData"):
+    with pytest.raises(TypeError, match="must be of type AnnData"):
         SCE2TM.setup_anndata(cells.X)
     cells.X = cells.X * -1.0
     with pytest.raises(hdi.data.InputError):

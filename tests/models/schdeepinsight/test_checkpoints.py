@@ -140,11 +140,11 @@ def test_a_checkpoint_of_another_training_is_refused(fresh, tmp_path):
         {"accumulate_grad_batches": 2},
         {"datasplitter_kwargs": {"drop_last": True}},
     ):
-        with pytest.raises(ValueError, match="of a training with other cells"):
+        with pytest.raises(ValueError, match="belongs to a training with other cells"):
             train(fresh(), checkpoint=tmp_path, **other)
-    with pytest.raises(ValueError, match="of a training with other cells"):
+    with pytest.raises(ValueError, match="belongs to a training with other cells"):
         train(fresh(), checkpoint=tmp_path, plan_kwargs={"lr": 0.1})
-    with pytest.raises(ValueError, match="of a training with other cells"):
+    with pytest.raises(ValueError, match="belongs to a training with other cells"):
         train(fresh(seed=1), checkpoint=tmp_path)
     path = tmp_path / "training.ckpt"
     body = bytearray(path.read_bytes())

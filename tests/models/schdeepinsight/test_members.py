@@ -75,12 +75,12 @@ def few_cells(reference, n_each=6):
 
 def test_label_sets_rest_on_cells_that_members_did_not_learn_from(reference, fit, query):
     train = {"max_epochs": 2}
-    with pytest.warns(UserWarning, match="label sets from cells that single members did not learn"):
+    with pytest.warns(UserWarning, match="label sets come from cells withheld from single members"):
         model = fit(few_cells(reference), n_members=3, n_latent=8, train=train)
     n_types = model.taxonomy.n_leaves
     # Six cells in five parts: each of the three members lacks one or two.
     assert 3 * n_types <= len(model.calibration) <= 4 * n_types
-    assert "did not learn from" in model.calibration.source
+    assert "was not trained on it" in model.calibration.source
     assert model.recipe["cross_fitted"]
     assert (model.module.temperature == 1).all()
     assert model.label_nodes().max() < model.taxonomy.n_nodes

@@ -342,7 +342,7 @@ def test_bad_references_are_refused(paired, change, setup, error, message):
 def test_what_is_no_mudata_is_refused(paired):
     cells = paired.mod["rna"]
     for wrong in (cells, "reference.h5mu", None):
-        with pytest.raises(TypeError, match=f"must be a MuData, got a {type(wrong).__name__}"):
+        with pytest.raises(TypeError, match=f"must be of type MuData, got {type(wrong).__name__}"):
             SCHDeepInsight.setup_mudata(wrong, labels_keys=LEVELS)
 
 

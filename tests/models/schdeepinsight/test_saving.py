@@ -60,7 +60,7 @@ def test_another_process_annotates_the_same(model, saved, query, tmp_path):
 def test_what_cannot_be_attached_is_refused(saved):
     for adata in ("reference.h5ad", 3):
         with pytest.raises(
-            TypeError, match=rf"adata must.*, got a {type(adata).__name__}\. Read a file"
+            TypeError, match=rf"adata must.*, got a {type(adata).__name__}\. Read files"
         ):
             SCHDeepInsight.load(saved, adata=adata)
 

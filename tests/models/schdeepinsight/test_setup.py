@@ -46,7 +46,7 @@ def test_a_level_that_no_annotation_could_hold_is_refused_before_training(refere
 
 @pytest.mark.parametrize("data", ["reference.h5ad", None])
 def test_what_is_no_anndata_is_refused(data):
-    with pytest.raises(TypeError, match=r"must be a AnnData, got a \w+\. Read a file"):
+    with pytest.raises(TypeError, match=r"must be of type AnnData, got \w+\. Read files"):
         SCHDeepInsight.setup_anndata(data, labels_key="cell_type")
 
 
@@ -117,7 +117,7 @@ def test_missing_labels_are_counted_and_said(reference, capsys, tmp_path):
     SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
     model = SCHDeepInsight(reference, layout="random")
     assert (model.taxonomy.depth[model.label_nodes(reference)] == 1).sum() == 8
-    assert repr(model).endswith("not trained, on 300 cells (8 without a label in 'cell_type')")
+    assert repr(model).endswith("300 cells registered (8 without a label in 'cell_type')")
     model.save(tmp_path / "model")
     assert repr(SCHDeepInsight.load(tmp_path / "model")) == repr(model)
 

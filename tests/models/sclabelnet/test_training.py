@@ -200,7 +200,7 @@ def test_what_cannot_be_is_refused(reference, fit_tokens):
         fit_tokens(reference, train={"balance": 2.0})
     with pytest.raises(ValueError, match="finetune must be one of"):
         fit_tokens(reference, train={"finetune": "tail"})
-    with pytest.raises(ValueError, match="which a datamodule does not"):
+    with pytest.raises(ValueError, match="which datamodules do not support"):
         SCLabelNet(registry=fit_tokens(reference, train={"max_epochs": 1}).registry)
     options = {"size": "huge", "pooling": "max", "binning": "log10", "value_encoding": "firm"}
     for name, value in options.items():

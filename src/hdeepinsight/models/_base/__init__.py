@@ -1,1 +1,1 @@
-"""What every model stands on: registration, training, the model file, the classifier's answers."""
+"""Base classes of all models: registration, training, model files, annotation."""

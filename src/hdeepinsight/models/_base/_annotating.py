@@ -1,4 +1,4 @@
-"""What a trained classifier says of cells, and what it learns about a query."""
+"""Annotation of queries with a trained classifier, evaluation, and adaptation to a query."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from hdeepinsight.data import (
     is_paired,
     open_store,
 )
+from hdeepinsight.models._base._blocks import QueryBlocks
 from hdeepinsight.models._base._reader import QueryReader, query_cells
 from hdeepinsight.models._base._setup import as_label_keys
 from hdeepinsight.nn import LeafProfiles, ModelNormalizer, seeded
@@ -51,25 +52,25 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-#: How a query is read.
+#: Arguments that define how a query is read.
 READING = "layer", "use_raw", "scale", "fold_case"
 
 
 class AnnotatingMixin(_Base):
-    """Annotate, be evaluated, and adapt to a query; needs a taxonomy and a network with logits.
+    """Mixin of annotation, evaluation and adaptation, for :class:`Annotator` and all classifiers.
 
-    The network has ``tree``, ``temperature``, ``normalizer`` and ``predict``. Nothing here takes
-    scvi-tools: it is what an :class:`Annotator` and every :class:`HierarchicalClassifierMixin` do.
+    It requires a ``taxonomy`` and a ``module`` with ``tree``, ``temperature``, ``normalizer`` and
+    ``predict``, but not scvi-tools.
     """
 
-    _parts: ClassVar[Mapping[str, type]] = {
+    _saved_objects: ClassVar[Mapping[str, type]] = {
         "calibration_": Calibration,
         "bank_": ReferenceBank,
         "profiles_": LeafProfiles,
         "adapter_": Adapter,
     }
 
-    _figures: ClassVar[tuple[str, ...]] = ("shift_",)
+    _saved_values: ClassVar[tuple[str, ...]] = ("shift_",)
 
     taxonomy: Taxonomy
     calibration_: Calibration | None = None
@@ -81,7 +82,7 @@ class AnnotatingMixin(_Base):
 
     @property
     def normalizer(self) -> ModelNormalizer:
-        """What turns counts into the model's log values; give it to `hdi.pp.stacas`."""
+        """Normaliser from counts to the model's log values; pass it to `hdi.pp.stacas`."""
         return ModelNormalizer(self.genes, self.module.normalizer)
 
     def _opening(self) -> dict[str, Any]:
@@ -100,7 +101,7 @@ class AnnotatingMixin(_Base):
         ignore_unknown: bool = False,
         hint: str = "",
     ) -> np.ndarray:
-        """Return the node of every cell's label, by default of the reference as registered."""
+        """Return the node of each cell's label, by default for the registered reference."""
         obs = self.adata_manager.adata.obs if obs is None else obs
         keys = self._setup.labels_keys if keys is None else keys
         keys = [keys] if isinstance(keys, str) else keys
@@ -113,7 +114,7 @@ class AnnotatingMixin(_Base):
 
     @property
     def calibration(self) -> Calibration | None:
-        """Conformal scores of the held-out cells; ``None`` where none were held out."""
+        """Conformal scores of the held-out cells; ``None`` if none were held out."""
         if self.calibration_ is None or not self.is_adapted:
             return self.calibration_
         source = f"{self.calibration_.source} before the adaptation to a query"
@@ -121,7 +122,7 @@ class AnnotatingMixin(_Base):
 
     @property
     def combined_profiles(self) -> LeafProfiles | None:
-        """Return the profiles that are combined with the network, if there are any."""
+        """Profiles that are combined with the network, or ``None``."""
         profiles = self.profiles_
         return None if profiles is None or profiles.variance is None else profiles
 
@@ -143,54 +144,53 @@ class AnnotatingMixin(_Base):
         batch_size: int | None = None,
         keep: list[sparse.csr_matrix] | None = None,
     ) -> Annotation:
-        """Label every cell at every level.
+        """Annotate each cell at each level of the taxonomy.
 
         Parameters
         ----------
         query
-            AnnData (in memory or backed), MuData, path of an h5ad, zarr or h5mu file, or what
-            :meth:`~hdeepinsight.models.CountModel.open` returned. It needs raw counts and gene
-            names, and no set-up, labels or batch column; its genes may stand in any order, some may
-            be missing and others there too. A model of RNA and proteins also takes either alone.
-            The model's own data by default.
+            AnnData (in memory or backed), MuData, path of an h5ad, zarr or h5mu file, or the result
+            of :meth:`~hdeepinsight.models.CountModel.open`, with raw counts and gene names. No
+            set-up, labels or batch column are needed; genes may be missing, additional or in
+            another order. A model of RNA and proteins also accepts one of the modalities. The
+            model's own data by default.
         indices
-            Cells to annotate, as positions or as a mask; all of them by default.
+            Cells to annotate, as positions or a Boolean mask; all cells by default.
         decoder
-            ``"joint"`` takes the most probable leaf; ``"greedy"`` walks down by the most probable
-            child, as published.
+            ``"joint"`` selects the most probable leaf; ``"greedy"`` selects the most probable child
+            at each level, as published.
         threshold
-            A label stops at the deepest node whose probability is at least this; from 0.5 to 1,
-            or ``None`` for the leaf of every cell.
+            Minimum probability of a label, from 0.5 to 1: each cell gets the deepest node that
+            reaches it. ``None`` labels each cell with a leaf.
         reject
-            ``"auto"`` stops cells that no type supports further up, or at the root, whatever their
-            probabilities; ``"off"`` leaves that to the threshold, as a correction by
-            ``corrected`` does.
+            ``"auto"`` assigns cells that no type supports to an inner node or the root, regardless
+            of their probabilities; ``"off"`` applies only the threshold, as ``corrected`` does.
         corrected
             Batch correction of this query by :func:`hdeepinsight.pp.stacas` with
-            ``normalizer=model.normalizer``; its log values enter before the per-gene scale.
+            ``normalizer=model.normalizer``; the corrected log values are used before scaling.
         layer, use_raw, scale, fold_case
-            How the query is read, as in :meth:`~hdeepinsight.models.CountModel.open`.
+            How to read the query, as in :meth:`~hdeepinsight.models.CountModel.open`.
         batch_size
-            Cells in one pass through the network; by default what suits it and its device.
+            Cells per forward pass; chosen for the network and its device by default.
         keep
-            List to which the counts of all genes of the query are added block by block, for a
+            List to which the counts of all genes of the query are appended block by block, for a
             graph of its cells (:meth:`~hdeepinsight.data.AlignedQuery.chunks`).
 
         Returns
         -------
         The annotation: labels, probabilities, confidence, and reports on the matrix and genes.
-        A cell in which nothing of what the model reads was counted stops at the root, whatever the
-        threshold: all siblings are equally likely for it.
+        Cells without counts of the model's genes are assigned to the root regardless of the
+        threshold, because all siblings are equally likely for them.
 
         Raises
         ------
         InputError
-            If the matrix cannot be read as counts or the genes do not match, or ``corrected`` was
-            made for another model or other cells.
+            If the matrix cannot be read as counts or the genes do not match, or ``corrected``
+            belongs to another model or other cells.
 
         Examples
         --------
-        The demo cells were measured at few of the model's genes, which is warned of:
+        Only 263 of the model's genes were measured in the demo cells, which raises a warning:
 
         >>> import warnings
         >>> import hdeepinsight as hdi
@@ -206,7 +206,7 @@ class AnnotatingMixin(_Base):
         opened = self._open_trained(
             query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
         )
-        # Profiles see a corrected query uncorrected.
+        # Rejection uses mean profiles, which are compared with uncorrected counts.
         reject = "off" if corrected is not None else reject
         how: dict[str, Any] = {"decoder": decoder, "threshold": threshold, "reject": reject}
         reader = QueryReader(self, opened, corrected)
@@ -221,16 +221,16 @@ class AnnotatingMixin(_Base):
         keep: list[sparse.csr_matrix] | None = None,
         **how: Any,
     ) -> tuple[Annotation, QueryJudge | None]:
-        """Annotate a query in one pass, a small one judged by its cells, a large one by a sample.
+        """Annotate a query in one pass; compare all cells, or a sample, with the reference.
 
-        Its counts of the model's genes are appended to ``counts``, as its own to ``keep``.
+        The counts of the model's genes are appended to ``counts``, those of all genes to ``keep``.
         """
-        judge, by_itself = None, self.bank_ is not None and reader.is_small
-        if self.bank_ is not None and not by_itself:
+        judge, uses_all = None, self.bank_ is not None and reader.is_small
+        if self.bank_ is not None and not uses_all:
             _, judge = self._annotated(reader.sample(), **how)
-        counts = [] if by_itself and counts is None else counts
-        found = reader.read(self._wanted, batch_size, counts=counts, keep=keep, judge=judge)
-        if by_itself and counts:
+        counts = [] if uses_all and counts is None else counts
+        found = reader.read(self._outputs, batch_size, counts=counts, keep=keep, judge=judge)
+        if uses_all and counts:
             read = sparse.vstack(counts, format="csr"), found["probabilities"]
             judge = reader.judge(*read)
             found |= {} if judge is None else judge.measure(*read)
@@ -246,28 +246,28 @@ class AnnotatingMixin(_Base):
         reject: Reject = "auto",
         **reading: Any,
     ) -> Iterator[Annotation]:
-        """Label a query block by block, in memory that does not grow with its number of cells.
+        """Annotate a query block by block; memory does not grow with its number of cells.
 
         Parameters
         ----------
         query, decoder, threshold, reject
             As in :meth:`annotate`.
         rows
-            Cells to label, all by default: from a multiple of 4,096 on, whole blocks are those of
-            the whole query to the last bit.
+            Cells to annotate, all by default. If the range starts at a multiple of 4,096, complete
+            blocks are bit-identical to those of the whole query.
         **reading
             ``layer``, ``use_raw``, ``scale`` and ``fold_case`` of :meth:`annotate`.
 
         Yields
         ------
-        The annotation of the next 4,096 cells. Their labels are those of :meth:`annotate`, and the
-        verdict is that on the whole query.
+        The annotation of the next 4,096 cells, with the same labels as :meth:`annotate` and the
+        verdict on the whole query.
 
         Raises
         ------
         InputError
-            If the matrix cannot be read as counts or the genes do not match; for values that are
-            met midway, and were not among those looked at first, only then or after the last block.
+            If the matrix cannot be read as counts or the genes do not match. Invalid values that
+            the initial sample does not contain raise it later, after the last block at the latest.
 
         Examples
         --------
@@ -280,18 +280,39 @@ class AnnotatingMixin(_Base):
         """
         check_decoding(threshold, decoder, reject)
         how: dict[str, Any] = {"decoder": decoder, "threshold": threshold, "reject": reject}
-        reader, judge = QueryReader(self, self._open_trained(query, None, **reading)), None
-        if self.bank_ is not None:
-            sample, judge = self._annotated(reader.sample(), **how)
-            how["said"] = {"verdict": sample.verdict, "gene_report": sample.gene_report}
-        reader = reader if rows is None else reader.of(np.arange(rows.start, rows.stop))
-        for place, _, part in reader.chunks(self._wanted, judge=judge):
-            yield self._annotation(reader.opened.subset(place), judge, part, **how)
+        return self.blocks(self._open_trained(query, None, **reading), **how).annotations(rows)
+
+    def blocks(self, opened: AlignedQuery, **how: Any) -> QueryBlocks:
+        """Prepare a query for annotation in blocks, in any order or in other processes.
+
+        Parameters
+        ----------
+        opened
+            Query, as :meth:`~hdeepinsight.models.CountModel.open` returned it.
+        **how
+            ``decoder``, ``threshold`` and ``reject`` of :meth:`annotate`.
+
+        Returns
+        -------
+        An object whose ``annotations(rows)`` yields one annotation per 4,096 cells. ``rows`` is a
+        ``range`` that starts at a multiple of 4,096; by default all cells.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
+        >>> blocks = model.blocks(model.open(query))
+        >>> [len(block) for block in blocks.annotations()]
+        [210]
+        """
+        return QueryBlocks(self, opened, **how)
 
     @property
-    def _wanted(self) -> tuple[str, ...]:
-        several = getattr(self.module, "n_members", 1) > 1
-        return ("probabilities", "seen", *(["disagreement"] if several else []))
+    def _outputs(self) -> tuple[str, ...]:
+        is_ensemble = getattr(self.module, "n_members", 1) > 1
+        return ("probabilities", "seen", *(["disagreement"] if is_ensemble else []))
 
     def _annotation(
         self,
@@ -300,10 +321,13 @@ class AnnotatingMixin(_Base):
         found: dict[str, np.ndarray],
         *,
         reject: Reject = "auto",
-        said: Mapping[str, Any] | None = None,
+        whole: Mapping[str, Any] | None = None,
         **how: Any,
     ) -> Annotation:
-        """Return the annotation of a query, or of a part, from what was found of its cells."""
+        """Return the annotation of a query from the outputs of its cells.
+
+        Of a part of a query, ``whole`` holds the results for the whole query.
+        """
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
         how |= {"disagreement": found.pop("disagreement", None), "recipe": self.recipe}
@@ -320,7 +344,7 @@ class AnnotatingMixin(_Base):
             taxonomy=self.taxonomy,
             node_probabilities=probabilities,
             calibration=self.calibration,
-            **(how | own | dict(said or {})),
+            **(how | own | dict(whole or {})),
         )
 
     def predict(
@@ -333,26 +357,26 @@ class AnnotatingMixin(_Base):
         level: int | str | None = None,
         **kwargs: Any,
     ) -> pd.Series | pd.DataFrame:
-        """Return the label of every cell.
+        """Return the label of each cell.
 
         Parameters
         ----------
         adata
             As ``query`` in :meth:`annotate`.
         indices
-            Cells to label, as positions or as a mask; all of them by default.
+            Cells to label, as positions or a Boolean mask; all cells by default.
         soft
-            Return probabilities instead, as :meth:`predict_proba` does.
+            Return probabilities instead, as :meth:`predict_proba`.
         batch_size
-            Cells in one pass through the network; by default what suits it and its device.
+            Cells per forward pass; chosen for the network and its device by default.
         level
-            Name or depth of a level; by default the label where each cell's path stops.
+            Name or depth of a level; by default the deepest confident label of each cell.
         **kwargs
             Further keyword arguments of :meth:`annotate`; with ``soft`` of :meth:`predict_proba`.
 
         Returns
         -------
-        Series of labels, indexed by cell, as :meth:`annotate` gives them; with ``soft`` a table.
+        Series of the labels of :meth:`annotate`, indexed by cell; with ``soft`` a table.
 
         Examples
         --------
@@ -380,9 +404,9 @@ class AnnotatingMixin(_Base):
         corrected: StacasResult | None = None,
         **reading: Any,
     ) -> pd.DataFrame:
-        """Return the probability of every node, or of the nodes of one level.
+        """Return the probability of each node, or of the nodes of one level.
 
-        The query is not judged for it, as :meth:`annotate` does.
+        Unlike :meth:`annotate`, this does not compare the query with the reference.
 
         Parameters
         ----------
@@ -393,7 +417,7 @@ class AnnotatingMixin(_Base):
         corrected
             As in :meth:`annotate`.
         **reading
-            How the cells are read: ``layer``, ``use_raw``, ``scale``, ``fold_case`` of
+            ``layer``, ``use_raw``, ``scale`` and ``fold_case`` of
             :meth:`~hdeepinsight.models.CountModel.open`.
 
         Returns
@@ -426,14 +450,14 @@ class AnnotatingMixin(_Base):
         batch_size: int | None = None,
         **reading: Any,
     ) -> np.ndarray:
-        """Return the features of every cell, shape ``(n_cells, n_latent)``.
+        """Return the latent representation of each cell, shape ``(n_cells, n_latent)``.
 
         Parameters
         ----------
         adata, indices, batch_size
             As in :meth:`predict`.
         **reading
-            How the cells are read: ``layer``, ``use_raw``, ``scale``, ``fold_case`` of
+            ``layer``, ``use_raw``, ``scale`` and ``fold_case`` of
             :meth:`~hdeepinsight.models.CountModel.open`.
 
         Examples
@@ -456,26 +480,26 @@ class AnnotatingMixin(_Base):
         labels_keys: Sequence[str] | None = None,
         unlabeled_category: str | None = None,
     ) -> np.ndarray:
-        """Return the node of the taxonomy that the known label of every cell means.
+        """Return the taxonomy node of the known label of each cell.
 
         Parameters
         ----------
         adata
-            Labelled AnnData, MuData or path; by default the registered reference.
+            Labelled AnnData, MuData or path; the registered reference by default.
         labels_keys
             Columns of ``obs`` with the labels, from coarse to fine; by default those of the
             reference.
         unlabeled_category
-            Label that means "not known"; by default that of the reference.
+            Label of unlabelled cells; by default that of the reference.
 
         Returns
         -------
-        Node of every cell, shape ``(n_cells,)``; 0, the root, where the label is not known.
+        Node of each cell, shape ``(n_cells,)``; 0, the root, for unlabelled cells.
 
         Raises
         ------
         KeyError
-            If a column is not there.
+            If a column is missing.
         ValueError
             If a label is not in the taxonomy.
 
@@ -491,7 +515,7 @@ class AnnotatingMixin(_Base):
         keys = as_label_keys(None, labels_keys) if labels_keys else self._setup.labels_keys
         data = self._resolve_adata(adata)
         obs = self._setup.obs_of(data, keys) if is_paired(data) else open_store(data).obs
-        hint = "Name columns that hold labels in labels_keys."
+        hint = "Pass the label columns as labels_keys."
         return self._nodes(obs, keys, unlabeled=unlabeled_category, hint=hint)
 
     def evaluate(
@@ -502,13 +526,13 @@ class AnnotatingMixin(_Base):
         unlabeled_category: str | None = None,
         **kwargs: Any,
     ) -> Evaluation:
-        """Score the model where labels are known.
+        """Evaluate the annotation against known labels.
 
         Parameters
         ----------
         adata
-            Labelled AnnData, MuData or path; by default the cells of the reference that were held
-            out in training, which are found by name.
+            Labelled AnnData, MuData or path; by default the held-out cells of the reference, which
+            are matched by name.
         labels_keys, unlabeled_category
             As in :meth:`label_nodes`.
         **kwargs
@@ -516,16 +540,16 @@ class AnnotatingMixin(_Base):
 
         Returns
         -------
-        Accuracy, macro-F1 and calibration error of every level, hierarchical scores, and how many
-        cells stop above a type.
+        Accuracy, macro-F1 and calibration error of each level, hierarchical scores, and the number
+        of cells labelled above the leaves.
 
         Raises
         ------
         KeyError
-            If a column is not there.
+            If a column is missing.
         ValueError
-            If no cell has a label, a label is not in the taxonomy, or the held-out cells are not
-            in the attached reference.
+            If no cell has a label, a label is not in the taxonomy, or the attached reference lacks
+            held-out cells.
 
         Examples
         --------
@@ -546,7 +570,7 @@ class AnnotatingMixin(_Base):
         return evaluate_annotation(self.annotate(data, **kwargs), nodes)
 
     def _open_trained(self, query: Any, indices: Any, **reading: Any) -> AlignedQuery:
-        """Open a query of a trained model; its own as it was opened for the adaptation."""
+        """Open a query of a trained model; reuse the opened query of a query model."""
         check_keywords("This call", reading, READING)
         self._check_if_trained(warn=False)
         own = self._query
@@ -561,7 +585,7 @@ class AnnotatingMixin(_Base):
 
     @property
     def adaptation(self) -> AdaptationReport | None:
-        """What fitting the adapter decided, why, and the figures; ``None`` before."""
+        """Report on the adaptation: decision, reason and measurements; ``None`` before training."""
         return None if self.adapter_ is None else self.adapter_.report
 
     @property
@@ -585,47 +609,46 @@ class AnnotatingMixin(_Base):
         scale: ScaleMode = "auto",
         fold_case: bool = False,
     ) -> Self:
-        """Return a model of a query, made of a model of a reference.
+        """Create a query model from a reference model.
 
-        Until it is trained it annotates exactly as the reference model does, which stays as it is.
+        Before training it annotates exactly as the reference model, which is not changed.
 
         Parameters
         ----------
         adata
-            The query, as in :meth:`annotate`. Nothing is written to it.
+            The query, as in :meth:`annotate`. It is not modified.
         reference_model
-            A trained model, or the folder of a saved one.
+            Trained model, or the folder of a saved one.
         reference
-            The labelled cells that the model was trained on, with the label columns that it was
-            registered with. Needed for a model that was saved without the mean profiles of its
-            reference, which are then made of these.
+            Labelled cells that the model was trained on, with the label columns that it was
+            registered with. Required only for models saved without the mean profiles of their
+            reference, which are then computed from these cells.
         labels_key
-            Column, or columns from coarse to fine, with the labels of those query cells that have
-            one. Labels that the taxonomy does not know are ignored. By default no label is read,
-            even where there are some.
+            Column, or columns from coarse to fine, with known labels of query cells. Labels that
+            are not in the taxonomy are ignored. By default no labels are used.
         batch_key
-            Column of the query with the batch of every cell; each batch is adapted on its own. By
+            Column of the query with the batch of each cell; each batch is adapted separately. By
             default all cells are one batch.
         freeze_backbone, freeze_head
-            Keep the weights of the reference bit by bit; only the adapter is trained.
+            Keep the weights of the reference model unchanged, and train only the adapter.
         layer, use_raw, scale, fold_case
-            How the query is read, as in :meth:`~hdeepinsight.models.CountModel.open`.
+            How to read the query, as in :meth:`~hdeepinsight.models.CountModel.open`.
 
         Returns
         -------
-        A model of the same class with an ``adapter_``: ``train()`` it, then ``annotate()``.
+        A model of the same class with an ``adapter_``; call ``train()``, then ``annotate()``.
 
         Raises
         ------
         InputError
             If the matrix cannot be read as counts or the genes do not match.
         KeyError
-            If a column is not there.
+            If a column is missing.
         TypeError
             If ``reference_model`` is not a model.
         ValueError
-            If the model is adapted already, or was saved without profiles of its reference, and no
-            reference is given.
+            If the model is a query model, or was saved without mean profiles of its reference and
+            no reference is given.
 
         Examples
         --------
@@ -640,17 +663,17 @@ class AnnotatingMixin(_Base):
 
         Notes
         -----
-        Our decisions: every batch gets normalisation statistics of its own, estimated with its
-        classes weighed as in the reference; resemblance to the reference's mean profiles, by ranks
-        of markers, is a second opinion; adapters of the normalisations and of the head learn from
-        both opinions on thinned and masked views; markers that took no part decide whether that
-        helped.
+        The method is our own. Each batch gets its own normalisation statistics, estimated with
+        cells weighted to the class proportions of the reference. A second classifier compares ranks
+        of marker genes with the mean profiles of the reference. Adapters of the normalisation
+        layers and of the head are trained on the predictions of both, with thinned and masked
+        counts. Markers that were not used in this decide whether the adapter is kept.
         """
         model = copy.copy(cls._model_of(reference_model))
         model._check_if_trained(warn=False)
         if model.adapter_ is not None:
-            msg = "The reference model is a model of a query itself."
-            raise ValueError(f"{msg} Pass the model that it was made from.")
+            msg = "reference_model must be a reference model, got a query model."
+            raise ValueError(f"{msg} Pass the model that it was created from.")
         if model.profiles_ is None and reference is None:
             msg = "The reference model was saved without mean profiles of its reference. Pass the"
             raise ValueError(f"{msg} reference as reference=, or train and save the model again.")
@@ -661,19 +684,19 @@ class AnnotatingMixin(_Base):
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
         nodes = model._nodes(opened.obs, labels_key or [], ignore_unknown=True)
         if labels_key and not nodes.any():
-            msg = f"No cell of the query has a label of the taxonomy in {labels_key!r}, so"
-            warnings.warn(f"{msg} labels_key has no effect.", UserWarning, stacklevel=2)
+            msg = "labels_key has no effect: no query cell has a label of the taxonomy in"
+            warnings.warn(f"{msg} {labels_key!r}.", UserWarning, stacklevel=2)
         freeze = {"freeze_backbone": freeze_backbone, "freeze_head": freeze_head}
         model._query = _Query(adata, reading, opened, nodes, reference, freeze, model.module)
         return model
 
     def _fit_adapter(self, plan: dict[str, Any], options: dict[str, Any]) -> None:
-        """Adapt to the query, and keep that only if it helped."""
+        """Fit the adapter on the query; it is applied only if the check supports it."""
         query, adapter = self._query, self.adapter_
         if query is None or adapter is None:
             raise ValueError(
-                "This model of a query was loaded from a folder, where its query is not kept. It "
-                "annotates any query that is passed; to train, start from load_query_data."
+                "This query model was loaded from a folder, which does not contain its query. Pass "
+                "a query to annotate it; to train, start from load_query_data."
             )
         known = signature(AdaptationOptions).parameters
         check_keywords("train() of an adapter", [*plan, *options], known)
@@ -691,11 +714,8 @@ class AnnotatingMixin(_Base):
             given = self.open(query.reference)
             nodes = self._nodes(given.obs, ignore_unknown=True)
             if not (labelled := np.flatnonzero(nodes > 0)).size:
-                raise ValueError(
-                    f"No cell of the reference has a label in {', '.join(self._setup.labels_keys)}."
-                    " Pass the cells that the model was trained on, with their labels, or omit "
-                    "reference."
-                )
+                msg = f"No cell has a label in {', '.join(self._setup.labels_keys)}. Pass the cells"
+                raise ValueError(f"{msg} that the model was trained on, or omit reference.")
             (sums,) = reference_sums(network, given.read(labelled), nodes[labelled])
             known, profiles = profiles, sums.profiles()
             if known is not None:
@@ -711,7 +731,7 @@ class AnnotatingMixin(_Base):
                 profiles=profiles,
                 ensemble=reader.network.ensemble,
                 shift=self.shift_,
-                unlike=_unlike(reader, cells),
+                unlike=_share_unlike_reference(reader, cells),
                 options=settings,
                 seed=self.seed,
                 **query.freeze,
@@ -720,7 +740,7 @@ class AnnotatingMixin(_Base):
         report: Any = adapter.report
         self.recipe_ = {**self.recipe_, "adaptation": report.to_dict()}
 
-    def _part(self, kind: Any, values: dict[str, Any]) -> Any:
+    def _load_object(self, kind: Any, values: dict[str, Any]) -> Any:
         if kind is Calibration:
             return Calibration.from_dict(values, self.taxonomy)
         if kind is Adapter:
@@ -728,17 +748,17 @@ class AnnotatingMixin(_Base):
         return kind.from_dict(values)
 
 
-def _unlike(reader: QueryReader, cells: QueryCells) -> float | None:
-    """Return the share of some cells of a query that do not look like the reference."""
-    few = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
-    few = replace(few, batch=np.full(len(few), -1))  # read by the network of the reference
-    probabilities = reader.network(few, ("probabilities",))["probabilities"]
-    judge = reader.judge(few.counts, probabilities)
-    return None if judge is None else judge.foreign_share(few.counts, probabilities)
+def _share_unlike_reference(reader: QueryReader, cells: QueryCells) -> float | None:
+    """Return the share of a sample of query cells that differ from the reference."""
+    some = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
+    some = replace(some, batch=np.full(len(some), -1))  # no adapter is applied
+    probabilities = reader.network(some, ("probabilities",))["probabilities"]
+    judge = reader.judge(some.counts, probabilities)
+    return None if judge is None else judge.foreign_share(some.counts, probabilities)
 
 
 class _Query(NamedTuple):
-    """The query that a model was made for; it is not saved with it."""
+    """Query of a query model; it is not saved with the model."""
 
     data: Any
     reading: dict[str, Any]

@@ -1,4 +1,4 @@
-"""A saved classifier for annotating alone, without scvi-tools, which takes seconds to import."""
+"""Saved classifiers for annotation only, loaded without importing scvi-tools, which is slow."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from hdeepinsight.nn import GeneImageClassifier, seeded
 if TYPE_CHECKING:
     from hdeepinsight.data import AlignedQuery
 
-#: Networks that need no scvi-tools, by the class of their models.
+#: Networks that do not need scvi-tools, by model class.
 NETWORKS: Final = {"SCHDeepInsight": GeneImageClassifier}
 
 
 class Annotator(AnnotatingMixin):
-    """A trained classifier without its reference, for whatever needs no scvi-tools.
+    """Trained classifier without a reference, for annotation without scvi-tools.
 
-    It annotates, is evaluated on given cells and adapts to a query exactly as the model does that
-    :func:`load_model` returns, which also trains, explains and saves.
+    It annotates, evaluates given cells and adapts to a query with the same results as the model
+    that :func:`load_model` returns. It cannot train, explain or save.
 
     Parameters
     ----------
     attributes
-        What the file of the model says, in the present schema.
+        Attributes in the model file, in the present schema.
     network
-        Its network.
+        Network of the model.
 
     Examples
     --------
@@ -55,16 +55,16 @@ class Annotator(AnnotatingMixin):
         self.module, self.taxonomy = network, network.tree.taxonomy
         self.registry_ = attributes["registry_"]
         self.seed = attributes["init_params_"]["non_kwargs"]["seed"]
-        schema.restore_parts(self, attributes)
+        schema.restore_objects(self, attributes)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self | None:
-        """Read a model; ``None`` if it is of a class that needs scvi-tools, or is not trained.
+        """Read a model; return ``None`` if it is not trained, or its class needs scvi-tools.
 
         Raises
         ------
         ModelFileError
-            If the folder holds no model, or a damaged or foreign one.
+            If the folder holds no model, a damaged one, or one of another package.
         """
         place = ModelFolder(Path(folder))
         payload = place.read()
@@ -76,16 +76,25 @@ class Annotator(AnnotatingMixin):
         with damaged_if_unfit(place.path):
             attributes = schema.migrate(given, network.present_options)
             options = attributes["init_params_"]["non_kwargs"]
-            with seeded(options["seed"]):  # the weights that are replaced are drawn
+            with seeded(options["seed"]):  # leaves the global random state unchanged
                 found = cls(attributes, network.from_options(options))
             found.module.load_state_dict(payload[SAVE_KEYS.WEIGHTS])
-        found.missing_capabilities = schema.missing_capabilities(given, cls._parts)
+        found.missing_capabilities = schema.missing_capabilities(given, cls._saved_objects)
         found.module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        return found
+
+    @classmethod
+    def of(cls, model: AnnotatingMixin) -> Self:
+        """Return an annotator of a trained model, without its registered data."""
+        found = cls.__new__(cls)
+        own = ("module", "taxonomy", "registry_", "seed", "recipe_")
+        for name in (*own, *cls._saved_values, *cls._saved_objects):
+            setattr(found, name, getattr(model, name))
         return found
 
     @property
     def genes(self) -> tuple[str, ...]:
-        """Genes that the model reads, in order."""
+        """Genes of the model, in order."""
         genes: tuple[str, ...] = self.module.genes
         return genes
 
@@ -95,7 +104,7 @@ class Annotator(AnnotatingMixin):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Data summary, settings and versions of the training."""
+        """Data summary, settings and package versions of the training."""
         return dict(self.recipe_)
 
     def open(self, query: Any = None, *, indices: Any = None, **how: Any) -> AlignedQuery:
@@ -105,7 +114,7 @@ class Annotator(AnnotatingMixin):
         return opened if indices is None else opened.subset(indices)
 
     def train(self, *_: Any, plan_kwargs: Any = None, **options: Any) -> None:
-        """Fit the adapter of a model of a query; see :meth:`CountModel.train`."""
+        """Fit the adapter of a query model; see :meth:`CountModel.train`."""
         self._fit_adapter(dict(plan_kwargs or {}), options)
 
     @classmethod
@@ -119,4 +128,4 @@ class Annotator(AnnotatingMixin):
         return resolve_cells(None, None)
 
     def _check_if_trained(self, **_: Any) -> None:
-        """Do nothing: only trained models are read."""
+        """Do nothing: :meth:`from_folder` loads only trained models."""

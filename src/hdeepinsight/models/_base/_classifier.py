@@ -1,4 +1,4 @@
-"""How a hierarchical classifier learns from labelled cells, however it reads one."""
+"""Base class of hierarchical classifiers that are trained on labelled cells."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ if TYPE_CHECKING:
     from hdeepinsight.data import AlignedQuery
 
 SOURCE = "held-out reference cells"
-CROSS_FITTED = "reference cells, each read by a member that did not learn from it"
+CROSS_FITTED = "reference cells, each predicted by a member that was not trained on it"
 REFERENCE_CELLS = 20_000
-#: Fewest and most cells of a query that a student learns from.
+#: Minimum and maximum number of query cells that a student is trained on.
 STUDENT_CELLS = 100, 20_000
 CONFORMAL_CELLS = 20_000
-#: Held-out cells that a model keeps, to see how they look at the genes and depths of a query.
+#: Held-out cells stored with the model, for comparison at the genes and depth of a query.
 BANK_CELLS = 400
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 
 
 class HierarchicalClassifierMixin(AnnotatingMixin):
-    """Train, annotate, calibrate, evaluate and adapt; needs a taxonomy and a module with logits.
+    """Mixin of hierarchical classifiers: training, annotation, calibration and adaptation.
 
-    The module has ``tree``, ``temperature``, ``objective``, ``augment`` and ``predict``; the class
-    it is mixed into is a :class:`CountModel`.
+    It requires a ``taxonomy`` and a ``module`` with ``tree``, ``temperature``, ``objective``,
+    ``augment`` and ``predict``, and is combined with :class:`CountModel`.
 
     Examples
     --------
@@ -74,8 +74,8 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
     def _check_reference(self) -> None:
         super()._check_reference()
         if not self._nodes().any():
-            msg = "No cell of the reference has a label, so there is nothing to learn. Set it up"
-            raise ValueError(f"{msg} with a column that holds labels.")
+            msg = "At least one cell of the reference must have a label, got none. Set it up with"
+            raise ValueError(f"{msg} a column that contains labels.")
 
     def _prepare(
         self,
@@ -89,7 +89,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if split is None:
             if audit is not False:
-                raise ValueError("train(audit=...) has no effect with a datamodule. Omit it.")
+                raise ValueError("audit has no effect with a datamodule. Omit it.")
             codes = self._nodes(self._label_table())
             if self.module is None:
                 datamodule.setup("fit")
@@ -99,25 +99,25 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         nodes = given = self._nodes()
         settings: dict[str, Any] = {}
         if audit is not False:
-            nodes = self._lifted_nodes(given, split[0], audit)
+            nodes = self._audited_nodes(given, split[0], audit)
             settings["n_lifted_labels"] = int((nodes != given).sum())
         codes, unseen_by = np.arange(self.taxonomy.n_nodes), None
         if not len(split[1]) and held_out_share:
-            known = "is not calibrated, has no label sets (with n_members='auto' it would)"
+            label_sets = "it is not calibrated and has no label sets (n_members='auto' adds them)"
             if (n_members := getattr(self.module, "n_members", 1)) > 1:
-                known = "has label sets from cells that single members did not learn from"
+                label_sets = "its label sets come from cells withheld from single members"
                 rng = np.random.default_rng(self.seed)
                 trained = np.where(np.isin(np.arange(len(given)), split[0]), given, 0)
-                dealt_to = deal_out(trained, n_members, held_out_share, rng)
-                # A code then says both: the node, and the member that must not see it.
-                nodes = nodes + len(codes) * (dealt_to + 1)
-                parts = np.arange(-1, n_members)
-                unseen_by, codes = np.repeat(parts, len(codes)), np.tile(codes, len(parts))
+                withheld_from = deal_out(trained, n_members, held_out_share, rng)
+                # A code encodes the node and the member from which the label is withheld.
+                nodes = nodes + len(codes) * (withheld_from + 1)
+                members = np.arange(-1, n_members)
+                unseen_by, codes = np.repeat(members, len(codes)), np.tile(codes, len(members))
                 settings["cross_fitted"] = True
             warnings.warn(
-                f"No cells are held out: every type has too few for that. The model {known}, "
-                "knows no novelty, and cannot be evaluated on its reference. Label more cells, "
-                "raise validation_size, or pass validation_size=0 to agree.",
+                "No cells are held out, because every type has too few cells. The model has no "
+                f"novelty detection and cannot be evaluated on its reference; {label_sets}. Label "
+                "more cells, raise validation_size, or pass validation_size=0 to hide this.",
                 UserWarning,
                 stacklevel=4,  # the caller of train
             )
@@ -136,7 +136,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         if datamodule is None:
             obs = self.adata_manager.adata.obs
             unseen_by = obs[LABELS].to_numpy() // self.taxonomy.n_nodes - 1
-            obs[LABELS] = self._nodes()  # given ones, whatever was lifted
+            obs[LABELS] = self._nodes()  # original labels, without the changes of an audit
             rows = (self.validation_indices_, self.train_indices_)
             held_out, train = (self._reference_cells(part) for part in rows)
             if (unseen_by >= 0).any():
@@ -153,12 +153,12 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
     def _read_loader(
         self, datamodule: Any, part: str, codes: np.ndarray
     ) -> tuple[sparse.csr_matrix, np.ndarray]:
-        """Read at most 20,000 cells of a datamodule: raw counts in its genes, and their nodes."""
+        """Read at most 20,000 cells of a datamodule: raw counts of its genes, and nodes."""
         n_genes = len(self._loader_genes)
         counts = [sparse.csr_matrix((0, n_genes), dtype=np.float32)]
         nodes, n_cells = [np.zeros(0, dtype=int)], 0
-        is_there = part == "train" or self.recipe_["n_held_out"]
-        for batch in (getattr(datamodule, f"{part}_dataloader")() if is_there else None) or ():
+        has_cells = part == "train" or self.recipe_["n_held_out"]
+        for batch in (getattr(datamodule, f"{part}_dataloader")() if has_cells else None) or ():
             if not isinstance(batch.get(REGISTRY_KEYS.X_KEY), torch.Tensor) or "obs" in batch:
                 batch = datamodule.on_before_batch_transfer(batch, 0)
             check_batch(batch, n_genes, len(codes))
@@ -168,13 +168,13 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             if n_cells >= REFERENCE_CELLS:
                 break
         labelled = np.concatenate(nodes)
-        if part == "train" and not labelled.any() and n_cells < REFERENCE_CELLS:  # all were seen
+        if part == "train" and not labelled.any() and n_cells < REFERENCE_CELLS:  # all were read
             found = "cells with a label" if n_cells else "cells"
-            raise ValueError(f"The datamodule gives no {found} to train on. Check what it loads.")
+            raise ValueError(f"The datamodule loads no {found} for training. Check its data.")
         return sparse.vstack(counts, format="csr"), labelled
 
-    def _lifted_nodes(self, nodes: np.ndarray, train: np.ndarray, audit: Any) -> np.ndarray:
-        """Return labels with the suspicious ones lifted to where the audit agrees."""
+    def _audited_nodes(self, nodes: np.ndarray, train: np.ndarray, audit: Any) -> np.ndarray:
+        """Replace suspicious labels of training cells by the ancestor that the audit supports."""
         from hdeepinsight.tl import audit_labels
 
         reference = self._resolve_adata(None)
@@ -194,7 +194,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         )
 
     def _label_table(self) -> pd.DataFrame:
-        """Return the labels of a registry, one row per code."""
+        """Return the label columns of a registry, with one row per label code."""
         labels = self.registry_["field_registries"]["labels"]["state_registry"]
         names = labels["categorical_mapping"]
         return pd.DataFrame(dict.fromkeys(self._setup.labels_keys, names))
@@ -207,41 +207,42 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         return manager
 
     def _reference_cells(self, rows: np.ndarray) -> QueryCells:
-        """Return cells of the reference in memory, as its loaders give them."""
+        """Return cells of the reference with the arrays that its loaders provide."""
         shell = self.adata_manager.adata
         extra = {name: np.asarray(shell.obsm[name])[rows] for name in shell.obsm}
         return as_cells(sparse.csr_matrix(shell.X[rows]), shell.obs[LABELS].to_numpy()[rows], extra)
 
     def train_student(self, query: Any, **train_kwargs: Any) -> Self:
-        """Train a new model on the reference and on a query, whose labels this model gives.
+        """Train a new model on the reference and on a query with the soft labels of this model.
 
-        Every step of the training reads as many cells of the query as of the reference. Their
-        labels are soft: the probabilities that this model gives them. It helps on some pairs and
-        costs on others, so compare both on held-out donors; it takes up to twice as long as the
-        training itself.
+        Each mini-batch contains equal numbers of query and reference cells. The soft labels are
+        the probabilities that this model predicts for the query. A student improves the annotation
+        of some datasets and impairs others, so compare both models on held-out donors. Training
+        takes up to twice as long as that of this model.
 
         Parameters
         ----------
         query
-            The query, as in :meth:`annotate`, of at least 100 cells with counts. Of more than
-            20,000 so many are drawn. Nothing is written to it, and no label of it is read.
+            The query, as in :meth:`annotate`, with at least 100 cells with counts. Of more than
+            20,000 cells a random sample is used. It is not modified, and its labels are not read.
         **train_kwargs
             Keyword arguments of :meth:`~hdeepinsight.models.CountModel.train`, such as
-            ``accelerator``. Split, length, mini-batches and learning rate are those of this model.
+            ``accelerator``. Split, epochs, batch size and learning rate default to those of this
+            model.
 
         Returns
         -------
-        A trained model of the same class, taxonomy, genes and layout, calibrated on the same
-        held-out cells of the reference. This model stays as it is.
+        A trained model of the same class, with the same taxonomy, genes and layout, calibrated on
+        the same held-out reference cells. This model is not changed.
 
         Raises
         ------
         InputError
-            If the query cannot be read, is too small, or does not look like the reference (a red
-            verdict).
+            If the query cannot be read, is too small, or is too different from the reference (a
+            red verdict).
         ValueError
-            If no reference is attached, or another one than the model was trained on; or if the
-            model was trained with a datamodule or adapted to a query.
+            If the reference that the model was trained on is not attached, or the model was
+            trained with a datamodule or adapted to a query.
 
         Examples
         --------
@@ -258,23 +259,23 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         """
         self._check_if_trained(warn=False)
         if self.adapter_ is not None:
-            msg = "A model of a query has no students. Call train_student on the model that it was"
-            raise ValueError(f"{msg} made from.")
+            msg = "train_student requires a reference model, got a query model. Call it on the"
+            raise ValueError(f"{msg} model that this one was created from.")
         if self.registry_["setup_method_name"] == "setup_datamodule":
-            msg = "train_student needs the reference in memory, and the model was trained with a"
+            msg = "train_student requires the reference in memory, but the model was trained with a"
             raise ValueError(f"{msg} datamodule. Train a model on an AnnData.")
         if self.adata is None:
-            msg = "train_student needs the reference, and the model has none attached. Load it with"
-            raise ValueError(f"{msg} load(adata=...).")
+            msg = "train_student requires the reference, but the model has none attached. Load it"
+            raise ValueError(f"{msg} with load(adata=...).")
         self._check_reference()
         recipe, names = self.recipe_, ("max_epochs", "batch_size")
         same: dict[str, Any] = {name: recipe.get(name) for name in names}
         rates = {name: recipe[name] for name in ("lr", "weight_decay") if name in recipe}
         same |= {"plan_kwargs": rates, "audit": "n_lifted_labels" in recipe}
         if recipe.get("n_held_out"):
-            self._held_out()  # an error, where the reference is another one
-            left_out = () if self.test_indices_ is None else self.test_indices_
-            parts = [np.setdiff1d(self.train_indices_, left_out), self.validation_indices_]
+            self._held_out()  # raises an error for another reference
+            unused = () if self.test_indices_ is None else self.test_indices_
+            parts = [np.setdiff1d(self.train_indices_, unused), self.validation_indices_]
             same["datasplitter_kwargs"] = {"external_indexing": parts}
         elif not recipe.get("cross_fitted"):
             same["validation_size"] = 0
@@ -287,7 +288,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         return student
 
     def _soft_labelled(self, opened: AlignedQuery) -> tuple[QueryCells, np.ndarray]:
-        """Return cells of a query with the probabilities of their nodes, and the genes it has."""
+        """Return query cells with soft labels, and 1 for each gene that the query has."""
         fewest, most = STUDENT_CELLS
         rows = np.random.default_rng(self.seed).permutation(opened.n_obs)[:most]
         opened, read = opened.subset(np.sort(rows)), list[sparse.csr_matrix]()
@@ -296,10 +297,10 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         rows = np.flatnonzero(np.diff(counts.indptr))
         if len(rows) < fewest:
             found = f"{len(rows):,} cells of the query have counts of the model's genes."
-            valid = f"A student learns from at least {fewest}."
+            valid = f"A student requires at least {fewest}."
             raise InputError(found, valid, "Annotate the query with this model.")
         if result.verdict is not None and result.verdict.light == "red":
-            valid = "A student learns from what this model says of it, which is not to be trusted."
+            valid = "A student is trained on labels of this model, which are unreliable here."
             raise InputError(result.verdict.sentences[0], valid, "See the verdict of annotate().")
         probs = result.node_probabilities[rows].astype(np.float32)
         leaves = self.taxonomy.leaves
@@ -310,18 +311,20 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
 
     @torch.inference_mode()
     def _fit_confidence(self, held_out: QueryCells, train: QueryCells) -> None:
-        """Fit temperatures and conformal scores, and keep some held-out cells.
+        """Fit temperatures and conformal scores, and store some held-out cells.
 
-        Temperatures are fitted on the held-out cells, whole and thinned: they resemble the training
-        cells more than a query does, and alone would make the model surer than any other study
-        bears out. Cells that one member alone has not seen are read by that member, and serve the
-        conformal scores alone: members are surer than their mean, and the others know the cells.
+        Temperatures are fitted on held-out cells at full and reduced depth. At full depth alone the
+        model would be overconfident on other studies, because held-out cells resemble the training
+        cells more than a query does. Cells withheld from a single member are predicted by that
+        member and used for conformal scores only: a single member is more confident than the
+        ensemble, and the other members were trained on these cells.
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
         if self._uses_profiles and not getattr(self, "proteins", ()):
-            with torch.inference_mode(False):  # ordinary tensors, which a model keeps
-                known = train.counts, train.nodes  # not those that are held out
+            # Profiles of the training cells alone, so that held-out cells are independent of them.
+            with torch.inference_mode(False):  # inference tensors cannot be saved with the model
+                known = train.counts, train.nodes
                 self.profiles_ = _profiles_of(self.module, *known, self.seed)
         if not len(held_out):
             return
@@ -334,19 +337,18 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             read = CellReader(self.module, self.adapter_, genes)
             parts = [torch.from_numpy(read(cells, ("logits",))["logits"]) for cells in depths]
             nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
-            tree = TreeAlgebra(self.taxonomy)  # on the CPU, wherever the network is
+            tree = TreeAlgebra(self.taxonomy)  # on the CPU
             self.module.temperature.copy_(fit_temperatures(tree, torch.cat(parts), nodes))
         rng = np.random.default_rng(self.seed)
-        # Drawn blindly: conformal promises hold for cells of the same mixture of types.
+        # Drawn regardless of type: conformal coverage holds for the same mixture of types.
         drawn = held_out[rng.permutation(len(held_out))[:CONFORMAL_CELLS]]
         probabilities = np.empty((len(drawn), self.taxonomy.n_nodes), dtype=np.float32)
         unseen_by = drawn.extra.get("member", np.zeros(len(drawn)))
         for member in np.unique(unseen_by):
             part, profiles = drawn[unseen_by == member], self.combined_profiles
-            if cross_fitted and profiles is not None:  # nor are they to know these cells
+            if cross_fitted and profiles is not None:  # exclude these cells from the profiles
                 others = train[train.extra["member"] != member]
-                known = others.counts, others.nodes
-                profiles = _profiles_of(self.module, *known, self.seed)
+                profiles = _profiles_of(self.module, others.counts, others.nodes, self.seed)
             read = CellReader(self.module, self.adapter_, genes, profiles)
             found = read(part, ("probabilities",))["probabilities"]
             probabilities[unseen_by == member] = found

@@ -1,4 +1,4 @@
-"""The base of every model of counts: set-up, loaders, training, saving."""
+"""Base class of all models of raw counts: set-up, data loaders, training, saving and loading."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner
 
 from hdeepinsight._archive import UNFIT, damaged, damaged_if_unfit, frame_from_plain
-from hdeepinsight._errors import batch_column, check_integer, check_keywords
+from hdeepinsight._errors import batch_column, check_integer, check_keywords, invalid
 from hdeepinsight._keys import SAVE_KEYS
 from hdeepinsight._model_folder import REFERENCE_FILES, ModelFolder
 from hdeepinsight._progress import quiet_trainer
@@ -52,12 +52,12 @@ if TYPE_CHECKING:
 
     from hdeepinsight.data import ScaleMode
 
-#: Arguments of :meth:`CountModel.train` that say which cells train, and which are read together.
+#: Arguments of :meth:`CountModel.train` that select the training cells and form mini-batches.
 SPLITTING = "train_size", "validation_size", "shuffle_set_split", "split_key"
 LOADING = *SPLITTING, "batch_size", "datasplitter_kwargs"
-#: Arguments of the splitter that :meth:`CountModel.train` sets itself.
-SET_HERE = {*LOADING, "distributed_sampler", "shuffle"}
-#: Of scvi-tools' base class, and without a meaning here.
+#: Arguments of ``DataSplitter`` that :meth:`CountModel.train` sets itself.
+RESERVED = {*LOADING, "distributed_sampler", "shuffle"}
+#: Methods of scvi-tools' base class that do not apply to these models.
 NOT_SUPPORTED = {
     *("convert_legacy_save", "register_manager", "transfer_fields"),
     *("differential_abundance", "get_normalized_expression", "get_normalized_function_name"),
@@ -67,20 +67,21 @@ RECORDED_PACKAGES = ("hdeepinsight", "scvi-tools", "torch", "lightning", "anndat
 
 
 class CountModel(BaseModelClass):  # type: ignore[misc]
-    """A model of raw counts on scvi-tools' own loaders, splitters and training plans.
+    """Model of raw counts that uses scvi-tools' loaders, splitters and training plans.
 
-    A subclass names its module and builds it in ``__init__`` after ``_read_genes``; set-up,
-    training, saving and loading are here. The user's object is never written to: scvi-tools
-    registers a shell that shares its matrix.
+    A subclass builds its module in ``__init__`` after ``_read_genes``; it inherits set-up,
+    training, saving and loading. The user's object is never modified: scvi-tools registers a
+    shell AnnData that shares its matrix.
 
     Parameters
     ----------
     adata
-        Reference that was registered by :meth:`setup_anndata`.
+        Reference that was registered with :meth:`setup_anndata`.
     registry
-        Registry of a saved model or of a datamodule, where there is no reference.
+        Registry of a saved model or of a datamodule; required without ``adata``.
     seed
-        Seed of weights, split and training; by default ``scvi.settings.seed``, or 0.
+        Seed of the initial weights, the split and the training; ``scvi.settings.seed`` by default,
+        or 0 if that is not set.
 
     Examples
     --------
@@ -92,28 +93,28 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     """
 
     _training_plan_cls: ClassVar[type] = OneCyclePlan
-    #: Objects that travel with the model: attribute and class, which has to_dict and from_dict.
-    _parts: ClassVar[Mapping[str, type]] = {}
-    #: Attributes of plain types that travel with it too.
-    _figures: ClassVar[tuple[str, ...]] = ()
-    #: Metric that early stopping watches.
+    #: Attributes that are saved with the model, with their class, which has to_dict and from_dict.
+    _saved_objects: ClassVar[Mapping[str, type]] = {}
+    #: Attributes of plain types that are saved with the model.
+    _saved_values: ClassVar[tuple[str, ...]] = ()
+    #: Metric that early stopping monitors.
     _monitor: ClassVar[str] = "validation_loss"
     module: Any
     adapter_: Any = None
     recipe_: dict[str, Any]
     held_out_: np.ndarray | None = None
-    #: What this model cannot do since an older release saved it; mostly nothing.
+    #: Features that are unavailable because an older release saved the model; usually empty.
     missing_capabilities: tuple[str, ...] = ()
     _labels_required: ClassVar[bool] = False
-    #: Arguments of :meth:`train` that only some classes take, and hand on to ``_prepare``.
+    #: Class-specific arguments of :meth:`train`, passed to ``_prepare``.
     _train_options: ClassVar[tuple[str, ...]] = ()
-    #: Steps of a training of default length, and bounds of its epochs and of the cells of a step.
+    #: Default number of optimiser steps, and bounds of the number of epochs and the batch size.
     _default_steps: ClassVar[int] = 1200
     _epoch_bounds: ClassVar[tuple[int, int]] = (5, 400)
     _batch_size_bounds: ClassVar[tuple[int, int]] = (16, 128)
-    #: Share of the cells that train where nothing is said; ``None`` holds a tenth out.
+    #: Default share of training cells; ``None`` holds out 10 % of the cells.
     _default_train_size: ClassVar[float | None] = None
-    #: Options that an earlier release had, with the value that is now the only one.
+    #: Removed options, with the only value that is still supported.
     _former_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -148,7 +149,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         unlabeled_category: str = "Unknown",
         source_registry: dict[str, Any] | None = None,
     ) -> None:
-        """Register a reference; nothing is written to it.
+        """Register a reference without modifying it.
 
         Parameters
         ----------
@@ -157,25 +158,25 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         layer
             Layer with the counts; ``X`` by default.
         labels_key
-            Column of ``obs`` with labels: types, or a mixture of depths of the taxonomy. A cell
-            labelled at an inner node takes part in training down to that node.
+            Column of ``obs`` with labels. They may be at different levels of the taxonomy: a cell
+            labelled at an inner node is used in training down to that node.
         labels_keys
-            Instead of ``labels_key``: one column per level, from coarse to fine.
+            One label column per level, from coarse to fine, instead of ``labels_key``.
         batch_key
-            Column of ``obs`` with the batch (donor, study) of every cell. How far batches differ
-            from each other tells later whether a query needs an adaptation.
+            Column of ``obs`` with the batch (donor, study) of each cell. The differences between
+            batches are used later to decide whether a query needs adaptation.
         unlabeled_category
-            Label that means "not known"; missing values and words such as "unassigned" mean the
-            same.
+            Label of unlabelled cells. Missing values and words such as "unassigned" are treated
+            the same way.
         source_registry
-            Registry of a saved model, whose set-up is repeated on this object.
+            Registry of a saved model, used when the model is loaded with a new reference.
 
         Raises
         ------
         InputError
             If the matrix does not hold counts, and they cannot be recovered.
         KeyError
-            If a column is not there.
+            If a column is missing.
         TypeError
             If ``adata`` is not an AnnData.
         ValueError
@@ -202,18 +203,19 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     @property
     def adata(self) -> Any:
-        """The attached reference; ``None`` where there is none."""
+        """Attached reference, or ``None``."""
         return self._adata
 
     @adata.setter
     def adata(self, adata: Any) -> None:
         if adata is None:
-            raise ValueError("adata must be an AnnData or MuData, got None. Load the model again.")
+            msg = "adata must be an AnnData or MuData, got None. Load the model with adata=False"
+            raise ValueError(f"{msg} for one without a reference.")
         manager = self._manager_of(adata)
         self._adata, self._adata_manager = adata, manager
 
     def view_anndata_setup(self, adata: Any = None, hide_state_registries: bool = False) -> None:
-        """Print what was registered, of the model itself or of another object."""
+        """Print the registry of the model or of another object."""
         manager = self.get_anndata_manager(adata)
         if manager is not None:
             manager.view_registry(hide_state_registries=hide_state_registries)
@@ -221,19 +223,19 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             self.view_setup_method_args()
 
     def view_registry(self, hide_state_registries: bool = False) -> None:
-        """Print what was registered."""
+        """Print the registry of the model."""
         self.view_anndata_setup(None, hide_state_registries)
 
     def deregister_manager(self, adata: Any = None) -> None:
-        """Do nothing: no manager is kept beside the model, so there is none to give up."""
+        """Do nothing: managers are stored on the model, not in a global table."""
 
     @classmethod
     def view_setup_args(cls, dir_path: str | Path, prefix: str | None = None) -> None:
-        """Print the set-up arguments of a saved model, read as safely as by :meth:`load`."""
+        """Print the set-up arguments of a saved model; no code in its files is run."""
         AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
 
     def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
-        """Keep nothing beside the model: its manager is an attribute."""
+        """Do nothing: the manager is an attribute of the model."""
 
     def _registration(self) -> registration.Registration:
         return registration.registration_of(type(self), self.adata)
@@ -241,30 +243,30 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _read_genes(
         self, genes: Sequence[str], obsm: Mapping[str, np.ndarray] | None = None
     ) -> None:
-        """Make the loaders read these genes of the reference, in this order."""
-        manager = registration.narrowed(self._registration(), genes, self._setup, obsm)
+        """Restrict the loaders to these genes of the reference, in this order."""
+        manager = registration.with_genes(self._registration(), genes, self._setup, obsm)
         self._adata_manager, self.registry_ = manager, dict(manager.registry)
         self.summary_stats = manager.summary_stats
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Data summary, settings and versions of the training, in plain types."""
+        """Data summary, settings and package versions of the training, in plain types."""
         return dict(self.recipe_)
 
     @property
     def genes(self) -> tuple[str, ...]:
-        """Genes that the model reads, in order."""
+        """Genes of the model, in order."""
         fields = self.registry_["field_registries"]
         return tuple(map(str, fields["X"]["state_registry"]["column_names"]))
 
     @property
     def _model_summary_string(self) -> str:
-        """What scvi-tools shows; made anew whenever it is asked for."""
+        """Summary that scvi-tools prints, computed on access."""
         return repr(self)
 
     @_model_summary_string.setter
     def _model_summary_string(self, _: str) -> None:
-        """Take what the base class sets."""
+        """Ignore the fixed text that the base class sets."""
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name not in NOT_SUPPORTED]
@@ -273,17 +275,17 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return f"{type(self).__name__} of {len(self.genes):,} genes\n{self._training_state()}"
 
     def _training_state(self) -> str:
-        """Say on how many cells the model was trained, and whether any were held out."""
+        """Return the numbers of training and held-out cells and the adaptation, as text."""
         if not self.is_trained_:
-            return f"not trained, on {self.summary_stats.n_cells:,} cells"
+            return f"not trained, {self.summary_stats.n_cells:,} cells registered"
         trained = self.recipe_.get("n_cells", 0) - self.recipe_.get("n_held_out", 0)
         held_out = self.recipe_.get("n_held_out") or "no"
         text = f"trained on {trained:,} cells, {held_out} cells held out"
         if student := self.recipe_.get("student"):
-            text += f"; a student on a query of {student['n_cells']:,} cells"
+            text += f"; student trained on {student['n_cells']:,} query cells"
         if self.adapter_ is not None and (report := self.adapter_.report) is not None:
             is_applied = "adapted" if self.adapter_.is_applied else "not adapted"
-            text += f"; {is_applied} to a query of {report.n_cells:,} cells"
+            text += f"; {is_applied} to {report.n_cells:,} query cells"
         return text
 
     @property
@@ -291,7 +293,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return Setup.of(self.registry_)
 
     def _resolve_adata(self, data: Any) -> Any:
-        """Return the registered reference where nothing was given; a MuData file is read."""
+        """Return the given object, read if it is a MuData file; the reference by default."""
         return resolve_cells(data, self.adata)
 
     def open(
@@ -304,29 +306,29 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         fold_case: bool = False,
         indices: Sequence[int] | None = None,
     ) -> AlignedQuery:
-        """Open, check and align a query once, for any number of calls that take it.
+        """Open, check and align a query once, to pass it to several methods.
 
         Parameters
         ----------
         query
-            AnnData (in memory or backed), MuData, or path of an h5ad, zarr or h5mu file. It needs
-            raw counts and gene names, and no set-up. The registered reference by default.
+            AnnData (in memory or backed), MuData, or path of an h5ad, zarr or h5mu file, with raw
+            counts and gene names. No set-up is needed. The registered reference by default.
         layer
             Layer with the counts. By default the layer that the reference was registered with, if
             the query has it, else ``X``.
         use_raw
             Read the counts from ``raw``.
         scale
-            What the values are: ``"auto"`` finds out; see :func:`hdeepinsight.data.open_counts`.
+            Scale of the values; ``"auto"`` detects it, see :func:`hdeepinsight.data.open_counts`.
         fold_case
-            Match genes regardless of case. A mouse gene is not the human gene of the same name,
-            so this is never done unless asked for.
+            Match gene names regardless of case. Off by default, because a mouse gene is not the
+            human gene of the same name.
         indices
-            Cells to read, as positions or as a mask; all of them by default.
+            Cells to read, as positions or a Boolean mask; all cells by default.
 
         Returns
         -------
-        The query, which this model's methods take in place of an AnnData.
+        The aligned query, which the methods of this model accept instead of an AnnData.
 
         Raises
         ------
@@ -365,34 +367,34 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return_reference_var_names: bool = False,
         inplace: bool = False,
     ) -> AnnData | pd.Index:
-        """Return a copy of a query with exactly the genes of a model, in its order.
+        """Return a copy of a query with exactly the genes of a model, in the same order.
 
-        :meth:`open` and ``load_query_data`` need no such step; it is here for tools that expect
-        equal genes. Genes that the query lacks are 0 in the copy; ``var["measured"]`` tells which
-        of them are real. ``obs``, ``obsm``, ``obsp``, ``uns`` and ``raw`` come along, as do all
-        layers.
+        :meth:`open` and ``load_query_data`` align genes themselves; use this method for tools that
+        require identical genes. Genes that the query lacks are 0 in the copy, and
+        ``var["measured"]`` is ``False`` for them. ``obs``, ``obsm``, ``obsp``, ``uns``, ``raw`` and
+        all layers are copied.
 
         Parameters
         ----------
         adata
-            Query; it is never changed.
+            Query; it is not modified.
         reference_model
-            A trained model, or the folder of a saved one.
+            Trained model, or the folder of a saved one.
         return_reference_var_names
-            Return the names of the model's genes instead, as scvi-tools does.
+            Return only the names of the model's genes, as in scvi-tools.
         inplace
-            scvi-tools pads the given object; we do not, and refuse ``True``.
+            Not supported; present for compatibility with scvi-tools.
 
         Returns
         -------
-        The copy, or the names.
+        The copy, or the gene names.
 
         Raises
         ------
         GeneMatchError
             If too few genes match.
         ValueError
-            If ``inplace`` is asked for.
+            If ``inplace`` is ``True``.
 
         Examples
         --------
@@ -405,8 +407,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         True
         """
         if inplace:
-            msg = "prepare_query_anndata got inplace=True, which would pad your object with genes"
-            raise ValueError(f"{msg} that it does not have. Omit it, and use the returned copy.")
+            msg = "inplace must be False, got True: genes that were not measured would be added to"
+            raise ValueError(f"{msg} your object. Omit it, and use the returned copy.")
         model = cls._model_of(reference_model)
         if return_reference_var_names:
             return pd.Index(model.genes)
@@ -415,7 +417,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     @classmethod
     def _model_of(cls, given: Any) -> Self:
-        """Return a model, or load the folder of a saved one."""
+        """Return a model, loaded if a folder is given."""
         is_folder = isinstance(given, str | Path)
         model = classes.load_model(given, expected=cls) if is_folder else given
         if isinstance(model, cls):
@@ -424,45 +426,45 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         raise TypeError(f"The reference model must be {expected}, got a {type(given).__name__}.")
 
     def _opening(self) -> dict[str, Any]:
-        """Return further arguments of ``open_query``: gene weights, proteins."""
+        """Return class-specific arguments of ``open_query``, such as gene weights."""
         return {}
 
     def get_anndata_manager(self, adata: Any, required: bool = False) -> AnnDataManager | None:
-        """Return scvi-tools' manager of the shell of an object.
+        """Return the scvi-tools manager of the shell AnnData of an object.
 
         Parameters
         ----------
         adata
             The registered reference, a shell, or any AnnData, which is then opened and aligned.
         required
-            Unused; a manager is always found or an error raised.
+            Unused: a manager is always found, or an error raised.
         """
         if adata is None or adata is self.adata:
             return self.adata_manager
         return getattr(adata, "_hdi_manager", None) or self._manager_of(adata)
 
     def _validate_anndata(self, adata: Any = None, copy_if_view: bool = True) -> AnnData:
-        """Return the shell that loaders read in place of an object."""
+        """Return the shell AnnData of an object, which the loaders read."""
         manager: Any = self.get_anndata_manager(self._resolve_adata(adata))
         shell: AnnData = manager.adata
         shell._hdi_manager = manager
         return shell
 
     def _make_data_loader(self, adata: Any = None, *args: Any, **kwargs: Any) -> AnnDataLoader:
-        """Return a stock loader of an object's cells, with the genes of the model."""
+        """Return a scvi-tools loader of the cells of an object, with the genes of the model."""
         return super()._make_data_loader(self._validate_anndata(adata), *args, **kwargs)
 
     def _manager_of(self, data: Any) -> AnnDataManager:
-        """Align cells that were never registered, and register a shell of them."""
+        """Align cells that were not registered, and register a shell AnnData of them."""
         opened = self.open(data)
         obs = registration.shell_obs(opened.obs, self._setup)
         var = pd.DataFrame(index=pd.Index(self.genes, dtype=object))
         extra = self._extra_arrays(opened.obs)
         shell = AnnData(opened.read(), obs=obs, var=var, obsm=extra)
-        return registration.manage(shell, self._setup)
+        return registration.register_shell(shell, self._setup)
 
     def _extra_arrays(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Return what the loaders give beside the counts, from the table of the cells."""
+        """Return the arrays that loaders provide in addition to the counts, from ``obs``."""
         return {}
 
     @training.one_at_a_time()
@@ -484,66 +486,66 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         checkpoint: str | Path | None = None,
         **trainer_kwargs: Any,
     ) -> None:
-        """Train the network on the reference; on a model of a query, fit its adapter.
+        """Train the network on the reference, or fit the adapter of a query model.
 
         Parameters
         ----------
         max_epochs
-            Passes over the training cells; by default as many as make about 1,200 steps of the
-            optimiser, at least 5 and at most 400.
+            Number of epochs; by default as many as give about 1,200 optimiser steps, at least 5
+            and at most 400.
         accelerator, devices
-            As in Lightning. On several devices each process trains on its share of the cells. An
-            adapter is fitted on one device, by default where the model is.
+            As in Lightning. With several devices, each process trains on its share of the cells.
+            An adapter is fitted on one device, by default the one that the model is on.
         train_size
-            Share of cells to train on; by default all that are not held out. What neither this nor
-            ``validation_size`` takes is left out (``test_indices``).
+            Share of training cells; by default all cells that are not held out. Cells in neither
+            this share nor ``validation_size`` are left out (``test_indices``).
         validation_size
-            Share of cells held out for the metrics in ``history`` and for calibration, 0.1 by
-            default; 0 holds none out.
+            Share of cells held out for the metrics in ``history`` and for calibration; 0.1 by
+            default, 0 for none.
         shuffle_set_split
-            Draw the held-out cells; otherwise the first ones (of every label) are held out.
+            Draw the held-out cells at random; otherwise hold out the first cells of each label.
         batch_size
-            Cells per mini-batch; by default an eighth of the cells, at least 16 and at most 128.
+            Cells per mini-batch; by default one eighth of the cells, at least 16 and at most 128.
         early_stopping
-            Stop when the held-out loss has not fallen ``early_stopping_patience`` (12) times in a
-            row, and keep the best epoch. Off by default: the learning rate falls to zero over
-            ``max_epochs``, and the last epoch was the best one in our measurements.
+            Stop when the validation loss has not improved in ``early_stopping_patience`` (12)
+            consecutive validations, and keep the best epoch. Off by default: the learning rate
+            falls to zero over ``max_epochs``, and the last epoch was the best in our measurements.
         datasplitter_kwargs
-            Passed to :class:`scvi.dataloaders.DataSplitter`, such as ``num_workers``, or
-            ``external_indexing``: a list of the positions of the cells that train, and of those
-            that are held out; the others are left out (``test_indices``).
+            Passed to :class:`scvi.dataloaders.DataSplitter`, such as ``num_workers`` or
+            ``external_indexing``, a list of the positions of the training and held-out cells; the
+            other cells are left out (``test_indices``).
         plan_kwargs
-            Passed to the training plan: ``lr`` (peak of the one-cycle learning rate, 2e-3),
+            Passed to the training plan: ``lr`` (peak of the one-cycle learning rate, 2e-3) and
             ``weight_decay`` (1e-4). For an adapter: fields of
             :class:`~hdeepinsight.adaptation.AdaptationOptions`.
         datamodule
-            Loaders of your own, such as scvi-tools' ``AnnbatchDataModule``, for a model that was
-            made from their registry.
+            External data loaders, such as scvi-tools' ``AnnbatchDataModule``, for a model that was
+            created from their registry.
         split_key
-            Column of ``obs`` whose groups (donors, studies) are held out whole. By default cells
-            are held out within every label.
+            Column of ``obs`` whose groups (donors, studies) are held out as a whole. By default,
+            cells of each label are held out.
         checkpoint
-            Folder for a checkpoint, which is written after epochs, and removed at the end. Where
-            there is one, of the same training, it goes on from there to the same result. By
-            default there is none, and a training that is interrupted leaves the model as it was.
+            Folder of a checkpoint, which is written between epochs and removed after training. A
+            checkpoint of the same training is resumed and gives the same result. By default no
+            checkpoint is written, and an interrupted training leaves the model unchanged.
         **trainer_kwargs
             Passed to :class:`scvi.train.Trainer`: ``precision``, ``callbacks``, ``logger``,
             ``enable_progress_bar``, ``early_stopping_patience``, ... A hierarchical classifier also
-            takes ``audit``: whether to audit the labels first
-            (:func:`hdeepinsight.tl.audit_labels`), or an audit of these cells. Training cells with
-            a suspicious label are then taken as labelled only down to where the audit agrees;
-            held-out cells keep their labels. Off by default: it helps where labels are impure, and
-            changes little elsewhere.
+            accepts ``audit``: ``True`` to audit the labels first
+            (:func:`hdeepinsight.tl.audit_labels`), or the result of such an audit. Training cells
+            with a suspicious label are then used only down to the node that the audit supports;
+            held-out cells keep their labels. Off by default: it helps with noisy labels and has
+            little effect otherwise.
 
         Raises
         ------
         KeyError
-            If ``split_key`` is not a column, or a label column is gone.
+            If ``split_key`` is not a column, or a label column was removed.
         ValueError
-            If a setting is out of its range or has no effect, no cell has a label, the reference
-            was changed since it was registered, or no group of ``split_key`` can be held out.
+            If a setting is out of range or has no effect, no cell has a label, the reference was
+            changed after registration, or no group of ``split_key`` can be held out.
         TypeError
-            If the trainer does not take an argument.
+            If the trainer does not accept an argument.
 
         Examples
         --------
@@ -558,39 +560,37 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         given, plan_kwargs = dict(locals()), dict(plan_kwargs or {})
         if self.adapter_ is not None:
             names = *LOADING, "max_epochs", "early_stopping", "datamodule", "checkpoint"
-            training.refuse_without_effect(given, names, "where an adapter is fitted")
+            training.refuse_without_effect(given, names, "when an adapter is fitted")
             if training.is_distributed({}, devices):
-                raise ValueError(
-                    f"devices must be a single device, got {devices!r}: an adapter "
-                    "is fitted in one process. Omit it to stay where the model is."
-                )
+                hint = "An adapter is fitted in one process. Omit it to use the model's device."
+                raise invalid("devices", devices, "a single device", hint)
             if (accelerator, devices) != ("auto", "auto"):
                 self.to_device(parse_device_args(accelerator, devices, "torch")[-1])
             self._fit_adapter(plan_kwargs, trainer_kwargs)
             return
-        further = {name: trainer_kwargs.pop(name, None) for name in self._train_options}
-        further = {name: value for name, value in further.items() if value is not None}
+        specific = {name: trainer_kwargs.pop(name, None) for name in self._train_options}
+        specific = {name: value for name, value in specific.items() if value is not None}
         training.check_names(trainer_kwargs)
         patience = trainer_kwargs.get("early_stopping_patience")
         for name in ("max_epochs", "batch_size", "early_stopping_patience"):
             check_integer(name, (given | trainer_kwargs).get(name), optional=True)
         loading = dict(datasplitter_kwargs or {})
-        if ours := sorted(SET_HERE & set(loading)):
-            msg = f"datasplitter_kwargs must not hold {', '.join(ours)}, which train() sets."
+        if reserved := sorted(RESERVED & set(loading)):
+            msg = f"datasplitter_kwargs must not contain {', '.join(reserved)}, set by train()."
             raise ValueError(f"{msg} Pass sizes to train(), and devices for several processes.")
         if split_key is not None and not shuffle_set_split:
             raise ValueError("shuffle_set_split=False has no effect with split_key. Omit one.")
         split, share = None, 0.0
         if datamodule is not None:
-            training.refuse_without_effect(given, LOADING, "with a datamodule, which loads")
+            training.refuse_without_effect(given, LOADING, "with a datamodule")
             if self.adata is not None:
-                msg = "train(datamodule=...) needs a model without a reference. Make one of its"
-                raise ValueError(f"{msg} registry: {type(self).__name__}(registry=...).")
+                msg = "train(datamodule=...) requires a model without a reference. Create one from"
+                raise ValueError(f"{msg} its registry: {type(self).__name__}(registry=...).")
             n_train, n_val = training.sizes_of(datamodule)
         else:
             if self.adata is None:
-                msg = "train() needs cells, and the model has no reference attached. Load it with"
-                raise ValueError(f"{msg} adata=..., or pass datamodule=... with its loaders.")
+                msg = "train() requires cells, but the model has no reference attached. Load it"
+                raise ValueError(f"{msg} with adata=..., or pass datamodule=...")
             self._check_reference()
             if (parts := loading.pop("external_indexing", None)) is not None:
                 training.refuse_without_effect(given, SPLITTING, "with external_indexing")
@@ -606,7 +606,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         size = int(batch_size or usual)
         steps = max(1, -(-n_train // size))
         epochs = int(max_epochs or np.clip(round(self._default_steps / steps), *self._epoch_bounds))
-        plan_args, found = self._prepare(split, datamodule, held_out_share=share, **further)
+        plan_args, found = self._prepare(split, datamodule, held_out_share=share, **specific)
         plan = self._training_plan_cls(self.module, *plan_args, **plan_kwargs)
         monitor = self._monitor if early_stopping else None
         options = training.trainer_options(trainer_kwargs, epochs, n_val, devices, monitor=monitor)
@@ -614,7 +614,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         settings |= {"lr": plan.lr, "weight_decay": plan.weight_decay}
         loaders = datamodule
         if datamodule is None:
-            # A rest of one or two cells has no statistics of its own.
+            # Batch statistics of a last mini-batch of one or two cells would be unstable.
             loading.setdefault("drop_last", 0 < n_train % size < 3 and n_train > size)
             loading |= {
                 "external_indexing": split,
@@ -644,7 +644,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         *,
         sizes: tuple[int, int],
     ) -> None:
-        """Run a training plan, and keep its recipe."""
+        """Run a training plan and record its recipe."""
         self._run(plan, loaders, options)
         self.recipe_ = {
             "n_cells": sum(sizes),
@@ -657,19 +657,19 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         }
 
     def _run(self, plan: Any, loaders: Any, options: Mapping[str, Any]) -> None:
-        """Run a training plan, which leaves the model as it was if it fails."""
+        """Run a training plan; if it fails, leave the model unchanged."""
         unchanged = training.unchanged_if_interrupted(self)
         with quiet_trainer(), unchanged, training.seeded(self.seed):
             runner = TrainRunner(self, plan, loaders, **options)
             self.module.train()
             runner()
             if not runner.trainer.global_step:
-                msg = "The training took no step, so nothing was learned. Raise max_epochs, or omit"
-                raise ValueError(f"{msg} settings of the trainer that end it at once.")
+                msg = "The training took no optimiser step. Raise max_epochs, or omit the trainer"
+                raise ValueError(f"{msg} settings that end it at once.")
             training.check_finite(self.module)
 
     def _check_reference(self) -> None:
-        """Refuse to train where there is no reference, or another one than was registered."""
+        """Raise an error without a reference, or if it was changed after registration."""
         data, keys = self._resolve_adata(None), self._setup.labels_keys
         layer = self._setup.layer
         x = None if is_paired(data) else data.layers.get(layer, data.X)
@@ -682,7 +682,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         shuffle: bool,
         split_key: str | None,
     ) -> list[np.ndarray]:
-        """Return the cells that train, that are held out of every label, and that do neither."""
+        """Return the positions of the training, held-out and unused cells."""
         groups, rng = self._groups(split_key), np.random.default_rng(self.seed)
         obs = self.adata_manager.adata.obs
         labels = obs.get(LABELS, pd.Series(1, index=obs.index)).to_numpy()
@@ -692,15 +692,15 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle)
 
     def _splitter(self, settings: Mapping[str, Any], **loading: Any) -> DataSplitter:
-        """Return the loaders of a training, whose recipe has these settings."""
+        """Return the data loaders; a subclass may record ``settings`` in the recipe."""
         return DataSplitter(self.adata_manager, **loading)
 
     def _prepare(self, split: list[np.ndarray] | None, datamodule: Any, **options: Any) -> Prepared:
-        """Return further arguments of the training plan, and settings to write down."""
+        """Return further arguments of the training plan, and settings for the recipe."""
         return (), {}
 
     def _fingerprint(self, settings: object, split: list[np.ndarray] | None) -> str:
-        """Compute the SHA-256 of all that a training starts from."""
+        """Compute the SHA-256 of the initial state of a training: weights, data and settings."""
         arrays = [t.detach().cpu().numpy() for t in self.module.state_dict().values()]
         if split is not None:
             shell = self.adata_manager.adata
@@ -713,12 +713,12 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return digest.hexdigest()
 
     def _finish(self, plan: Any, datamodule: Any) -> None:
-        """Remember the held-out cells by name."""
+        """Store the hashed names of the held-out cells."""
         if datamodule is None:
             self.held_out_ = name_digests(self.adata.obs_names)[self.validation_indices_]
 
     def _groups(self, key: str | None) -> np.ndarray | None:
-        """Return the group of every cell of the reference by a column, where one is named."""
+        """Return a column of the reference as text, or ``None`` without a ``key``."""
         if key is None:
             return None
         obs = self._setup.obs_of(self._resolve_adata(None), [key], kind="batch")
@@ -726,18 +726,18 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return groups
 
     def _held_out(self) -> AnnData | MuData:
-        """Return the held-out cells of the attached reference, which are found by name."""
+        """Return the held-out cells of the attached reference, matched by name."""
         reference = self._resolve_adata(None)
         if self.held_out_ is None or not len(self.held_out_):
             msg = "No cells were held out in training, so there is nothing to evaluate. Pass"
-            hint = "labelled cells that took no part in it, or train with a larger validation_size."
-            raise ValueError(f"{msg} {hint}")
+            hint = "labelled cells that were not used in it, or train with a larger validation_size"
+            raise ValueError(f"{msg} {hint}.")
         rows = np.flatnonzero(np.isin(name_digests(self.adata.obs_names), self.held_out_))
         if len(rows) != len(self.held_out_):
             raise ValueError(
                 f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in "
-                "training are in the attached reference, which is another one than the model was "
-                "trained on. Attach that one, or pass labelled cells that took no part in training."
+                "training are in the attached reference. Attach the reference that the model was "
+                "trained on, or pass labelled cells that were not used in training."
             )
         return reference[rows]
 
@@ -754,24 +754,23 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         Parameters
         ----------
         dir_path
-            Folder, made where it does not exist.
+            Folder, created if it does not exist.
         prefix
-            Put before the names of the files.
+            Prefix of the file names.
         overwrite
-            Replace a model that is there already. The old one stays whole until the new one is
-            completely written.
+            Replace an existing model. The old one stays complete until the new one is written.
         save_anndata
             Save the reference too, as ``adata.h5ad`` or ``mdata.h5mu``.
         **anndata_write_kwargs
-            With ``save_anndata``: passed to :meth:`anndata.AnnData.write_h5ad`, or its equal for a
-            MuData.
+            With ``save_anndata``: passed to :meth:`anndata.AnnData.write_h5ad`, or to
+            ``MuData.write_h5mu``.
 
         Raises
         ------
         FileExistsError
-            If there is a model and ``overwrite`` is off.
+            If the folder holds a model and ``overwrite`` is ``False``.
         OSError
-            If the disk is full or cannot be written.
+            If the disk is full or not writable.
         TypeError
             If an argument has no effect.
 
@@ -789,16 +788,16 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
         Notes
         -----
-        ``manifest.json`` beside the model lists sizes and SHA-256 checksums, which :meth:`load`
-        compares before it parses anything. A process that is killed while it saves leaves the old
-        model or the new one. After a training in several processes the first one writes.
+        ``manifest.json`` in the same folder lists sizes and SHA-256 checksums, which :meth:`load`
+        verifies before it parses anything. If the process is killed while it saves, the folder
+        holds either the old or the new model. After distributed training, only rank 0 writes.
         """
         folder = ModelFolder(Path(dir_path), prefix or "")
         if not getattr(getattr(self, "trainer", None), "is_global_zero", True):
             return
         if folder.holds_model and not overwrite:
-            msg = f"A model exists in {folder.path}. Pass overwrite=True to replace it, or give"
-            raise FileExistsError(f"{msg} another folder.")
+            msg = f"A model exists in {folder.path}. Pass overwrite=True to replace it, or another"
+            raise FileExistsError(f"{msg} folder.")
         references = {}
         given = [name for name, value in anndata_write_kwargs.items() if value]
         if not save_anndata:
@@ -806,8 +805,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             check_keywords("save() without save_anndata", given, known)
         else:
             if self.adata is None:
-                msg = "save_anndata=True saves the reference, and the model has none attached."
-                raise ValueError(f"{msg} Leave it out, or load the model with adata=...")
+                msg = "save_anndata=True saves the reference, but the model has none attached."
+                raise ValueError(f"{msg} Omit it, or load the model with adata=...")
             reference: Any = self._resolve_adata(None)
             paired = isinstance(reference, MuData)
             name = REFERENCE_FILES[paired]
@@ -826,46 +825,47 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         backup_url: str | None = None,
         datamodule: Any = None,
     ) -> Self:
-        """Load a model; code in the file, if any, is refused and never run.
+        """Load a model; files that contain code are rejected, and no code in them is run.
 
         Parameters
         ----------
         dir_path
             Folder written by :meth:`save`.
         adata
-            Reference to attach. By default the one saved with the model, where there is one;
-            ``False`` attaches none. Annotating needs none.
+            Reference to attach; by default the one saved with the model, if any. ``False`` attaches
+            none, which is enough to annotate.
         accelerator, device
-            Where the model lives, as in scvi-tools.
+            Device of the model, as in scvi-tools.
         prefix
-            As given to :meth:`save`.
+            As in :meth:`save`.
         backup_url, datamodule
-            Of scvi-tools, and refused: :func:`hdeepinsight.hub.pull` fetches models, and
-            :meth:`train` takes a datamodule.
+            Not supported, present for compatibility with scvi-tools: use
+            :func:`hdeepinsight.hub.pull` to download models, and pass a datamodule to
+            :meth:`train`.
 
         Raises
         ------
         ModelFileError
-            If the folder holds no model, or a damaged or foreign one.
+            If the folder holds no model, a damaged one, or one of another package.
         TypeError
-            If ``adata`` is something else, such as the path of a file, or an argument is refused.
+            If ``adata`` is anything else, such as a path, or an unsupported argument is given.
 
         Examples
         --------
         >>> import hdeepinsight as hdi
-        >>> folder = hdi.hub.download("pbmc").folder  # or that of a model that you saved
+        >>> folder = hdi.hub.download("pbmc").folder  # or the folder of a model that you saved
         >>> hdi.SCHDeepInsight.load(folder, adata=False).taxonomy.n_leaves
         8
         """
         if (backup_url, datamodule) != (None, None):
-            msg = "load() takes no backup_url and no datamodule. Fetch a model by hdi.hub.pull, and"
-            raise TypeError(f"{msg} pass a datamodule to train().")
+            msg = "load() takes no backup_url and no datamodule. Download models with hdi.hub.pull,"
+            raise TypeError(f"{msg} and pass a datamodule to train().")
         model: Self = classes.load_model(dir_path, adata, accelerator, device, prefix, expected=cls)
         return model
 
     @classmethod
     def _from_payload(cls, payload: dict[str, Any], adata: Any, name: object) -> Self:
-        """Build the model that a payload describes, with its weights."""
+        """Build a model from the content of its file."""
         attributes = payload[SAVE_KEYS.ATTRIBUTES]
         with damaged_if_unfit(name):
             attributes = schema.migrate(attributes, cls._options_of)
@@ -877,7 +877,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                     raise ValueError(f"{msg}: load it with the release that saved it")
             if adata is None:
                 model = cls(None, registry=registry, **options)
-        if adata is not None:  # what is wrong is then more likely with the data that was passed
+        if adata is not None:  # an error is then due to the given data, not to the file
             method = registry["setup_method_name"]
             if method == "setup_datamodule":
                 msg = "The model was trained with a datamodule, so no reference can be attached."
@@ -890,22 +890,22 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             model._restore(attributes)
             model.module.load_state_dict(payload[SAVE_KEYS.WEIGHTS])
         given = payload[SAVE_KEYS.ATTRIBUTES]
-        model.missing_capabilities = schema.missing_capabilities(given, cls._parts)
+        model.missing_capabilities = schema.missing_capabilities(given, cls._saved_objects)
         return model
 
     @classmethod
     def _options_of(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Return the options of the class from those in a file, which may be an older one's."""
+        """Return the constructor options for those saved by this or an earlier release."""
         return options
 
     @classmethod
     def load_registry(cls, dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
-        """Read the registry of a saved model, as safely as :meth:`load` does.
+        """Read the registry of a saved model; as in :meth:`load`, no code in its files is run.
 
         Parameters
         ----------
         dir_path, prefix
-            As given to :meth:`save`.
+            As in :meth:`save`.
 
         Returns
         -------
@@ -926,22 +926,22 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return weights and attributes in plain types, for the model file."""
         names: tuple[str, ...] = ("is_trained_", "train_indices_", "validation_indices_")
         names += ("test_indices_", "history_", "recipe_", "held_out_", "registry_", "init_params_")
-        names += self._figures
-        parts = {name: getattr(self, name) for name in self._parts}
+        names += self._saved_values
+        objects = {name: getattr(self, name) for name in self._saved_objects}
         return {
             SAVE_KEYS.WEIGHTS: self.module.state_dict(),
             SAVE_KEYS.GENES: list(self.genes),
             SAVE_KEYS.ATTRIBUTES: {
                 "schema_version_": schema.SCHEMA_VERSION,
                 **{name: getattr(self, name) for name in names},
-                **{name: part and part.to_dict() for name, part in parts.items()},
+                **{name: value and value.to_dict() for name, value in objects.items()},
             },
         }
 
     def _restore(self, attributes: dict[str, Any]) -> None:
-        """Set what :meth:`_payload` stored, in its original types."""
+        """Set the attributes that :meth:`_payload` saved, in their original types."""
         self.is_trained_ = attributes["is_trained_"]
-        schema.restore_parts(self, attributes)
+        schema.restore_objects(self, attributes)
         for name in ("train_indices_", "validation_indices_", "test_indices_", "held_out_"):
             value = attributes.get(name)
             setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
@@ -952,6 +952,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             self.validation_indices_ = np.flatnonzero(held_out)
             self.train_indices_ = np.flatnonzero(~held_out)
 
-    def _part(self, kind: Any, values: dict[str, Any]) -> Any:
-        """Rebuild an object that travels with the model."""
+    def _load_object(self, kind: Any, values: dict[str, Any]) -> Any:
+        """Rebuild an object that is saved with the model."""
         return kind.from_dict(values)

@@ -1,4 +1,4 @@
-"""What scvi-tools trains of every network that classifies along a tree."""
+"""Base scvi-tools module of networks that classify along a taxonomy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hdeepinsight.nn import TreeClassifier
 
 
 class TreeModule(TreeClassifier, BaseModuleClass):  # type: ignore[misc]
-    """Augment cells, and turn what a classifier says of them into a loss."""
+    """Module that augments mini-batches and computes the loss of a hierarchical classifier."""
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
         counts = tensors[REGISTRY_KEYS.X_KEY]
@@ -23,17 +23,17 @@ class TreeModule(TreeClassifier, BaseModuleClass):  # type: ignore[misc]
         }
 
     def augment(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Make training cells look like those of queries: shallower, and with fewer genes.
+        """Thin counts and mask genes, to simulate queries of lower depth and with fewer genes.
 
         Parameters
         ----------
         tensors
-            Mini-batch with raw counts, shape ``(n_cells, n_genes)``; ``measured`` of the same
-            shape, if it is there, is 1 for genes that may be shown.
+            Mini-batch with raw counts, shape ``(n_cells, n_genes)``; ``measured`` (optional, same
+            shape) is 1 for genes that may stay visible.
 
         Returns
         -------
-        The mini-batch with thinned counts and masks of what is shown.
+        The mini-batch with thinned counts, and ``measured`` with the genes that stay visible.
         """
         counts = self.thinning.sample_dense(tensors[REGISTRY_KEYS.X_KEY])
         measured = self.masking.sample(counts.shape[0], counts.shape[1], counts.device)
@@ -51,13 +51,13 @@ class TreeModule(TreeClassifier, BaseModuleClass):  # type: ignore[misc]
         inference_outputs: dict[str, Tensor],
         generative_outputs: dict[str, Tensor],
     ) -> LossOutput:
-        """Hierarchical loss of a mini-batch."""
+        """Compute the hierarchical loss of a mini-batch."""
         targets = nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
-        if "soft_labels" in tensors:  # none for a member that must not see the label
+        if "soft_labels" in tensors:  # zero for members from which the label is withheld
             targets = tensors["soft_labels"] * (nodes > 0).unsqueeze(1)
         loss = self.objective(generative_outputs["conditional"], targets)
         return LossOutput(loss=loss, n_obs_minibatch=len(nodes))
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
-        """Not available: the model classifies, it does not generate."""
-        raise NotImplementedError(f"{type(self).__name__} is a classifier; it has no samples.")
+        """Raise an error: a classifier is not generative."""
+        raise NotImplementedError(f"{type(self).__name__} is a classifier and cannot sample.")

@@ -1,4 +1,4 @@
-"""How networks are optimised, and what is logged on the way."""
+"""Training plans: optimiser, learning rate schedule, losses and logged metrics."""
 
 from __future__ import annotations
 
@@ -22,33 +22,32 @@ if TYPE_CHECKING:
     from hdeepinsight.adaptation import QueryCells
     from hdeepinsight.taxonomy import Taxonomy
 
-#: Further arguments of a training plan, and settings to write down.
+#: Further arguments of a training plan, and settings for the recipe.
 Prepared: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-#: Shape of the learning rate: 15 % of the steps rise to the peak, the rest fall to almost nothing.
+#: One-cycle schedule: the learning rate rises in 15 % of the steps, then falls to lr / 1,000.
 ONE_CYCLE: dict[str, Any] = {"pct_start": 0.15, "div_factor": 10.0, "final_div_factor": 100.0}
 
 
 class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
-    """Train with AdamW under a one-cycle learning rate.
+    """Training plan with AdamW and a one-cycle learning rate.
 
     Parameters
     ----------
     module
-        The network.
+        Module to train.
     lr
         Peak of the learning rate.
     weight_decay
-        Decoupled weight decay of all weight matrices; biases and normalisation are not decayed.
+        Decoupled weight decay of weight matrices; biases and normalisation are not decayed.
     **others
-        Options of :class:`scvi.train.TrainingPlan` that have no effect under this schedule, and
-        are refused.
+        Other options of :class:`scvi.train.TrainingPlan`; they have no effect and raise an error.
 
     Raises
     ------
     TypeError
         If another option is given.
     ValueError
-        If a rate is out of its range.
+        If ``lr`` or ``weight_decay`` is out of range.
 
     Examples
     --------
@@ -67,19 +66,19 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         **others: Any,
     ) -> None:
         if others:
-            msg = f"plan_kwargs takes lr and weight_decay, got {', '.join(others)}: no effect under"
-            raise TypeError(f"{msg} a one-cycle learning rate. Omit it.")
+            msg = f"plan_kwargs must be lr or weight_decay, got {', '.join(others)}, which has no"
+            raise TypeError(f"{msg} effect with a one-cycle learning rate. Omit it.")
         if not (isinstance(lr, int | float | np.number) and lr > 0):
             raise invalid("lr", lr, "a number > 0", "Omit it to use the default.")
         check_number("weight_decay", weight_decay, hint="Pass 0 to switch it off.")
         super().__init__(module, optimizer="AdamW", lr=float(lr), weight_decay=float(weight_decay))
 
     def rates(self) -> dict[float, list[Parameter]]:
-        """Return what is trained by the share of the learning rate that it is trained at."""
+        """Return the trainable parameters, grouped by their factor of the learning rate."""
         return {1.0: [p for p in self.module.parameters() if p.requires_grad]}
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Return AdamW and the one-cycle schedule over all steps of the training."""
+        """Return AdamW and the one-cycle schedule over all training steps."""
         groups = [
             {"params": some, "weight_decay": decay, "lr": share * self.lr}
             for share, parameters in self.rates().items()
@@ -88,7 +87,7 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
                 ([p for p in parameters if p.ndim <= 1], 0.0),
             )
         ]
-        # One pass over the weights; under clipping, half precision needs it step by step.
+        # The fused optimiser is faster, but half precision with gradient clipping excludes it.
         fused = self.device.type in ("cpu", "cuda") and not self.trainer.gradient_clip_val
         optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
         peaks = [group["lr"] for group in groups]
@@ -98,26 +97,26 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
 
 
 class HierarchicalPlan(OneCyclePlan):
-    """Train a hierarchical classifier, with metrics of every level on held-out cells.
+    """Training plan of a hierarchical classifier, with validation metrics for each level.
 
     Parameters
     ----------
     module
-        The network; its ``augment`` makes training cells shallower and hides genes.
+        Module to train; its ``augment`` thins counts and masks genes.
     taxonomy
-        Names the levels in the log.
+        Taxonomy of the cell types, which names the levels in the log.
     node_of_code
-        Node of every label code that the loader gives.
+        Node of each label code that the loader returns, shape ``(n_codes,)``.
     columns
-        Columns of the loader's matrix that the network reads; all of them by default.
+        Columns of the loader's matrix that the network reads; all columns by default.
     unseen_by
-        Member of the network that must not see the labels of a code, -1 for none; see
-        :func:`~hdeepinsight.data.deal_out`.
+        Ensemble member from which the labels of a code are withheld, -1 for none, shape
+        ``(n_codes,)``; see :func:`~hdeepinsight.data.deal_out`.
     query, measured
-        Cells of a query with the probabilities of their nodes (``soft_labels``), of which as many
-        join every mini-batch, and 1 for the genes that they have, shape ``(n_genes,)``.
+        Query cells with soft labels (``soft_labels``, node probabilities), which are added to each
+        mini-batch in equal number, and 1 for each gene that they have, shape ``(n_genes,)``.
     **kwargs
-        As in :class:`OneCyclePlan`.
+        Passed to :class:`OneCyclePlan`.
 
     Examples
     --------
@@ -125,7 +124,7 @@ class HierarchicalPlan(OneCyclePlan):
     >>> import numpy as np
     >>> from hdeepinsight.models import HierarchicalPlan
     >>> model = hdi.hub.pull("pbmc")
-    >>> nodes = np.arange(model.taxonomy.n_nodes)  # loaders that give nodes themselves
+    >>> nodes = np.arange(model.taxonomy.n_nodes)  # label codes are nodes
     >>> HierarchicalPlan(model.module, model.taxonomy, nodes).lr
     0.002
     """
@@ -151,7 +150,7 @@ class HierarchicalPlan(OneCyclePlan):
         self._held_out: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of a mini-batch of augmented cells."""
+        """Compute the loss of an augmented mini-batch."""
         inputs = self._inputs(batch)
         if self.query is not None:
             inputs = self._with_query(inputs, self.query)
@@ -170,14 +169,14 @@ class HierarchicalPlan(OneCyclePlan):
         return total
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Collect the predictions for held-out cells, with all their genes and counts."""
+        """Predict held-out cells without augmentation."""
         inputs = self._inputs(batch)
         _, generative, _ = self.module(inputs)
         nodes = inputs[REGISTRY_KEYS.LABELS_KEY]
         self._held_out.append((generative["conditional"].float(), nodes))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss and every level's metrics, and adapt the weights of the levels."""
+        """Log the loss and the metrics of each level, and update the level weights."""
         check_finite(self.module)
         conditional, nodes = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
         self._held_out.clear()
@@ -190,12 +189,12 @@ class HierarchicalPlan(OneCyclePlan):
         weights = self.module.objective.level_weights.tolist()
         for name, weight in zip(self.taxonomy.level_names, weights, strict=True):
             metrics[f"level_weight_{name}"] = weight
-        # Uniform over levels, whatever the weights are now, so that epochs can be compared.
+        # Levels have equal weight here, so that epochs can be compared.
         self.log("validation_loss", per_level.mean(), prog_bar=True, sync_dist=self.use_sync_dist)
         self.log_dict(metrics, sync_dist=self.use_sync_dist)
 
     def _inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the loader's mini-batch with the network's genes, and nodes for label codes."""
+        """Select the genes of the network, and convert label codes to nodes."""
         counts = batch[REGISTRY_KEYS.X_KEY]
         if self.columns is not None:
             counts = counts[:, self.columns]
@@ -206,7 +205,7 @@ class HierarchicalPlan(OneCyclePlan):
         return {**batch, REGISTRY_KEYS.X_KEY: counts, **labels}
 
     def _with_query(self, inputs: dict[str, Tensor], query: QueryCells) -> dict[str, Tensor]:
-        """Return a mini-batch with as many cells of the query; all of them have soft labels."""
+        """Add the same number of query cells to a mini-batch; all cells get soft labels."""
         nodes, counts = inputs[REGISTRY_KEYS.LABELS_KEY], inputs[REGISTRY_KEYS.X_KEY]
         on_path = self.module.tree.node_at_level[nodes].clamp_min(0)
         paths = counts.new_zeros(len(nodes), self.taxonomy.n_nodes).scatter(1, on_path, 1.0)
@@ -225,7 +224,7 @@ class HierarchicalPlan(OneCyclePlan):
 
 
 def _gathered(values: Tensor) -> Tensor:
-    """Return the rows of all processes, whose numbers may differ."""
+    """Gather rows from all processes, which may have different numbers of them."""
     parts: list[Tensor | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(parts, values.cpu())
     return torch.cat([part for part in parts if part is not None]).to(values.device)

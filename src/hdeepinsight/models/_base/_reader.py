@@ -1,4 +1,4 @@
-"""Queries through a network: folded where it can be, in blocks, by several workers; and judged."""
+"""Predict the cells of a query block by block, with several threads and the folded network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -30,27 +30,29 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
+Outputs: TypeAlias = "dict[str, np.ndarray]"
 
-#: Cells in one pass: plainly, what stays in the caches of a CPU; folded, a chunk, which the network
-#: divides itself on a CPU. On an H100, larger ones are read no faster: hosts prepare the cells.
+#: Cells per forward pass. The plain network is fastest with what fits in CPU caches. The folded one
+#: takes a chunk, which it divides itself on a CPU. Larger ones are no faster on an H100, where the
+#: host prepares the cells.
 PLAIN_CELLS, FOLDED_CELLS = 1024, CHUNK_CELLS
-#: Some prepare cells while others compute and bring results back.
+#: Threads on a GPU: some prepare cells or copy results back while others compute.
 GPU_WORKERS = 4
-#: Inputs that a folded network does not take.
+#: Inputs that a folded network does not accept.
 PLAIN_INPUTS = {"shift", "member"}
 
 
 class QueryReader:
-    """Read the cells of a query by a model, in one pass, and judge them.
+    """Predictions of a model for the cells of a query.
 
     Parameters
     ----------
     model
-        Model that reads them.
+        Trained model.
     opened
-        Query, opened for the model.
+        Query aligned to the model.
     corrected
-        Correction of the whole query, whose shift is added to what the network reads.
+        Batch correction of the whole query, whose shift is added to the input of the network.
     """
 
     def __init__(
@@ -66,18 +68,18 @@ class QueryReader:
 
     @property
     def is_small(self) -> bool:
-        """Whether the query is read as one block."""
+        """Whether the query fits in one block."""
         return self.opened.n_obs <= CHUNK_CELLS
 
-    def of(self, rows: np.ndarray) -> QueryReader:
-        """Return what reads some of the cells."""
+    def subset(self, rows: np.ndarray) -> QueryReader:
+        """Return a reader of some of the cells."""
         found = copy.copy(self)
         found.opened, found.rows = self.opened.subset(rows), rows
         return found
 
     def sample(self) -> QueryReader:
-        """Return what reads the cells by which the query is judged."""
-        return self.of(self.opened.sample_rows())
+        """Return a reader of the sample of cells from which the verdict is computed."""
+        return self.subset(self.opened.sample_rows())
 
     def chunks(
         self,
@@ -87,9 +89,9 @@ class QueryReader:
         keep: list[sparse.csr_matrix] | None = None,
         judge: QueryJudge | None = None,
     ) -> Iterator[tuple[slice, sparse.csr_matrix, dict[str, np.ndarray]]]:
-        """Read by chunks: rows, counts, and outputs by name.
+        """Iterate over chunks: rows, counts, and outputs by name.
 
-        Those of a judge, who needs probabilities, are among them.
+        With a ``judge``, which requires probabilities, its measures are included.
         """
         check_integer("batch_size", batch_size, optional=True)
         batch = self.network.adapter.batch_of(self.opened.obs)
@@ -115,21 +117,19 @@ class QueryReader:
         *,
         counts: list[sparse.csr_matrix] | None = None,
         **how: Any,
-    ) -> dict[str, np.ndarray]:
-        """Return outputs of all cells by name; what was read is appended to ``counts``."""
-        found: dict[str, np.ndarray] = {}
-        for rows, block, part in self.chunks(names, batch_size, **how):
-            for name, values in part.items():
-                if name not in found:
-                    shape = self.opened.n_obs, *values.shape[1:]
-                    found[name] = np.empty(shape, dtype=values.dtype)
-                found[name][rows] = values
-            if counts is not None:
-                counts.append(block)
-        return found
+    ) -> Outputs:
+        """Return outputs of all cells by name; append their counts to ``counts``."""
+
+        def parts() -> Iterator[tuple[slice, Outputs]]:
+            for rows, block, part in self.chunks(names, batch_size, **how):
+                if counts is not None:
+                    counts.append(block)
+                yield rows, part
+
+        return gather(parts(), self.opened.n_obs)
 
     def judge(self, counts: sparse.csr_matrix, probabilities: np.ndarray) -> QueryJudge | None:
-        """Judge the query by some of its cells; ``None`` without a bank, or without any RNA."""
+        """Compare some cells with the reference; ``None`` without stored cells or RNA counts."""
         model, measured = self.model, self.opened.measured
         if model.bank_ is None or not counts.nnz:
             return None
@@ -144,6 +144,17 @@ class QueryReader:
         return QueryJudge(*known, counts, probabilities, network, markers, **how)
 
 
+def gather(parts: Iterable[tuple[slice, Outputs]], n_cells: int) -> Outputs:
+    """Assemble the outputs of all cells from those of parts, in any order."""
+    found: Outputs = {}
+    for rows, part in parts:
+        for name, values in part.items():
+            if name not in found:
+                found[name] = np.empty((n_cells, *values.shape[1:]), dtype=values.dtype)
+            found[name][rows] = values
+    return found
+
+
 def query_cells(
     opened: AlignedQuery,
     rows: Any,
@@ -151,7 +162,7 @@ def query_cells(
     batch: np.ndarray,
     nodes: np.ndarray | None = None,
 ) -> QueryCells:
-    """Return some cells of a query in memory, with what was measured beside their counts."""
+    """Return some cells of a query in memory, with their other measurements."""
     extra = opened.extra[rows]
     nodes = np.zeros(len(batch), dtype=np.int64) if nodes is None else nodes
     return QueryCells(counts, batch, nodes, extra.arrays, extra.has_rna)
@@ -165,20 +176,18 @@ def as_cells(
 
 
 class CellReader:
-    """Read cells by a network and its adapter, for the genes of one query.
-
-    Threads may read with it at the same time.
+    """Thread-safe forward pass of a network and its adapter, for the genes of one query.
 
     Parameters
     ----------
     module
-        Network; one that has ``folded`` is read by what that returns, if it is something.
+        Network. If it has a method ``folded``, the network that this returns is used, if any.
     adapter
-        What it learned about a query.
+        Adapter of a query.
     measured
         Whether the query has each gene, shape ``(n_genes,)``.
     profiles
-        Mean profiles that the network is combined with; none by default.
+        Mean profiles to combine the network with; none by default.
     """
 
     def __init__(
@@ -194,14 +203,19 @@ class CellReader:
         self.folded = module.folded(self.measured) if hasattr(module, "folded") else None
         logits = torch.zeros(1, module.tree.taxonomy.n_edges, device=device)
         self.equal = module.tree(logits).exp()
-        self.ensemble = None
+        self.ensemble, self.profiles = None, profiles
         if profiles is not None:
             each = profiles, self.measured.cpu(), module.normalizer, module.tree
             self.ensemble = ProfileEnsemble(*each).to(device)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Fold the network again in another process: the folded layout is specific to a machine."""
+        measured = self.measured.cpu().numpy()
+        return CellReader, (self.module, self.adapter, measured, self.profiles)
+
     @property
     def n_workers(self) -> int:
-        """Blocks of cells that are best read at the same time."""
+        """Number of threads that give the highest throughput."""
         is_cpu = self.measured.device.type == "cpu"
         return torch.get_num_threads() if is_cpu else GPU_WORKERS
 
@@ -209,10 +223,10 @@ class CellReader:
     def __call__(
         self, cells: QueryCells, names: Sequence[str], batch_size: int | None = None
     ) -> dict[str, np.ndarray]:
-        """Return outputs by name; ``logits`` are those without the adapter.
+        """Return outputs by name; ``logits`` are computed without the adapter.
 
-        ``seen`` tells in which cells anything that the network reads was counted; in the others all
-        siblings are equally likely.
+        ``seen`` is ``True`` for cells with at least one count that the network reads; in the other
+        cells all siblings are equally likely.
         """
         is_folded = self.folded is not None and not PLAIN_INPUTS & set(cells.extra)
         network: Any = self.folded if is_folded else self.module
@@ -240,13 +254,13 @@ class CellReader:
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """Return a tensor as an array in memory, half precision raised to single."""
+    """Convert a tensor to an array; floating point values become float32."""
     return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy())
 
 
 @contextmanager
 def _own_stream(device: torch.device) -> Iterator[None]:
-    """Let a thread's work on a GPU overlap with that of others."""
+    """Use a separate CUDA stream, so that the work of several threads overlaps."""
     if device.type != "cuda":
         yield
         return
@@ -257,7 +271,7 @@ def _own_stream(device: torch.device) -> Iterator[None]:
 
 
 class _OneThread:
-    """Operators of torch on one thread, until the last one that wanted it is done."""
+    """Limit torch operators to one thread while at least one caller requests it."""
 
     lock = threading.Lock()
     n_users = 0
@@ -283,10 +297,10 @@ class _OneThread:
 def in_order(
     job: Callable[[Item], Found], items: Iterable[Item], n_workers: int
 ) -> Iterator[tuple[Item, Found]]:
-    """Give items with what a job makes of them, in their order, by so many workers.
+    """Apply a function to items in several threads, and yield items and results in order.
 
-    Threads within operators wait for each other at the end of every one; workers do not, so each
-    has one thread of torch, whose number of threads is as before when the last item was given.
+    Each thread uses one torch thread: threads within operators would wait for each other at the
+    end of each operator. The number of torch threads is restored at the end.
 
     Examples
     --------
@@ -294,8 +308,9 @@ def in_order(
     [(0, 0), (1, 1), (2, 4), (3, 9)]
     """
     if n_workers == 1:
-        for item in items:
-            yield item, job(item)
+        with _OneThread.each():  # in case another thread is about to restore torch's number
+            for item in items:
+                yield item, job(item)
         return
     waiting: deque[tuple[Item, Future[Found]]] = deque()
     pool = ThreadPoolExecutor(n_workers)

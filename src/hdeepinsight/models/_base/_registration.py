@@ -1,7 +1,7 @@
-"""References: checked once, never written to, and read by scvi-tools' loaders through a shell.
+"""Registration of references with scvi-tools, through a shell that leaves them unmodified.
 
-The shell is an AnnData of our own that shares the user's matrix and holds the integer codes that
-scvi-tools would otherwise write to the user's ``obs``. What scvi-tools registers is the shell.
+The shell is an AnnData that shares the user's matrix and holds the integer codes that scvi-tools
+would otherwise write to the user's ``obs``. scvi-tools registers the shell.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
     from hdeepinsight.data import CountSource
 
 LABELS, BATCH = "_scvi_labels", "_scvi_batch"
-# Our arrays have no names of columns, which scvi-tools would remark on for each of them.
+# scvi-tools warns of every obsm array without column names, and these have none.
 logging.getLogger("scvi.data.fields._arraylike_field").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """A registered reference, until a model is made of it.
+    """Registered reference, from which a model is created.
 
     Parameters
     ----------
     data
-        The user's object; it stays theirs.
+        Weak reference to the user's object.
     source
-        Its counts, checked.
+        Its validated counts.
     manager
-        Manager of scvi-tools for the shell with all genes.
+        scvi-tools manager of the shell with all genes.
     """
 
     data: weakref.ref[Any]
@@ -60,7 +60,7 @@ _REGISTERED: dict[tuple[str, int], Registration] = {}
 def register(
     model_class: type, data: Any, source: CountSource, obs: pd.DataFrame, setup: Setup
 ) -> None:
-    """Register a reference with a model class; nothing is written to it.
+    """Register a reference with a model class without modifying it.
 
     Parameters
     ----------
@@ -71,20 +71,21 @@ def register(
     source
         Its counts.
     obs
-        Table with its label and batch columns.
+        Table with the label and batch columns.
     setup
-        What the set-up was called with.
+        Arguments of the set-up method.
 
     Raises
     ------
     KeyError
         If a column is missing.
     ValueError
-        If two columns have one name.
+        If two columns have the same name.
     """
     setup.setup_args.pop("source_registry", None)
     if not isinstance(given := setup.setup_args.get("unlabeled_category"), str | float | None):
-        raise invalid("unlabeled_category", given, "a label, as text", "Set others to missing.")
+        hint = "Set all other labels that mean the same to missing."
+        raise invalid("unlabeled_category", given, "a single label, as text", hint)
     for key in setup.labels_keys:
         check_labels(one_column(obs, key), key, unlabeled=setup.unlabeled)
     if setup.batch_key is not None:
@@ -94,7 +95,7 @@ def register(
     shell = AnnData(shared, obs=shell_obs(obs, setup), var=var)
     entry = model_class.__name__, id(data)
     owner = weakref.ref(data, lambda _: _REGISTERED.pop(entry, None))
-    _REGISTERED[entry] = Registration(owner, source, manage(shell, setup))
+    _REGISTERED[entry] = Registration(owner, source, register_shell(shell, setup))
 
 
 def registration_of(model_class: type, data: Any) -> Registration:
@@ -102,14 +103,14 @@ def registration_of(model_class: type, data: Any) -> Registration:
     found = _REGISTERED.get((model_class.__name__, id(data)))
     if found is None or found.data() is not data:
         how = "setup_mudata" if hasattr(data, "mod") else "setup_anndata"
-        call = f"{model_class.__name__}.{how} on this very object first; a copy is another object."
+        call = f"{model_class.__name__}.{how} on this object first; a copy has to be set up again."
         msg = f"This {type(data).__name__} is not registered with {model_class.__name__}."
         raise ValueError(f"{msg} Call {call}")
     return found
 
 
-def manage(shell: AnnData, setup: Setup) -> AnnDataManager:
-    """Register a shell with scvi-tools: counts, codes, and every entry of its ``obsm``."""
+def register_shell(shell: AnnData, setup: Setup) -> AnnDataManager:
+    """Register the counts, codes and ``obsm`` entries of a shell with scvi-tools."""
     codes = {REGISTRY_KEYS.BATCH_KEY: BATCH}
     codes |= {REGISTRY_KEYS.LABELS_KEY: LABELS} if LABELS in shell.obs else {}
     registered = [
@@ -132,29 +133,29 @@ def manage(shell: AnnData, setup: Setup) -> AnnDataManager:
 
 
 def check_batch(batch: Mapping[str, Any], n_genes: int, n_labels: int) -> None:
-    """Raise ``ValueError`` unless a loader gave counts and label codes as its registry says."""
+    """Raise ``ValueError`` unless a mini-batch has the counts and label codes of its registry."""
     needed = (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.LABELS_KEY)
     if lacking := [name for name in needed if name not in batch]:
         found = f"A mini-batch of the datamodule lacks {' and '.join(map(repr, lacking))}"
-        raise ValueError(f"{found}. It must hold 'X', the counts, and 'labels', their codes.")
+        raise ValueError(f"{found}. It must contain the counts 'X' and the label codes 'labels'.")
     values, codes = (batch[name] for name in needed)
     if values.shape[1] != n_genes or int(codes.max()) >= n_labels or int(codes.min()) < 0:
         raise ValueError(
-            f"The datamodule gives {values.shape[1]:,} genes and label codes from "
-            f"{int(codes.min())} to {int(codes.max())}, and the registry of the model names "
-            f"{n_genes:,} genes and {n_labels} labels. Make the model of the registry of this "
+            f"The datamodule loads {values.shape[1]:,} genes and label codes from "
+            f"{int(codes.min())} to {int(codes.max())}, but the registry of the model has "
+            f"{n_genes:,} genes and {n_labels} labels. Create the model from the registry of this "
             "datamodule."
         )
     if not bool(((values >= 0) & (values % 1 == 0)).all()):
-        found = "The datamodule gives values that are negative, fractional or missing"
-        raise ValueError(f"{found}. Raw counts are needed: whole numbers from 0 up. Load those.")
+        found = "The datamodule loads values that are negative, fractional or missing"
+        raise ValueError(f"{found}. Raw counts (integers >= 0) are required. Load those.")
 
 
 def shell_obs(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:
-    """Return a table of label and batch codes, with the columns that they were made from.
+    """Return a table of label and batch codes, with the columns they were computed from.
 
-    Several label columns become one category per combination, so that a code stands for one node.
-    A query that lacks one of them has no labels, and one batch where it lacks that column.
+    Several label columns become one category per combination, so that each code is one node. A
+    query that lacks a label column has no labels; one without the batch column is one batch.
     """
     labels_keys = setup.labels_keys if set(setup.labels_keys) <= set(obs) else []
     found = pd.DataFrame(index=_unique(obs.index))
@@ -177,7 +178,7 @@ def shell_obs(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:
     return found
 
 
-def narrowed(
+def with_genes(
     registration: Registration,
     genes: Sequence[str],
     setup: Setup,
@@ -185,7 +186,7 @@ def narrowed(
 ) -> AnnDataManager:
     """Return a manager of a shell with these genes, in this order.
 
-    The user's matrix is shared where it is CSR, holds counts, and has just these genes.
+    The user's matrix is shared if it is CSR, holds counts, and has exactly these genes.
     """
     shell = registration.manager.adata
     is_csr = sparse.issparse(shell.X) and shell.X.format == "csr"
@@ -193,48 +194,48 @@ def narrowed(
     is_shared = is_shared and list(shell.var_names) == list(genes)
     counts = shell.X if is_shared else read_counts(registration.source, genes)
     var = pd.DataFrame(index=pd.Index(genes, dtype=object))
-    narrow = AnnData(counts, obs=shell.obs.copy(), var=var, obsm=dict(obsm or {}))
-    return manage(narrow, setup)
+    selected = AnnData(counts, obs=shell.obs.copy(), var=var, obsm=dict(obsm or {}))
+    return register_shell(selected, setup)
 
 
 def check_unchanged(
     manager: AnnDataManager, obs: pd.DataFrame, x: Any, keys: Sequence[str]
 ) -> None:
-    """Raise an error if a reference is not what it was when it was registered.
+    """Raise an error if a reference was changed after it was registered.
 
     Parameters
     ----------
     manager
         Manager of the shell.
     obs
-        Label columns of the user's object as they are now.
+        Current label columns of the user's object.
     x
-        Matrix of the user's object as it is now, which the shell may share.
+        Current matrix of the user's object, which the shell may share.
     keys
-        Label columns.
+        Names of the label columns.
 
     Raises
     ------
     KeyError
-        If a label column is gone.
+        If a label column was removed.
     ValueError
-        If cells or labels are others, or the shared matrix no longer holds counts.
+        If cells or labels were changed, or the shared matrix no longer holds counts.
     """
     shell = manager.adata
-    again = "Call the set-up method on it again, and make a new model."
+    again = "Call the set-up method on it again and create a new model."
     if len(obs) != shell.n_obs:
-        msg = f"The reference has {len(obs):,} cells, and had {shell.n_obs:,} when it was set up."
+        msg = f"The reference has {len(obs):,} cells, but had {shell.n_obs:,} when it was set up."
         raise ValueError(f"{msg} {again}")
     for key in keys:
-        column = one_column(obs, key, hint=f"It was there when the reference was set up. {again}")
+        column = one_column(obs, key, hint=f"It existed when the reference was set up. {again}")
         texts = (labels.astype(object) for labels in (shell.obs[key], column))
         then, now = (labels.where(labels.notna(), None).to_numpy() for labels in texts)
         same = then == now
         if not same.all():
-            msg = f"{int((~same).sum()):,} labels in {key!r} differ from those that were set up."
+            msg = f"{int((~same).sum()):,} labels in {key!r} were changed after the set-up."
             raise ValueError(f"{msg} {again}")
     if sparse.issparse(x) and shell.X is x and (x.data != np.rint(x.data)).any():
-        msg = "The matrix of the reference held counts when it was set up, and now holds fractions."
+        msg = "The matrix of the reference held counts when it was set up, but now has fractions."
         raise ValueError(f"{msg} Restore the counts, or keep them in a layer. {again}")
 
 
@@ -244,16 +245,16 @@ def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
 
 
 def check_reference(data: Any, kind: Any, other: str) -> None:
-    """Refuse what cannot be registered; raises ``TypeError``, or ``ValueError`` for a view."""
+    """Raise ``TypeError`` unless the reference is of a kind, or ``ValueError`` for a view."""
     if not isinstance(data, kind):
-        msg = f"The reference must be a {kind.__name__}, got a {type(data).__name__}."
-        raise TypeError(f"{msg} Read a file first; for another object use {other}.")
+        msg = f"The reference must be of type {kind.__name__}, got {type(data).__name__}."
+        raise TypeError(f"{msg} Read files first; for other objects use {other}.")
     if data.is_view:
-        msg = f"The reference must be an object of its own, got a view of another {kind.__name__}"
-        raise ValueError(f"{msg}, which changes with it. Pass a copy: .copy().")
+        msg = f"The reference must not be a view, got a view of another {kind.__name__}."
+        raise ValueError(f"{msg} Pass a copy: .copy().")
 
 
 def _unique(names: pd.Index) -> pd.Index:
-    """Return names as text, numbered where they repeat; AnnData warns of repeated ones."""
+    """Return names as text, numbered if any is repeated, because AnnData warns of repeats."""
     names = names.astype(str)
     return names if names.is_unique else pd.Index([f"{i}: {n}" for i, n in enumerate(names)])

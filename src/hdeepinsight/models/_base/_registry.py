@@ -1,4 +1,4 @@
-"""The classes of saved models: which there are, what their files say, and how one is made of it."""
+"""Registry of model classes; loading and conversion of saved models of any class."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _classes: dict[str, type[Any]] = {}
 
 
 def register(cls: type[Any]) -> None:
-    """Register a class of models under its name, which its files have."""
+    """Register a model class under its name."""
     _classes[cls.__name__] = cls
 
 
 def model_class(name: str) -> type[Any]:
-    """Return the class of models that has a name.
+    """Return the model class with a name.
 
     Parameters
     ----------
     name
-        As a model's registry has it under ``"model_name"``.
+        Class name, stored in the registry of a model as ``"model_name"``.
 
     Raises
     ------
     KeyError
-        If there is none.
+        If there is no such class.
 
     Examples
     --------
@@ -52,40 +52,40 @@ def model_class(name: str) -> type[Any]:
         getattr(models, present)  # a class registers itself when it is imported
     if present in _classes:
         return _classes[present]
-    known = ", ".join(sorted(_classes)) or "none yet"
-    msg = f"There is no class of models named {str(name)[:80]!r}; there are {known}."
-    raise KeyError(f"{msg} Update hdeepinsight, or load it with the package that made it.")
+    known = ", ".join(sorted(_classes)) or "none"
+    msg = f"Model class must be one of {known}, got {str(name)[:80]!r}."
+    raise KeyError(f"{msg} Update hdeepinsight, or load it with the package that saved it.")
 
 
 def class_of(
     payload: Mapping[str, Any], name: object, expected: type[Any] | None = None
 ) -> type[Any]:
-    """Return the class of the model that a payload describes.
+    """Return the model class of the content of a model file.
 
     Parameters
     ----------
     payload
-        What was read, in plain types.
+        Content of the file, in plain types.
     name
-        Where it was read from, for the error.
+        Name of the file, for the error.
     expected
-        Class that it has to be.
+        Required class; any by default.
 
     Raises
     ------
     ModelFileError
-        If it is not a model of ours, or of another class than expected.
+        If it is not a model of this package, or not of the expected class.
     """
     found = class_name(payload, name)
     try:
         cls = model_class(found)
     except KeyError:
         msg = f"{name} holds a {found[:80]}, which is not a model of hdeepinsight."
-        raise ModelFileError(f"{msg} Load it with its own package.") from None
+        raise ModelFileError(f"{msg} Load it with the package that saved it.") from None
     check_payload(payload, name)
     if expected is not None and cls is not expected:
         msg = f"{name} holds a {cls.__name__}, not a {expected.__name__}."
-        raise ModelFileError(f"{msg} Load it with its own class, or with load_model.")
+        raise ModelFileError(f"{msg} Load it with {cls.__name__}.load or load_model.")
     return cls
 
 
@@ -98,28 +98,28 @@ def load_model(
     *,
     expected: type[Any] | None = None,
 ) -> Any:
-    """Load a saved model of whatever class; code in its files, if any, is refused and never run.
+    """Load a saved model of any class; files that contain code are rejected without running it.
 
     Parameters
     ----------
     folder
         Folder written by ``save``.
     adata
-        Reference to attach; ``None`` or ``True`` for the one that was saved with the model, where
-        there is one, ``False`` for none. Annotating needs none.
+        Reference to attach; ``None`` or ``True`` for the one saved with the model, if any.
+        ``False`` attaches none, which is enough to annotate.
     accelerator, device
-        Where the model lives, as in scvi-tools.
+        Device of the model, as in scvi-tools.
     prefix
-        As given to ``save``.
+        As in ``save``.
     expected
-        Class that it has to be.
+        Required class; any by default.
 
     Raises
     ------
     ModelFileError
-        If the folder holds no model, or a damaged or foreign one, or one of another class.
+        If the folder holds no model, a damaged one, or one of another package or class.
     TypeError
-        If ``adata`` is something else, such as the path of a file.
+        If ``adata`` is anything else, such as a path.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def load_model(
     if not isinstance(adata, AnnData | MuData | bool | None):
         raise TypeError(
             f"adata must be an AnnData or MuData, None for the reference that was saved with the "
-            f"model, or False for none, got a {type(adata).__name__}. Read a file first."
+            f"model, or False for none, got a {type(adata).__name__}. Read files first."
         )
     *_, torch_device = parse_device_args(accelerator, device, "torch", validate_single_device=True)
     place = ModelFolder(Path(folder), prefix or "")
@@ -145,48 +145,48 @@ def load_model(
 
 
 def _saved_reference(folder: ModelFolder) -> AnnData | MuData | None:
-    """Read the reference that was saved with a model, where there is one."""
+    """Read the reference saved with a model, if any."""
     path = folder.reference()
     if path is None:
         return None
     try:
         check_file(path)
         saved = open_paired(path) if is_paired(path) else read_h5ad(path)
-    except Exception as error:  # what the libraries raise about odd files is open
-        msg = f"{path}, the reference beside the model, cannot be read ({str(error)[:200]})."
+    except Exception as error:  # h5py, zarr and anndata raise many kinds of errors
+        msg = f"{path}, the reference saved with the model, cannot be read ({str(error)[:200]})."
         raise ModelFileError(f"{msg} Pass adata=False to load the model without it.") from error
-    # A bundle of the hub holds no counts: there is nothing to train on or to annotate.
+    # The AnnData in a bundle of the scvi hub has no counts.
     return None if REFERENCE_BUNDLE_KEY in saved.uns else saved
 
 
 def convert_model(
     old: str | Path, new: str | Path, *, trust: bool = False, overwrite: bool = False
 ) -> Any:
-    """Write a saved model again, in the present schema and format.
+    """Convert a saved model to the present schema and format.
 
     Parameters
     ----------
     old
-        Folder of a model: of any schema, of the format ``model.safetensors`` of earlier releases,
-        or with ``trust`` one that was pickled, as the ``save`` of scvi-tools' base class does.
+        Folder of a model: of any schema, in the format ``model.safetensors`` of earlier releases,
+        or, with ``trust``, pickled by scvi-tools.
     new
-        Folder to write; it may be the same one with ``overwrite``.
+        Folder to write; may equal ``old`` with ``overwrite``.
     trust
-        Unpickle the file where it is not plain. **That runs whatever code is in it**: only for
-        files that you made yourself.
+        Unpickle the file if necessary. **This runs any code in it**: use it only for files that
+        you created yourself.
     overwrite
-        Replace a model in ``new``.
+        Replace an existing model in ``new``.
 
     Returns
     -------
-    The model, as it was written.
+    The converted model.
 
     Raises
     ------
     ModelFileError
-        If there is no model of ours, or it needs ``trust``.
+        If ``old`` holds no model of this package, or ``trust`` is required.
     FileExistsError
-        If ``new`` holds a model and ``overwrite`` is off.
+        If ``new`` holds a model and ``overwrite`` is ``False``.
 
     Examples
     --------
@@ -201,8 +201,8 @@ def convert_model(
     """
     source, target = ModelFolder(Path(old)), ModelFolder(Path(new))
     if target.holds_model and not overwrite:
-        msg = f"A model exists in {target.path}. Allow overwriting, or give another folder."
-        raise FileExistsError(msg)
+        msg = f"A model exists in {target.path}. Allow overwriting to replace it, or pass another"
+        raise FileExistsError(f"{msg} folder.")
     payload = _read(source, trust)
     model = class_of(payload, source.path)._from_payload(payload, None, source.path)
     model.module.eval()
@@ -228,8 +228,8 @@ def _read(folder: ModelFolder, trust: bool) -> dict[str, Any]:
     attributes = payload.get(SAVE_KEYS.ATTRIBUTES, {})
     name = attributes.get("registry_", {}).get("model_name")
     if name == "AdaptedSCHDeepInsight" or attributes.get("adapter_") is not None:
-        msg = f"{path} holds a pickled model of a query, whose adapters are not in the file."
-        raise ModelFileError(f"{msg} Make it anew with load_query_data.")
-    # scvi-tools puts it among the weights of every model
+        msg = f"{path} holds a pickled query model, whose adapters are not in the file."
+        raise ModelFileError(f"{msg} Create it again with load_query_data.")
+    # scvi-tools adds this entry to the weights of every model
     payload.get(SAVE_KEYS.WEIGHTS, {}).pop("pyro_param_store", None)
     return payload

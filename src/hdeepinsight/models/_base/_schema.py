@@ -1,4 +1,4 @@
-"""What the file of a model says, of whatever schema, checked before anything is built of it."""
+"""Check and migrate the content of model files before a model is built from it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ from hdeepinsight._archive import ModelFileError, damaged
 from hdeepinsight._keys import SAVE_KEYS
 
 SCHEMA_VERSION: Final = 3
-#: What a model cannot do without an attribute that older files lack.
+#: Features that require an attribute which older files lack.
 CAPABILITIES: Final = {
     "calibration_": "conformal label sets (result.label_sets)",
     "bank_": "novelty and a verdict on the query (result.novelty, result.verdict)",
     "profiles_": "adapting to a query without its reference (load_query_data)",
 }
 _MAX_NODES, _MAX_SIDE = 100_000, 4096
-#: Classes of earlier releases, by what became of them.
+#: Present names of classes that were renamed or merged.
 RENAMED: Final = {"AdaptedSCHDeepInsight": "SCHDeepInsight"}
 
 logger = logging.getLogger(__name__)
 
 
 def class_name(payload: Mapping[str, Any], name: object) -> str:
-    """Return the name of the class of models that a payload is of.
+    """Return the name of the model class that saved a payload.
 
     Parameters
     ----------
     payload
-        What was read, in plain types.
+        Content of a model file, in plain types.
     name
-        Where it was read from, for the error; ``ModelFileError`` if it is not a model of ours.
+        Name of the file, for the error.
+
+    Raises
+    ------
+    ModelFileError
+        If it is not a model of this package.
     """
     registry = _entry(payload.get(SAVE_KEYS.ATTRIBUTES), "registry_")
     if not isinstance(registry, dict):
@@ -45,17 +50,17 @@ def class_name(payload: Mapping[str, Any], name: object) -> str:
 
 
 def check_payload(payload: Mapping[str, Any], name: object) -> None:
-    """Raise ``ModelFileError`` for a model of a newer schema, or larger than its own weights."""
+    """Raise ``ModelFileError`` for a newer schema, or sizes that the weights do not support."""
     attributes = payload[SAVE_KEYS.ATTRIBUTES]
     version = attributes.get("schema_version_", 0)
     if type(version) is not int or not 0 <= version <= SCHEMA_VERSION:
-        msg = f"{name} has schema version {str(version)[:40]}, and this release reads up to"
-        raise ModelFileError(f"{msg} {SCHEMA_VERSION}. Update hdeepinsight.")
+        msg = f"{name} must have schema version {SCHEMA_VERSION} or earlier, got"
+        raise ModelFileError(f"{msg} {str(version)[:40]}. Update hdeepinsight.")
     weights: Any = payload.get(SAVE_KEYS.WEIGHTS)
     options = _entry(attributes, "init_params_", "non_kwargs")
     setup = attributes["registry_"].get("setup_args", {})
     if not all(isinstance(part, dict) for part in (weights, options, setup)):
-        raise damaged(name, "It holds no weights, or no settings, of a model")
+        raise damaged(name, "It lacks the weights or the settings of a model")
     widths = [n for w in weights.values() if isinstance(w, torch.Tensor) for n in w.shape]
     nodes = _entry(options, "taxonomy", "nodes")
     for what, size, most in (
@@ -64,12 +69,12 @@ def check_payload(payload: Mapping[str, Any], name: object) -> None:
         ("nodes", len(nodes) if isinstance(nodes, list) else None, _MAX_NODES),
     ):
         if size is not None and (type(size) is not int or not 0 <= size <= most):
-            says = f"It describes a model with {what}={str(size)[:40]}, where {most:,} is the most"
-            raise damaged(name, says)
+            found = f"It describes a model with {what}={str(size)[:40]}, and at most {most:,}"
+            raise damaged(name, f"{found} is possible")
 
 
 def _entry(value: Any, *keys: str) -> Any:
-    """Return what is under keys, each inside the one before; ``None`` where there is nothing."""
+    """Return the value under nested keys, or ``None``."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
@@ -78,13 +83,13 @@ def _entry(value: Any, *keys: str) -> Any:
 def missing_capabilities(
     attributes: Mapping[str, Any], parts: Mapping[str, type]
 ) -> tuple[str, ...]:
-    """List, and log, what a model cannot do since it was saved before its class had that part."""
+    """Return, and log, the features that a model saved by an older release lacks."""
     lacking = parts.keys() - attributes.keys()
     missing = tuple(what for key, what in CAPABILITIES.items() if key in lacking)
     if missing:
         logger.warning(
             "This model was saved by an older release and lacks %s. Train and save it again "
-            "to have them; all else works.",
+            "to add them; everything else works.",
             "; ".join(missing),
         )
     return missing
@@ -94,20 +99,20 @@ def migrate(
     attributes: Mapping[str, Any],
     options: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return attributes in the present schema; what was not there yet is ``None``.
+    """Return attributes in the present schema; those that did not exist yet are ``None``.
 
     Parameters
     ----------
     attributes
-        Attributes of any schema up to the present one, as :func:`check_payload` passed them.
+        Attributes in any earlier schema, accepted by :func:`check_payload`.
     options
-        What turns the constructor's options of earlier schemas into those of the present class.
+        Function that converts constructor options of earlier schemas to present ones.
     """
     version, moved = attributes.get("schema_version_", 0), dict(attributes)
-    if version < 2:  # some of these came while schema 1 was written
+    if version < 2:  # some were already written under schema 1
         later = ("train_indices_", "validation_indices_", "history_", *CAPABILITIES)
         moved = {"recipe_": {}, **dict.fromkeys(later)} | moved
-    if version < 3:  # an adapted model was of a class of its own
+    if version < 3:  # adapted models had a separate class
         old = {"report": "adaptation_", "batches": "batches_", "batch_key": "batch_key_"}
         old["shrinkage"] = "trust_"
         adapter = {key: moved.pop(name, None) for key, name in old.items()}
@@ -122,11 +127,11 @@ def migrate(
     return moved | {"schema_version_": SCHEMA_VERSION}
 
 
-def restore_parts(model: Any, attributes: Mapping[str, Any]) -> None:
-    """Set the recipe, figures and objects of a model, which has its network, from its file."""
+def restore_objects(model: Any, attributes: Mapping[str, Any]) -> None:
+    """Set the recipe and the saved values and objects of a model whose network is built."""
     model.recipe_ = attributes["recipe_"]
-    for name in model._figures:
+    for name in model._saved_values:
         setattr(model, name, attributes.get(name))
-    for name, kind in model._parts.items():
+    for name, kind in model._saved_objects.items():
         values = attributes.get(name)
-        setattr(model, name, values and model._part(kind, values))
+        setattr(model, name, values and model._load_object(kind, values))

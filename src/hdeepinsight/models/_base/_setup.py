@@ -1,4 +1,4 @@
-"""What the set-up of a reference was called with, and what its loaders have to give."""
+"""Arguments of the set-up of a reference, and the columns and modalities they select."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setup:
-    """What the set-up of a reference was called with, in the form of scvi-tools.
+    """Arguments of a set-up method, in the form of scvi-tools.
 
     Parameters
     ----------
     model_name, setup_method_name
-        Names of the class and of its method.
+        Names of the model class and of its set-up method.
     setup_args
         Arguments of the method.
     """
@@ -31,37 +31,37 @@ class Setup:
 
     @classmethod
     def of(cls, registry: Mapping[str, Any]) -> Setup:
-        """Return the set-up that a registry tells of."""
+        """Return the set-up recorded in a registry."""
         return cls(**{field.name: registry[field.name] for field in fields(cls)})
 
     @property
     def labels_keys(self) -> list[str]:
-        """Label columns, from coarse to fine; empty where none were given."""
+        """Label columns, from coarse to fine; empty for an unlabelled reference."""
         keys = self.setup_args.get("labels_key"), self.setup_args.get("labels_keys")
         return as_label_keys(*keys, required=False)
 
     @property
     def batch_key(self) -> str | None:
-        """Column with the batch."""
+        """Batch column, or ``None``."""
         return self.setup_args.get("batch_key")
 
     @property
     def unlabeled(self) -> str:
-        """Label that means "not known"."""
+        """Label of unlabelled cells."""
         return str(self.setup_args.get("unlabeled_category") or "Unknown")
 
     @property
     def layer(self) -> str | None:
-        """Layer with the counts of the RNA."""
+        """Layer with the RNA counts; ``None`` for ``X``."""
         return self.setup_args.get("rna_layer", self.setup_args.get("layer"))
 
     @property
     def modalities(self) -> Modalities:
-        """Which modalities of a MuData are read: those of the reference, or the usual ones."""
+        """Modalities of a MuData to read: those of the reference, or common names."""
         return Modalities.from_setup(self.setup_args.get("modalities"))
 
     def obs_of(self, data: Any, keys: Sequence[str], kind: str = "labels") -> pd.DataFrame:
-        """Return the table that holds some columns of an AnnData, MuData or opened file."""
+        """Return the ``obs`` table of an AnnData, MuData or opened file that has some columns."""
         if is_paired(data):
             found: pd.DataFrame = self.modalities.columns_of(data, keys, kind=kind).obs
             return found
@@ -69,9 +69,9 @@ class Setup:
 
 
 def resolve_cells(data: Any, attached: Any) -> Any:
-    """Return the attached reference where nothing was given; a MuData file is read."""
+    """Return the given object, read if it is a MuData file; the attached one by default."""
     if data is None and attached is None:
-        msg = "This call needs cells, and the model has no reference attached."
+        msg = "This call requires cells, but the model has no reference attached."
         hint = "Pass an AnnData or the path of a file, or load the model with adata=..."
         raise ValueError(f"{msg} {hint}")
     data = attached if data is None else data
@@ -81,7 +81,7 @@ def resolve_cells(data: Any, attached: Any) -> Any:
 def as_label_keys(
     labels_key: str | None, labels_keys: str | Sequence[str] | None, *, required: bool = True
 ) -> list[str]:
-    """Return label columns from coarse to fine; ``ValueError`` unless one of both is given."""
+    """Return label columns from coarse to fine; raise ``ValueError`` unless one is given."""
     if labels_key is None and labels_keys is None and not required:
         return []
     if not isinstance(labels_key, str | None):

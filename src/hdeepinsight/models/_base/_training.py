@@ -1,4 +1,4 @@
-"""Training runs: which cells are held out, checkpoints, and what an interruption leaves behind."""
+"""Trainer options, checkpoints, and recovery from interrupted training."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ if TYPE_CHECKING:
 CHECKPOINT_FILE = "training.ckpt"
 LOSS = "train_loss"
 VALIDATIONS = 50
-#: Options of loaders and trainer that change what a training comes to.
+#: Options of loaders and trainer that change the result of a training.
 DECISIVE = {
     *("drop_last", "precision", "gradient_clip_val", "gradient_clip_algorithm", "max_steps"),
     *("accumulate_grad_batches", "limit_train_batches", "overfit_batches"),
 }
-#: Between two checkpoints; writing one takes time too.
+#: Minimum time between two checkpoints.
 MIN_SECONDS = 20.0
 
 
 def trainer_options(
     given: Mapping[str, Any], epochs: int, n_val: int, devices: Any, *, monitor: str | None
 ) -> dict[str, Any]:
-    """Return keyword arguments of the trainer; those that were given win.
+    """Return keyword arguments of the trainer; given ones take precedence.
 
     Parameters
     ----------
     given
-        What the user passed on to the trainer.
+        Trainer arguments passed by the user.
     epochs, n_val, devices
-        Epochs, held-out cells and devices of the training.
+        Number of epochs, number of held-out cells, and devices.
     monitor
-        Metric that stops the training early; ``None`` for the whole training.
+        Metric for early stopping; ``None`` for no early stopping.
 
     Raises
     ------
@@ -78,10 +78,10 @@ def trainer_options(
         options.setdefault("strategy", "ddp_find_unused_parameters_true")
     if monitor is not None:
         if not n_val:
-            msg = "early_stopping needs held-out cells, and none are held out. Raise"
+            msg = "early_stopping requires held-out cells, but none are held out. Raise"
             raise ValueError(f"{msg} validation_size, or train without early stopping.")
         if distributed:
-            msg = "early_stopping has no effect on several devices. Train on one, or without it."
+            msg = "early_stopping has no effect on several devices. Use one device, or omit it."
             raise ValueError(msg)
         stopping = {"early_stopping_monitor": monitor, "early_stopping_patience": 12}
         options = {"early_stopping": True, **stopping, **options}
@@ -90,57 +90,57 @@ def trainer_options(
         msg = f"{', '.join(without)} has no effect without early_stopping=True. Omit it."
         raise ValueError(msg)
     own = options.pop("logger", None)
-    if own:  # the history is kept beside any other logger
+    if own:  # SimpleLogger keeps the history that scvi-tools reads
         own = CSVLogger(options.get("default_root_dir") or ".") if own is True else own
         options["logger"] = [SimpleLogger(), *_as_list(own)]
     return {**options, "callbacks": callbacks}
 
 
 def sizes_of(datamodule: Any) -> tuple[int, int]:
-    """Return how many cells a datamodule trains on and holds out.
+    """Return the numbers of training and held-out cells of a datamodule.
 
-    Those of scvi-tools do not all count them: some know all cells and the share that trains.
+    Some datamodules of scvi-tools have only the total number of cells and the training share.
     """
     n_all = getattr(datamodule, "n_obs", None)
     if (n_train := getattr(datamodule, "n_train", None)) is None:
         if n_all is None:
-            msg = "datamodule must tell n_train, or n_obs and train_size, as those of scvi-tools do"
-            raise ValueError(f"{msg}, got {type(datamodule).__name__}. Add one of them.")
+            expected = "an object with n_train, or n_obs and train_size, as in scvi-tools"
+            raise invalid("datamodule", type(datamodule).__name__, expected, "Add one of them.")
         n_train = round(n_all * (getattr(datamodule, "train_size", None) or 1.0))
         return n_train, n_all - n_train
     return n_train, getattr(datamodule, "n_val", None) or 0
 
 
 def check_names(given: Mapping[str, Any]) -> None:
-    """Raise ``TypeError`` for keyword arguments that the trainer does not take."""
+    """Raise ``TypeError`` for keyword arguments that the trainer does not accept."""
     known = {*inspect.signature(Trainer).parameters, *inspect.signature(pl.Trainer).parameters}
     unknown = sorted(set(given) - known - {"ckpt_path"})
     if unknown:
         raise TypeError(
-            f"train() got {', '.join(unknown)}, which neither it nor the trainer takes. Pass "
-            "settings of the optimiser as plan_kwargs={'lr': ..., 'weight_decay': ...}, those of "
-            "the loaders as datasplitter_kwargs, the length as max_epochs, and the device as "
+            f"train() got {', '.join(unknown)}, which neither it nor the trainer accepts. Pass "
+            "optimiser settings as plan_kwargs={'lr': ..., 'weight_decay': ...}, loader settings "
+            "as datasplitter_kwargs, the number of epochs as max_epochs, and the device as "
             "accelerator and devices."
         )
 
 
 def check_finite(module: torch.nn.Module) -> None:
-    """Raise ``ValueError`` for weights of a training that diverged."""
+    """Raise ``ValueError`` if any weight is not finite."""
     if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
         msg = "The training diverged: weights are NaN or infinite. Pass a smaller learning rate:"
         raise ValueError(f"{msg} plan_kwargs={{'lr': ...}}.")
 
 
 def refuse_without_effect(settings: Mapping[str, Any], names: Iterable[str], where: str) -> None:
-    """Raise ``ValueError`` for those of the named settings that were given; they mean nothing."""
-    usual = {"shuffle_set_split": True, "early_stopping": False}
-    given = [name for name in names if settings[name] is not usual.get(name)]
+    """Raise ``ValueError`` if one of the named settings differs from its default."""
+    defaults = {"shuffle_set_split": True, "early_stopping": False}
+    given = [name for name in names if settings[name] is not defaults.get(name)]
     if given:
         raise ValueError(f"train({', '.join(given)}=...) has no effect {where}. Omit it.")
 
 
 def is_distributed(options: Mapping[str, Any], devices: Any) -> bool:
-    """Whether a training runs in several processes."""
+    """Return whether a training runs in several processes."""
     if use_distributed_sampler(options.get("strategy")) or options.get("num_nodes", 1) > 1:
         return True
     if isinstance(devices, str):
@@ -152,7 +152,7 @@ def is_distributed(options: Mapping[str, Any], devices: Any) -> bool:
 
 
 class KeepBest(pl.Callback):
-    """Restore the weights of the epoch with the lowest validation metric when training ends.
+    """Callback that restores the weights of the epoch with the lowest validation metric.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ class KeepBest(pl.Callback):
         self.best: dict[str, Any] = {"value": math.inf, "epoch": None, "weights": {}}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Copy the weights if this epoch is the best so far."""
+        """Copy the weights if the metric improved."""
         value = float(trainer.callback_metrics[self.monitor])
         if value < self.best["value"]:
             epoch = trainer.current_epoch
@@ -176,7 +176,7 @@ class KeepBest(pl.Callback):
         return self.best
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Set the best epoch from a checkpoint."""
         self.best = state_dict
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -186,38 +186,38 @@ class KeepBest(pl.Callback):
 
 
 class PlainCheckpoints(CheckpointIO):
-    """Write Lightning's checkpoints as model files are written; reading one runs no code."""
+    """Lightning checkpoints in the format of model files, which contains no code."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write in one step: a kill leaves the earlier checkpoint."""
+        """Write a checkpoint atomically."""
         with atomic_write(path) as unfinished:
             unfinished.write_bytes(dump(checkpoint))
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
-        """Read, with the numbers of the optimiser's parameters as numbers again."""
+        """Read a checkpoint; convert the keys of the optimiser state back to integers."""
         checkpoint = parse(Path(path).read_bytes(), path)
         for optimizer in checkpoint["optimizer_states"]:
             optimizer["state"] = {int(key): state for key, state in optimizer["state"].items()}
         return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a file."""
+        """Remove a checkpoint."""
         Path(path).unlink(missing_ok=True)
 
 
 class Checkpoints(pl.Callback):
-    """Write checkpoints after epochs, with all that decides how the training goes on.
+    """Callback that writes checkpoints between epochs, with the random state and the log.
 
-    The first epoch is written, and then those that end some time after the last one written.
+    A checkpoint is written after the first epoch, then at most every ``MIN_SECONDS``.
 
     Parameters
     ----------
     folder
-        Where the checkpoint is.
+        Folder of the checkpoint.
     fingerprint
-        What has to be the same for a training to go on.
+        Digest of data, settings and initial weights; a checkpoint is resumed only if it matches.
     """
 
     def __init__(self, folder: str | Path, fingerprint: str) -> None:
@@ -232,12 +232,12 @@ class Checkpoints(pl.Callback):
         self._trainer: pl.Trainer | None = None
 
     def added_to(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return options of a trainer that continues from the checkpoint, where there is one.
+        """Return trainer options that write checkpoints and resume from an existing one.
 
         Raises
         ------
         ValueError
-            If the checkpoint is of another training.
+            If the checkpoint belongs to another training.
         """
         plugins = [*_as_list(options.get("plugins")), PlainCheckpoints()]
         options = {**options, "plugins": plugins, "callbacks": [*options["callbacks"], self]}
@@ -245,14 +245,14 @@ class Checkpoints(pl.Callback):
             found = parse(self.path.read_bytes(), self.path).get("callbacks", {})
             if found.get(self.state_key, {}).get("fingerprint") != self.fingerprint:
                 raise ValueError(
-                    f"{self.path} is of a training with other cells, settings or weights at its "
-                    "start. Repeat that training as it was, or remove the file."
+                    f"{self.path} belongs to a training with other cells, settings or initial "
+                    "weights. Repeat that training without changes, or remove the file."
                 )
             options["ckpt_path"] = str(self.path)
         return options
 
     def state_dict(self) -> dict[str, Any]:
-        """Return random state, log and fingerprint."""
+        """Return the random state, the log and the fingerprint."""
         return {
             "fingerprint": self.fingerprint,
             "torch": torch.get_rng_state(),
@@ -265,7 +265,7 @@ class Checkpoints(pl.Callback):
         self._restored = state_dict
 
     def on_train_epoch_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
-        """Go on with the log so far, and with the random numbers that came next."""
+        """Restore the log and the random state in the first epoch after a restart."""
         self._trainer = trainer
         if self._restored is not None:
             frames = {k: frame_from_plain(v) for k, v in self._restored["history"].items()}
@@ -274,17 +274,17 @@ class Checkpoints(pl.Callback):
             if torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(self._restored["cuda"])
             self._restored = None
-            # Of the first epoch of a run the order of cells is drawn before this hook.
+            # In the first epoch of a run, the order of cells is drawn before this hook.
             iter(trainer.fit_loop._data_fetcher)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write a checkpoint, unless one was written a moment ago."""
+        """Write a checkpoint, unless the last one is less than ``MIN_SECONDS`` old."""
         if time.monotonic() - self._written >= MIN_SECONDS:
             trainer.save_checkpoint(self.path)
             self._written = time.monotonic()
 
     def _log(self) -> dict[str, pd.DataFrame]:
-        """Return the log so far, with the loss of this epoch, which is logged a moment later."""
+        """Return the log so far with the loss of this epoch, which Lightning logs later."""
         if self._trainer is None:
             return {}
         log = dict(_log_of(self._trainer))
@@ -297,11 +297,11 @@ class Checkpoints(pl.Callback):
 
 @contextmanager
 def unchanged_if_interrupted(model: BaseModelClass) -> Iterator[None]:
-    """Give a model back as it was, whatever ends its training before its time.
+    """Restore weights and attributes of a model if its training is interrupted or fails.
 
-    Lightning answers SIGINT and SIGTERM with a ``SystemExit``; here SIGINT becomes a
-    ``KeyboardInterrupt`` again, and SIGTERM ends the process as that signal does, so that a
-    scheduler does not take the job for done.
+    Lightning converts SIGINT and SIGTERM to a ``SystemExit``. This converts SIGINT back to a
+    ``KeyboardInterrupt`` and ends the process with SIGTERM, so that a scheduler does not regard
+    the job as completed.
     """
     weights = _copied(model.module)
     names = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
@@ -318,7 +318,7 @@ def unchanged_if_interrupted(model: BaseModelClass) -> Iterator[None]:
         if isinstance(error, SIGTERMException):
             signal.signal(signal.SIGTERM, handlers[signal.SIGTERM] or signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
-            raise SystemExit(128 + signal.SIGTERM) from error  # a handler of the user's returned
+            raise SystemExit(128 + signal.SIGTERM) from error  # if the user's handler returned
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
@@ -329,7 +329,7 @@ def unchanged_if_interrupted(model: BaseModelClass) -> Iterator[None]:
 
 
 def _as_list(given: Any) -> list[Any]:
-    """Return what a trainer takes as one object, as several, or not at all."""
+    """Return a trainer argument that is one object, several or ``None`` as a list."""
     if given is None:
         return []
     return list(given) if isinstance(given, Iterable) else [given]
@@ -340,9 +340,6 @@ def _copied(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _log_of(trainer: pl.Trainer) -> dict[str, pd.DataFrame]:
-    """Return the metrics of a training, which scvi-tools adds to the model's history.
-
-    What is put into it counts as logged.
-    """
+    """Return the logged metrics, a mutable dict that scvi-tools copies to the history."""
     log: dict[str, pd.DataFrame] = getattr(trainer.logger, "history", {})
     return log

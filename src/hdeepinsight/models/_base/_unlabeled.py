@@ -1,4 +1,4 @@
-"""What models that learn without labels share: set-up, size factors, embeddings, positions."""
+"""Base class of models trained without labels: set-up, size factors, latent representation."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-#: Name under which loaders give the total that every cell is scaled by.
+#: Name of the size factors in mini-batches.
 SIZE_FACTOR = "size_factor"
 
 
 class UnlabeledMixin(_Base):
-    """Register and embed cells without labels; the module's ``inference`` returns ``z``.
+    """Mixin of models trained without labels, whose module returns ``z`` from ``inference``.
 
-    The class it is mixed into is a :class:`CountModel`; a ``setup_anndata`` of its own hands its
+    It is combined with :class:`CountModel`. The ``setup_anndata`` of a subclass passes its
     arguments to ``_set_up``.
 
     Examples
@@ -40,7 +40,7 @@ class UnlabeledMixin(_Base):
 
     @classmethod
     def _set_up(cls, given: dict[str, Any]) -> None:
-        """Register cells, with the arguments of ``setup_anndata`` by name."""
+        """Register cells with the given arguments of ``setup_anndata``."""
         adata, setup = given["adata"], registration.Setup(**cls._get_setup_method_args(**given))
         other = "setup_anndata on one modality, such as mdata.mod['rna']"
         registration.check_reference(adata, AnnData, other)
@@ -62,20 +62,20 @@ class UnlabeledMixin(_Base):
         indices: Sequence[int] | np.ndarray | None = None,
         batch_size: int = 2048,
     ) -> np.ndarray:
-        """Return latent positions of cells.
+        """Return the latent representation of cells.
 
         Parameters
         ----------
         adata
-            Cells with raw counts of the model's genes; those that were registered by default.
+            Cells with raw counts of the model's genes; the registered ones by default.
         indices
-            Cells to read, as positions or as a mask; all by default.
+            Cells to embed, as positions or a Boolean mask; all cells by default.
         batch_size
-            Cells in one pass.
+            Cells per forward pass.
 
         Returns
         -------
-        Positions, float32, shape ``(n_cells, n_latent)``.
+        Latent representation, float32, shape ``(n_cells, n_latent)``.
 
         Raises
         ------
@@ -97,29 +97,29 @@ def embedding_of(adata: AnnData, key: str) -> np.ndarray:
     Raises
     ------
     KeyError
-        If it is not there.
+        If the entry is missing.
     ValueError
-        If it is no table of finite numbers.
+        If it is not a table of finite numbers with two or more columns.
     """
     if key not in adata.obsm:
         hint = ""
         if key in adata.obs:
-            hint = f"{key!r} is a column of obs; labels are no embedding. Pass an entry of obsm."
+            hint = f"{key!r} is a column of obs. Pass an entry of obsm."
         raise missing_column(key, adata.obsm.keys(), where="obsm", hint=hint)
     given = adata.obsm[key]
     given = given.toarray() if issparse(given) else np.asarray(given)
     is_table = given.ndim == 2 and given.shape[1] > 1 and np.issubdtype(given.dtype, np.number)
     if not is_table or not np.isfinite(given).all():
         found, expected = f"{given.dtype} of shape {given.shape}", "a table of finite numbers"
-        hint = "Labels and missing values are not taken: pass numbers, or leave those cells out."
+        hint = "Convert labels to numbers, and remove cells with missing values."
         raise invalid(f"obsm[{key!r}]", found, f"{expected} in two or more columns", hint)
     return np.ascontiguousarray(given, dtype=np.float32)
 
 
 def _size_factors(obs: pd.DataFrame, key: str) -> np.ndarray:
-    """Return the total that every cell is scaled by, float32, shape ``(n_cells, 1)``."""
+    """Return the size factor of each cell, float32, shape ``(n_cells, 1)``."""
     values = pd.to_numeric(one_column(obs, key), errors="coerce").to_numpy(dtype=np.float32)
     if not (np.isfinite(values) & (values > 0)).all():
         hint = "Omit size_factor_key to use the totals of the registered genes."
-        raise invalid(f"obs[{key!r}]", "others", "a column of finite numbers > 0", hint)
+        raise invalid(f"obs[{key!r}]", "other values", "a column of finite numbers > 0", hint)
     return np.asarray(values[:, None])

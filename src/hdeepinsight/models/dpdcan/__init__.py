@@ -1,4 +1,4 @@
-"""An autoencoder that can be trained under differential privacy."""
+"""DPDCAN, an autoencoder with optional differential privacy."""
 
 from hdeepinsight.models.dpdcan._model import DPDCAN
 from hdeepinsight.models.dpdcan._privacy import PrivacyReport

@@ -1,4 +1,4 @@
-"""Positions of cells from an autoencoder whose weights can be released."""
+"""DPDCAN, the model class."""
 
 from __future__ import annotations
 
@@ -38,37 +38,37 @@ from hdeepinsight.models.dpdcan._privacy import (
 from hdeepinsight.nn import union_graph
 from hdeepinsight.tl import check_delta, private_directions
 
-#: Share of the cells that a step draws.
-STEP_SHARE = 0.2
-#: Norm of the noise over that of the largest averaged gradient, above which a warning is logged.
-MOST_NOISE = 10.0
-#: What a saved model leaves out, since it tells of single cells.
+#: Default sampling rate of cells in a step.
+SAMPLE_RATE = 0.2
+#: A warning is logged if the norm of the noise exceeds this multiple of the maximum gradient norm.
+MAX_NOISE = 10.0
+#: Attributes that contain information on single cells, and are not saved.
 _NOT_SAVED = ("history_", "train_indices_", "validation_indices_", "test_indices_", "held_out_")
 
 logger = logging.getLogger(__name__)
 
 
 class DPDCAN(UnlabeledMixin, CountModel):
-    r"""Positions of cells from a contrastive autoencoder, with or without differential privacy.
+    r"""Contrastive autoencoder of cells, with or without differential privacy.
 
     Parameters
     ----------
     adata
-        Cells that were registered by :meth:`setup_anndata`.
+        Cells that were registered with :meth:`setup_anndata`.
     registry
-        Registry of a saved model, where there are no cells.
+        Registry of a saved model; required without ``adata``.
     n_latent
-        Width of the latent space.
+        Dimension of the latent space.
     hidden
         Widths of the hidden layers of the encoder; the decoder mirrors them. By default (64,) for
         projected heads and (256, 64) for the others.
     heads
-        What is reconstructed. ``"projected"``: cells along private directions, which is what noise
-        leaves of them, by a network that starts as the identity. ``"full"`` (as published): counts,
-        with a mean, a dispersion and a zero inflation per cell and gene. ``"compact"``: counts,
-        with one dispersion and zero inflation per gene.
+        Reconstructed values. ``"projected"``: projections of cells on private directions, with
+        residual networks that start as the identity. ``"full"`` (as published): counts, with mean,
+        dispersion and zero inflation per cell and gene. ``"compact"``: counts, with dispersion and
+        zero inflation per gene.
     seed
-        Seed of weights and augmentation, never of the noise.
+        Seed of weights and augmentation, but not of the noise.
 
     Examples
     --------
@@ -85,20 +85,20 @@ class DPDCAN(UnlabeledMixin, CountModel):
 
     Notes
     -----
-    Source of the idea: DP-DCAN (arXiv:2311.03410), which adds noise to the encoder alone and states
-    an epsilon for it. That guarantee does not hold, since the decoder learns from the same cells
-    without noise (user guide, "Privacy"); here only ``privacy="whole"`` states an epsilon. The loss
-    of a cell is :math:`0.8\,L_\text{reconstruction} - 0.2\cos(z', z'')` for two views that miss a
-    fifth of the genes each; nothing is computed across cells. Projected heads are our decision.
-    In our measurements it adds nothing to the directions of
-    :func:`hdeepinsight.tl.dp_pca`, which take seconds and are
-    what we recommend: mean adjusted Rand index over eight datasets at epsilon 4 of 0.54 against
-    0.55; a random projection has 0.35, and no map at all, which needs no budget, 0.59.
+    Based on DP-DCAN (arXiv:2311.03410), which adds noise to the encoder alone and states an epsilon
+    for it. That guarantee does not hold, because the decoder is trained on the same cells without
+    noise (user guide, "Privacy"); here only ``privacy="whole"`` states an epsilon. The loss of a
+    cell is :math:`0.8\,L_\text{reconstruction} - 0.2\cos(z', z'')` for two views with a fifth of
+    the genes masked; cells do not interact. Projected heads are not in the paper. In our
+    measurements the model does not improve on :func:`hdeepinsight.tl.dp_pca`, which takes seconds
+    and which we recommend: the mean adjusted Rand index over eight datasets at epsilon 4 is 0.54
+    with the model and 0.55 with ``dp_pca``; a random projection reaches 0.35, and clustering
+    without any embedding, which needs no budget, 0.59.
     """
 
     _module_cls = DPDCANModule
     _training_plan_cls: ClassVar[type] = DPDCANPlan
-    _parts: ClassVar[Mapping[str, type]] = {"privacy_report_": PrivacyReport}
+    _saved_objects: ClassVar[Mapping[str, type]] = {"privacy_report_": PrivacyReport}
     _train_options = "report", "noise_seed"
     privacy_report_: PrivacyReport | None = None
 
@@ -137,7 +137,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
         size_factor_key: str | None = None,
         source_registry: dict[str, Any] | None = None,
     ) -> None:
-        """Register cells; nothing is written to them.
+        """Register cells without modifying them.
 
         Parameters
         ----------
@@ -146,17 +146,17 @@ class DPDCAN(UnlabeledMixin, CountModel):
         layer
             Layer with the counts; ``X`` by default.
         size_factor_key
-            Column of ``obs`` with the depth of every cell, such as its counts over all genes; the
-            counts over the genes given by default.
+            Column of ``obs`` with the depth of each cell, such as its total count over all genes;
+            by default the total count of the given genes.
         source_registry
-            Registry of a saved model, whose set-up is repeated on this object.
+            Registry of a saved model, used when the model is loaded with new cells.
 
         Raises
         ------
         InputError
             If the matrix does not hold counts, and they cannot be recovered.
         KeyError
-            If the column is not there.
+            If the column is missing.
         ValueError
             If a depth is not a finite number > 0, or ``adata`` is a view.
 
@@ -172,7 +172,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
 
     @property
     def privacy_report(self) -> PrivacyReport | None:
-        """What the training spent; ``None`` before it, and without privacy."""
+        """Privacy budget spent in training; ``None`` before training, and without privacy."""
         return self.privacy_report_
 
     def train(  # type: ignore[override]
@@ -190,33 +190,34 @@ class DPDCAN(UnlabeledMixin, CountModel):
         noise_seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Train the network, once; the last step is the model.
+        """Train the network. A model can be trained only once.
 
         Parameters
         ----------
         privacy
-            ``"whole"``: noise on all that is trained, which alone gives a guarantee.
-            ``"partial_safe"``: noise on the encoder, before a random decoder that stays as it is.
-            ``"paper"``: noise on the encoder, and none on the decoder that learns with it, as
-            published; it guarantees nothing. ``None``: no noise; opacus is not needed.
+            ``"whole"``: noise on all trained parameters, the only mode with a guarantee.
+            ``"partial_safe"``: noise on the encoder, with a fixed random decoder. ``"paper"``:
+            noise on the encoder only, as published, without a guarantee. ``None``: no noise; opacus
+            is not required.
         target_epsilon, delta
-            The budget of a cell; 4 and 1e-5 by default. ``delta`` has to be below one over the
-            number of cells.
+            Privacy budget per cell, by default 4 and 1e-5. ``delta`` must be smaller than one
+            divided by the number of cells.
         noise_multiplier
-            Noise of every release in units of what a cell may change, in place of a budget.
+            Noise of all releases in units of the sensitivity, instead of a budget.
         max_grad_norm
-            Largest norm of a cell's gradient.
+            Maximum norm of the gradient of a cell.
         expected_batch_size
-            Expected cells per step, each drawn by itself; a fifth of the cells by default.
+            Expected number of cells per step, drawn independently; one fifth of the cells by
+            default.
         max_steps
-            Steps. There is no validation, and no early stop.
+            Number of steps. There is no validation and no early stopping.
         genes_are_public
-            State that these cells had no part in choosing the genes. Otherwise the report says
-            that epsilon is conditional on their list.
+            Set to ``True`` if the genes were selected without these cells. Otherwise the report
+            states that epsilon is conditional on the list of genes.
         donor_key
-            Column of ``obs`` with the donor; the report then says that donors are not covered.
+            Column of ``obs`` with the donor, for a statement on donors in the report.
         noise_seed
-            Seed of the noise, for tests. It voids the guarantee, and the report says so.
+            Seed of the noise, for tests. It voids the guarantee, as the report states.
         **kwargs
             Further arguments of :meth:`CountModel.train`: ``accelerator``, ``plan_kwargs`` (``lr``,
             the learning rate of Adam, 1e-3), ``enable_progress_bar``, ...
@@ -224,9 +225,9 @@ class DPDCAN(UnlabeledMixin, CountModel):
         Raises
         ------
         ImportError
-            If opacus is not there, and privacy is asked for.
+            If privacy is requested and opacus is not installed.
         ValueError
-            If the model is trained already, a cell has no counts, or a setting is out of its range.
+            If the model is already trained, a cell has no counts, or a setting is out of range.
 
         Examples
         --------
@@ -241,8 +242,8 @@ class DPDCAN(UnlabeledMixin, CountModel):
         """
         check_choice("privacy", privacy, (*OF_MODE, None))
         if self.is_trained_:
-            msg = "This model is trained, and a second training would add to what it spent. Make a"
-            raise ValueError(f"{msg} new model.")
+            msg = "The model is already trained, and more training would exceed the budget. Create"
+            raise ValueError(f"{msg} a new model.")
         self._resolve_adata(None)
         check_integer("max_steps", max_steps)
         check_integer("expected_batch_size", expected_batch_size, optional=True)
@@ -251,44 +252,45 @@ class DPDCAN(UnlabeledMixin, CountModel):
         n = len(totals)
         if n_empty := int((totals <= 0).sum()):
             msg = f"{n_empty:,} of {n:,} cells have no counts of these genes."
-            raise ValueError(f"{msg} Leave them out.")
-        batch = expected_batch_size or max(1, round(STEP_SHARE * n))
+            raise ValueError(f"{msg} Remove them.")
+        batch = expected_batch_size or max(1, round(SAMPLE_RATE * n))
         if batch > n:
             raise invalid("expected_batch_size", batch, f"at most the number of cells, {n:,}")
         report = None
         if privacy is not None:
             if kwargs.get("checkpoint") is not None:
-                msg = "A private training that goes on from a checkpoint looks at the cells again,"
-                raise ValueError(f"{msg} which its report does not count. Omit checkpoint.")
+                msg = "checkpoint must be None with privacy, because the report does not include"
+                raise ValueError(f"{msg} the steps before a restart. Omit it.")
             check_delta(delta, n)
             check_number("max_grad_norm", max_grad_norm, 1e-6, hint="Omit it to use 0.1.")
             if target_epsilon is not None and noise_multiplier is not None:
-                msg = "target_epsilon and noise_multiplier say the same."
-                raise ValueError(f"{msg} Pass one of them.")
+                msg = "At most one of target_epsilon and noise_multiplier must be given, got both."
+                raise ValueError(f"{msg} Omit one.")
             budget = 4.0 if target_epsilon is None else target_epsilon
-            check_number("target_epsilon", budget, 1e-2, 1e2, hint="Usual are 0.5 to 10.")
+            check_number("target_epsilon", budget, 1e-2, 1e2, hint="Typical values: 0.5 to 10.")
             if noise_multiplier is not None:
-                check_number("noise_multiplier", noise_multiplier, 0.3, hint="Usual are 1 to 20.")
-            said = [OF_MODE[privacy], *ALWAYS]
-            said += [] if genes_are_public else [GENES]
+                hint = "Typical values: 1 to 20."
+                check_number("noise_multiplier", noise_multiplier, 0.3, hint=hint)
+            conditions = [OF_MODE[privacy], *ALWAYS, *([] if genes_are_public else [GENES])]
             if donor_key is not None:
                 sizes = pd.Series(self._groups(donor_key)).value_counts()
-                said += [DONORS.format(int(sizes.max()))]
-            said = said if noise_seed is None else [UNSEEDED, *said]
-            about: Any = {"max_grad_norm": max_grad_norm, "conditions": tuple(said)}
+                conditions += [DONORS.format(int(sizes.max()))]
+            conditions = conditions if noise_seed is None else [UNSEEDED, *conditions]
+            about: Any = {"max_grad_norm": max_grad_norm, "conditions": tuple(conditions)}
             planned = privacy, budget, delta, batch / n, max_steps
             report = within_budget(*planned, self.heads == "projected", noise_multiplier, **about)
             parameters = self.module.network.named_parameters()
             n_noisy = sum(value.numel() for name, value in parameters if report.is_noisy(name))
             ratio = report.noise_multiplier * n_noisy**0.5 / batch
             report = replace(report, ratio=ratio)
-            if ratio > MOST_NOISE:
+            if ratio > MAX_NOISE:
                 logger.warning(
-                    "Noise is %.1f times the largest averaged gradient, so little is learned. Use "
-                    "heads='projected', fewer genes, a larger expected_batch_size, or more cells.",
+                    "The noise is %.1f times the maximum averaged gradient, so that the model "
+                    "hardly improves. Use heads='projected', fewer genes, a larger "
+                    "expected_batch_size, or more cells.",
                     ratio,
                 )
-        # Every epoch is one step.
+        # Each epoch is one step.
         fixed: Any = {"devices": 1, "validation_size": 0, "batch_size": batch}
         super().train(max_steps, **fixed, report=report, noise_seed=noise_seed, **kwargs)
         self.privacy_report_ = report and report.after(self.trainer.global_step)
@@ -304,7 +306,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
         return PoissonSplitter(self.adata_manager, noise_seed=settings["noise_seed"], **loading)
 
     def _set_directions(self, noise: float, seed: int | None) -> None:
-        """Set what projected heads project on, from one noisy look at all cells."""
+        """Compute the private directions of projected heads."""
         if self.heads != "projected":
             return
         network, shell = self.module.network, self.adata_manager.adata
@@ -324,21 +326,21 @@ class DPDCAN(UnlabeledMixin, CountModel):
         indices: Sequence[int] | np.ndarray | None = None,
         batch_size: int = 2048,
     ) -> np.ndarray:
-        """Compute latent positions of cells.
+        """Return the latent representation of cells.
 
         Parameters
         ----------
         adata
-            Cells, which need no set-up; those that trained by default. Their positions are not
-            covered by any epsilon.
+            Cells, without set-up; the training cells by default, whose embedding is not covered by
+            epsilon.
         indices
-            Positions of the cells to read; all by default.
+            Cells to embed, as positions; all cells by default.
         batch_size
-            Cells per step.
+            Cells per forward pass.
 
         Returns
         -------
-        Positions, float32, shape ``(n_cells, n_latent)``.
+        Latent representation, float32, shape ``(n_cells, n_latent)``.
 
         Examples
         --------
@@ -353,27 +355,27 @@ class DPDCAN(UnlabeledMixin, CountModel):
         ['0', '1', '2']
         """
         if adata is None and self.privacy_report_ is not None:
-            msg = "Latent positions of the cells that trained are not covered by epsilon."
-            warnings.warn(f"{msg} Release the model, not these.", UserWarning, stacklevel=2)
+            msg = "The embedding of the training cells is not covered by epsilon. Release the"
+            warnings.warn(f"{msg} model, not the embedding.", UserWarning, stacklevel=2)
         return super().get_latent_representation(adata, indices, batch_size)
 
     def predict(
         self, adata: AnnData | None = None, *, n_clusters: int | None = None
     ) -> pd.Series[Any]:
-        """Cluster cells by the directions of their latent positions.
+        """Cluster cells by their normalised latent representation.
 
         Parameters
         ----------
         adata
-            Cells; those that trained by default. Clusters of them are not covered by any epsilon,
-            and are not part of the model.
+            Cells; the training cells by default, whose clusters are not covered by epsilon. The
+            clusters are not part of the model.
         n_clusters
-            Clusters of k-means; by default communities of the graph of 15 neighbours (Leiden at
-            resolution 1, which needs the extra ``leiden``).
+            Number of k-means clusters; by default Leiden communities of the graph of 15 neighbours
+            (resolution 1; requires the extra ``leiden``).
 
         Returns
         -------
-        Cluster of every cell, named by the cells.
+        Cluster of each cell, indexed by cell.
         """
         check_integer("n_clusters", n_clusters, optional=True)
         cells = self._resolve_adata(adata)
@@ -397,9 +399,10 @@ class DPDCAN(UnlabeledMixin, CountModel):
         save_anndata: bool = False,
         **anndata_write_kwargs: Any,
     ) -> None:
-        """Save the model to a folder; the cells are refused after a private training.
+        """Save the model to a folder.
 
-        Its file then holds weights, settings, genes and the report, neither history nor indices.
+        With privacy, the file holds weights, settings, genes and the report, but no history and no
+        indices, and the cells cannot be saved.
 
         Parameters
         ----------
@@ -412,7 +415,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
             If cells are to be saved with a private model.
         """
         if save_anndata and self._is_private:
-            msg = "save_anndata=True would write the cells beside a private model. Omit it."
+            msg = "save_anndata must be False for a private model, got True. Omit it."
             raise ValueError(msg)
         super().save(dir_path, prefix, overwrite, save_anndata, **anndata_write_kwargs)
 

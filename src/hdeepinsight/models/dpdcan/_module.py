@@ -1,4 +1,4 @@
-"""An autoencoder of counts whose loss is of one cell at a time."""
+"""Module of DPDCAN: an autoencoder of counts whose loss is computed separately for each cell."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hdeepinsight.nn import CountHeads
 
 Heads = Literal["projected", "full", "compact"]
 TARGET_DEPTH = 1e4
+#: Weight of the reconstruction loss; the contrastive loss has the rest.
 RECONSTRUCTION_WEIGHT = 0.8
-"""Weight of the reconstruction; the contrast has the rest."""
 
 
 class ResidualMap(nn.Module):
-    """Add what a small network makes of the input, nothing at first, to the input itself."""
+    """Residual block that is the identity at initialisation."""
 
     def __init__(self, n_features: int, n_hidden: int) -> None:
         super().__init__()
@@ -35,9 +35,9 @@ class ResidualMap(nn.Module):
 
 
 class DPDCANNetwork(nn.Module):
-    """All that is trained; :meth:`forward` gives the loss of every cell by itself.
+    """Encoder and decoder; :meth:`forward` returns the losses of each cell.
 
-    Nothing in it mixes cells (no batch statistics), and nothing is random.
+    The network is deterministic, and cells do not interact (there are no batch statistics).
 
     Parameters
     ----------
@@ -65,9 +65,9 @@ class DPDCANNetwork(nn.Module):
             self.counts = CountHeads(hidden[0], n_genes, per_cell=heads == "full")
 
     def features(self, values: Tensor) -> Tensor:
-        """Return what the encoder reads of log values, ``(n_cells, n_genes)``: no weight is in it.
+        """Return the inputs of the encoder for log values, ``(n_cells, n_genes)``.
 
-        Projected cells are scaled so that a feature is of the order of 1.
+        They do not depend on trainable weights. Projections are scaled to the order of 1.
         """
         if not self.is_projected:
             return values
@@ -76,12 +76,12 @@ class DPDCANNetwork(nn.Module):
         return nn.functional.linear(residuals, self.directions) * scale
 
     def forward(self, features: Tensor, views: Tensor, counts: Tensor, depth: Tensor) -> Tensor:
-        """Return the reconstruction loss and the contrast of every cell, ``(n_cells, 2)``.
+        """Compute the reconstruction and contrastive losses of each cell, ``(n_cells, 2)``.
 
         Parameters
         ----------
         features, views
-            Of the cells, ``(n_cells, n_features)``, and of two incomplete views of each,
+            Features of the cells, ``(n_cells, n_features)``, and of two masked views of each,
             ``(n_cells, 2, n_features)``.
         counts, depth
             Counts ``(n_cells, n_genes)``, and their depth ``(n_cells, 1)``.
@@ -91,14 +91,14 @@ class DPDCANNetwork(nn.Module):
             loss = (self.decoder(z) - features).square().mean(dim=1)
         else:
             mean, dispersion, zeros = self.counts(self.decoder(z), depth / TARGET_DEPTH)
-            # The distribution checks its values, which cannot be done gradient by gradient.
+            # The distribution object validates its arguments, which vmap does not support.
             loss = -log_zinb_positive(counts, mean, dispersion, zeros).mean(dim=1)
         one, two = self.encoder(views).unbind(dim=1)
         return torch.stack([loss, -nn.functional.cosine_similarity(one, two, dim=1)], dim=1)
 
 
 class DPDCANModule(BaseModuleClass):  # type: ignore[misc]
-    """The network in the form that scvi-tools reads, with the augmentation.
+    """scvi-tools module of the network, with augmentation.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class DPDCANModule(BaseModuleClass):  # type: ignore[misc]
         As in :class:`DPDCAN`.
     """
 
-    #: Probability of a gene to be hidden in a view.
+    #: Probability that a gene is masked in a view.
     mask_probability = 0.2
 
     def __init__(self, n_genes: int, n_latent: int, hidden: Sequence[int], heads: Heads) -> None:
@@ -116,7 +116,7 @@ class DPDCANModule(BaseModuleClass):  # type: ignore[misc]
         self.register_buffer("weights", torch.tensor(shares))
 
     def prepare(self, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return what the loss of the network takes, with two new views of every cell."""
+        """Return the inputs of the network, with two random views of each cell."""
         given = self._get_inference_input(tensors)
         values = log_values(**given)
         kept = torch.rand(len(values), 2, values.shape[1], device=values.device)
@@ -134,16 +134,16 @@ class DPDCANModule(BaseModuleClass):  # type: ignore[misc]
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def inference(self, counts: Tensor, depth: Tensor) -> dict[str, Tensor]:
-        """Return latent positions, ``(n_cells, n_latent)``."""
+        """Compute the latent representation, ``(n_cells, n_latent)``."""
         return {"z": self.network.encoder(self.network.features(log_values(counts, depth)))}
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def generative(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the losses of every cell, ``(n_cells, 2)``."""
+        """Compute the losses of each cell, ``(n_cells, 2)``."""
         return {"losses": self.network(*self.prepare(tensors))}
 
     def loss(self, tensors: Any, inference_outputs: Any, generative_outputs: Any) -> LossOutput:
-        """Weigh reconstruction and contrast; a batch may have no cell."""
+        """Compute the weighted mean loss; the mini-batch may be empty."""
         losses = generative_outputs["losses"]
         n_cells = max(len(losses), 1)
         total = (losses @ self.weights).sum() / n_cells

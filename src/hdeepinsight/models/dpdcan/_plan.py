@@ -1,4 +1,4 @@
-"""Noisy steps: which cells are drawn, what a cell may contribute, and the noise on their sum."""
+"""Training plan of DPDCAN: Poisson sampling, clipped gradients and Gaussian noise."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
     from hdeepinsight.models.dpdcan._module import DPDCANModule
     from hdeepinsight.models.dpdcan._privacy import PrivacyReport
 
-#: Numbers that the gradients of single cells may take at once.
-MOST_NUMBERS = 2**25
+#: Maximum number of values in the per-cell gradients of one chunk.
+MAX_VALUES = 2**25
 
 
-def generator_of(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a source of noise: seeded by the operating system unless a seed is given."""
+def noise_generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a random generator, seeded by the operating system unless a seed is given."""
     number = secrets.randbits(63) if seed is None else seed
     return torch.Generator(device).manual_seed(number)
 
 
 class PoissonSampler(Sampler[list[int]]):
-    """Draw the cells of one step, each with the same probability and by itself.
+    """Poisson sampling: each cell is drawn independently with the same probability.
 
     Parameters
     ----------
     n_cells, sample_rate
-        Cells, and the probability of each.
+        Number of cells, and probability of each.
     noise_seed
-        Seed of the draws, for tests.
+        Seed of the sampling, for tests.
     """
 
     def __init__(self, n_cells: int, sample_rate: float, noise_seed: int | None = None) -> None:
         self.n_cells, self.sample_rate = n_cells, sample_rate
-        self.generator = generator_of(noise_seed)
+        self.generator = noise_generator(noise_seed)
 
     def __len__(self) -> int:
         return 1
@@ -55,9 +55,9 @@ class PoissonSampler(Sampler[list[int]]):
 
 
 class PoissonSplitter(DataSplitter):  # type: ignore[misc]
-    """Loaders of scvi-tools, of which the one that trains has one step of ``batch_size`` cells.
+    """Data splitter with Poisson sampling and one step of ``batch_size`` expected cells per epoch.
 
-    That many are expected; every cell is drawn by itself.
+    ``noise_seed`` is the seed of the sampling, for tests.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class PoissonSplitter(DataSplitter):  # type: ignore[misc]
         self.sampler = PoissonSampler(n_cells, batch_size / n_cells, noise_seed)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Return a loader that may give a batch of no cell."""
+        """Return a loader whose mini-batches may be empty."""
         cells = self.adata_manager.create_torch_dataset()
         return DataLoader(cells, sampler=self.sampler, batch_size=None)
 
@@ -76,20 +76,20 @@ class PoissonSplitter(DataSplitter):  # type: ignore[misc]
 def clipped_sum(
     module: DPDCANModule, inputs: Sequence[Tensor], max_norm: float
 ) -> dict[str, Tensor]:
-    """Compute the sum over cells of their gradients, each cut to a norm.
+    """Compute the sum of the per-cell gradients, each clipped to a maximum norm.
 
     Parameters
     ----------
     module
-        The network with its weights of the losses.
+        Module with the network and the weights of its losses.
     inputs
-        What its loss takes, one row per cell.
+        Inputs of the network, one row per cell.
     max_norm
-        Largest norm of the gradient of a cell over all parameters that are trained.
+        Maximum norm of the gradient of a cell over all trainable parameters.
 
     Returns
     -------
-    The sum for every parameter of ``module.network`` that is trained, by name.
+    Sum for each trainable parameter of ``module.network``, by name.
     """
     every = module.network.named_parameters()
     trained = {name: value.detach() for name, value in every if value.requires_grad}
@@ -101,7 +101,7 @@ def clipped_sum(
         return total
 
     per_cell = vmap(grad(loss_of), in_dims=(None, *([0] * len(inputs))))
-    chunk_size = max(1, MOST_NUMBERS // sum(value.numel() for value in trained.values()))
+    chunk_size = max(1, MAX_VALUES // sum(value.numel() for value in trained.values()))
     sums = {name: torch.zeros_like(value) for name, value in trained.items()}
     for start in range(0, len(inputs[0]), chunk_size):
         rows = per_cell(trained, *(part[start : start + chunk_size] for part in inputs))
@@ -114,20 +114,20 @@ def clipped_sum(
 
 
 class DPDCANPlan(TrainingPlan):  # type: ignore[misc]
-    """Train with Adam, on noisy sums of clipped gradients where there is a report to keep to.
+    """Training plan with Adam, and noisy sums of clipped gradients for differential privacy.
 
     Parameters
     ----------
     module
-        The network.
+        Module to train.
     report
-        What the training may spend; ``None`` for plain gradients of the mean loss.
+        Planned privacy report; ``None`` for training without privacy.
     n_cells
-        Cells; sums are divided by the number that is expected in a step, whatever was drawn.
+        Number of cells; sums are divided by the expected, not the actual, number per step.
     noise_seed
         Seed of the noise, for tests.
     start
-        What is done on the device before the first step.
+        Function called before the first step.
     lr
         Learning rate.
     """
@@ -153,12 +153,12 @@ class DPDCANPlan(TrainingPlan):  # type: ignore[misc]
             parameter.requires_grad_(not is_fixed or name.startswith("encoder."))
 
     def on_fit_start(self) -> None:
-        """Do what comes before the first step."""
+        """Call ``start``."""
         super().on_fit_start()
         self.start()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
-        """Take one step, on whatever cells were drawn; no loss of a private one is logged."""
+        """Take one step; with privacy, the loss is not logged."""
         if self.report is None:
             loss: Tensor = super().training_step(batch, batch_idx)
             return loss
@@ -169,9 +169,9 @@ class DPDCANPlan(TrainingPlan):  # type: ignore[misc]
         return None
 
     def set_noisy_gradients(self, inputs: Sequence[Tensor], report: PrivacyReport) -> None:
-        """Set the gradients of the parameters for one step."""
+        """Set the noisy gradients of the parameters for one step."""
         if self._generator is None:
-            self._generator = generator_of(self.noise_seed, inputs[0].device)
+            self._generator = noise_generator(self.noise_seed, inputs[0].device)
         every = dict(self.module.network.named_parameters())
         for name, total in clipped_sum(self.module, inputs, report.max_grad_norm).items():
             if report.is_noisy(name) and report.noise_multiplier:
@@ -180,10 +180,10 @@ class DPDCANPlan(TrainingPlan):  # type: ignore[misc]
             every[name].grad = total / (report.sample_rate * self.n_cells)
 
     def on_train_epoch_end(self) -> None:
-        """Log the budget that is spent so far."""
+        """Log the privacy budget spent so far."""
         if self.report is not None:
             spent = self.report.after(self.n_steps).accounted_epsilon
             self.log("epsilon", spent, prog_bar=True)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Hold nothing out: a validation would be one more release."""
+        """Do nothing: a validation loss would be an additional release."""

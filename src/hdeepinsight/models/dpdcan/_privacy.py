@@ -1,4 +1,4 @@
-"""What a private training guarantees, and the noise that it takes."""
+"""Privacy accounting: guarantees, their conditions, and the required noise."""
 
 from __future__ import annotations
 
@@ -15,55 +15,54 @@ from scipy.optimize import brentq
 from hdeepinsight._errors import invalid, need_extra
 
 Mode = Literal["whole", "partial_safe", "paper"]
-#: Releases: noise multiplier, sampling rate, and how often.
+#: Releases: noise multiplier, sampling rate, and number of repetitions.
 History = Sequence[tuple[float, float, int]]
-#: Orders of the Rényi divergence that are tried.
+#: Orders of the Rényi divergence.
 ORDERS: Final = [1 + x / 10 for x in range(1, 100)] + [*range(11, 64), 128, 256, 512]
 _NOISE_BOUNDS: Final = 0.3, 1e4
-#: Share of epsilon that the projection takes; the steps get what is left.
+#: Share of epsilon spent on the projection; the training steps get the rest.
 PROJECTION_SHARE: Final = 0.9
 
+# Saved reports contain this sentence, and are read for it.
 UNSEEDED: Final = "not private: noise_seed is known, so that the noise can be subtracted."
-GENES: Final = "The list of genes counts as public."
-DONORS = "Donors are not covered: one of them has {:,} cells, and epsilon is of one cell; no "
-DONORS += "epsilon for donors is stated."
+GENES: Final = "The list of genes is assumed to be public."
+DONORS = "Donors are not protected: one donor has {:,} cells, and epsilon applies to a single cell."
 OF_MODE: Final[dict[str, str]] = {
-    "whole": "It covers the saved weights. The embedding of a cell is a function of that cell, and "
-    "clusters made of it are not covered.",
-    "partial_safe": "The number holds for the encoder alone, as long as the decoder is the random "
-    "one.",
-    "paper": "No guarantee: the decoder learns from the same cells without noise, and the "
-    "gradients of the encoder pass through it.",
+    "whole": "The guarantee covers the saved weights. Embeddings of training cells, and clusters "
+    "computed from them, are not covered.",
+    "partial_safe": "Epsilon applies to the encoder alone, as long as the decoder stays random.",
+    "paper": "No guarantee: the decoder is trained on the same cells without noise, and the "
+    "gradients of the encoder depend on it.",
 }
 ALWAYS: Final = (
-    "One cell is the unit, added or removed; the number of cells counts as public.",
-    "Hyper-parameters that were chosen on these cells add to epsilon.",
+    "The unit of privacy is one cell, added or removed; the number of cells is assumed public.",
+    "Hyperparameters that were tuned on these cells increase epsilon.",
     "Leaks through floating-point arithmetic are out of scope.",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyReport:
-    """What a training of a :class:`DPDCAN` spends, and on which conditions that rests.
+    """Privacy budget spent by the training of a :class:`DPDCAN`, and its conditions.
 
     Parameters
     ----------
     mode
-        As given to :meth:`DPDCAN.train`.
+        ``privacy`` of :meth:`DPDCAN.train`.
     delta
         Probability with which epsilon may be exceeded.
     noise_multiplier, max_grad_norm, sample_rate
-        Noise in units of the largest gradient norm, that norm, and the probability of a cell to be
-        in a step.
+        Noise in units of the maximum gradient norm, that norm, and the sampling probability of
+        each cell in a step.
     projection_noise
-        Noise of the projection in units of its sensitivity; ``None`` where there is none.
+        Noise of the projection in units of its sensitivity; ``None`` without projection.
     ratio
-        Norm of the noise over the largest norm of the averaged gradient.
+        Norm of the noise divided by the maximum norm of the averaged gradient.
     conditions
-        What the number rests on and what it leaves out, in sentences.
+        Assumptions and limitations of the guarantee, in sentences.
     steps, accounted_epsilon
-        Steps that were taken, and what the accountant says of all noisy releases; see ``epsilon``
-        for the guarantee.
+        Number of steps, and epsilon of all noisy releases by the accountant; see ``epsilon`` for
+        the guarantee.
     accountant
         Name of the accountant.
 
@@ -89,33 +88,33 @@ class PrivacyReport:
     accountant: str = "rdp"
 
     def after(self, steps: int) -> PrivacyReport:
-        """Return the report of a training of so many steps."""
+        """Return the report after a number of steps."""
         projection = [(self.projection_noise, 1.0, 1)] if self.projection_noise else []
         history = [*projection, (self.noise_multiplier, self.sample_rate, steps)]
         return replace(self, steps=steps, accounted_epsilon=spent_epsilon(history, self.delta))
 
     def is_noisy(self, parameter: str) -> bool:
-        """Whether a parameter of the network, by name, gets noise."""
+        """Return whether noise is added to the gradients of a parameter of the network."""
         return self.mode == "whole" or parameter.startswith("encoder.")
 
     @property
     def epsilon(self) -> float | None:
-        """Epsilon of the guarantee; ``None`` where nothing is guaranteed."""
+        """Guaranteed epsilon; ``None`` without a guarantee."""
         return self._of("whole")
 
     @property
     def encoder_epsilon_conditional(self) -> float | None:
-        """What would hold for the encoder of a ``"partial_safe"`` training; no guarantee."""
+        """Conditional epsilon of the encoder with ``"partial_safe"``; not a guarantee."""
         return self._of("partial_safe")
 
     @property
     def nominal_epsilon(self) -> float | None:
-        """What the published accounting says; no guarantee."""
+        """Epsilon of the published accounting with ``"paper"``; not a guarantee."""
         return self._of("paper")
 
     @property
     def guarantee(self) -> str | None:
-        """The guarantee as a sentence; ``None`` where nothing is guaranteed."""
+        """The guarantee as a sentence; ``None`` without one."""
         if self.epsilon is None:
             return None
         return f"The weights are ({self.epsilon:.3g}, {self.delta:g})-private per cell."
@@ -130,7 +129,7 @@ class PrivacyReport:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PrivacyReport:
-        """Return the report that :meth:`to_dict` gave."""
+        """Return the report for a dict from :meth:`to_dict`."""
         known = {field.name: values[field.name] for field in fields(cls)}
         return cls(**known | {"conditions": tuple(known["conditions"])})
 
@@ -146,7 +145,7 @@ def spent_epsilon(history: History, delta: float) -> float:
     """Compute epsilon of noisy releases by Rényi divergences of the sampled Gaussian mechanism."""
     rdp = need_extra("opacus.accountants.analysis.rdp", "privacy", "Differential privacy")
     spent = sum(steps * _rdp_of_a_step(noise, rate) for noise, rate, steps in history)
-    with warnings.catch_warnings():  # at the last order the bound is loose, and still holds
+    with warnings.catch_warnings():  # at the last order the bound is loose but valid
         warnings.filterwarnings("ignore", message="Optimal order is")
         return float(rdp.get_privacy_spent(orders=ORDERS, rdp=spent, delta=delta)[0])
 
@@ -154,16 +153,15 @@ def spent_epsilon(history: History, delta: float) -> float:
 def solve_noise(
     epsilon: float, delta: float, sample_rate: float, steps: int, before: History = ()
 ) -> float:
-    """Return the least noise multiplier at which steps, after other releases, keep to a budget."""
+    """Compute the smallest noise multiplier with which steps after other releases meet a budget."""
 
     def excess(log_noise: float) -> float:
-        # Nothing smaller is accounted for exactly, and nothing larger is of use.
         return spent_epsilon([*before, (exp(log_noise), sample_rate, steps)], delta) - epsilon
 
     low, high = map(log, _NOISE_BOUNDS)
     if excess(high) > 0:
-        hint = f"A larger budget, a larger delta or fewer than {steps:,} steps are needed."
-        raise invalid("target_epsilon", epsilon, "a budget that noise can meet", hint)
+        hint = f"Increase it or delta, or take fewer than {steps:,} steps."
+        raise invalid("target_epsilon", epsilon, "large enough to be met with noise", hint)
     if excess(low) < 0:
         return _NOISE_BOUNDS[0]
     return exp(float(brentq(excess, low, high, xtol=1e-5)) + 1e-5)
@@ -179,16 +177,16 @@ def within_budget(
     noise: float | None = None,
     **about: Any,
 ) -> PrivacyReport:
-    """Return the report of a training with the least noise that keeps to a budget.
+    """Return the planned report of a training with the smallest noise that meets a budget.
 
     Parameters
     ----------
     mode, epsilon, delta, rate, steps
-        What the training has to keep to, sampling rate and number of steps.
+        Privacy mode, budget, sampling rate and number of steps.
     projects
         Whether a projection is released before the steps.
     noise
-        Noise multiplier of every release, in place of the least one.
+        Noise multiplier of all releases; by default the smallest that meets the budget.
     **about
         Further fields of the report.
     """

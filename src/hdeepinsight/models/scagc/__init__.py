@@ -1,4 +1,4 @@
-"""SCAGC: clusters of cells on a graph that is learned with them."""
+"""SCAGC, clustering of cells on a learned graph."""
 
 from hdeepinsight.models.scagc._model import SCAGC
 

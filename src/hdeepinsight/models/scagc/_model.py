@@ -1,4 +1,4 @@
-"""SCAGC: clusters of cells on a graph that is learned with them, without labels."""
+"""SCAGC, the model class."""
 
 from __future__ import annotations
 
@@ -42,50 +42,51 @@ from hdeepinsight.nn import Similarity, SparseFeatures, union_graph
 Propagation = Literal["auto", "full", "blocks"]
 
 N_COMPONENTS = 50
-#: Neighbours in the tissue, as many as touch a cell in a layer of round ones.
+#: Neighbours in the tissue: a cell in a hexagonal layer touches six others.
 SPATIAL_NEIGHBORS = 6
-#: More cells than these are trained in blocks of about so many.
+#: Maximum number of cells that are trained together, and size of blocks above it.
 FULL_CELLS, BLOCK_CELLS = 15_000, 1_000
 
 
 class SCAGC(UnlabeledMixin, CountModel):
-    """Clusters of cells on a graph that is learned with them, without labels.
+    """Clustering of cells, without labels, on a graph that is learned with the embedding.
 
-    A graph autoencoder embeds cells by convolution over a neighbour graph, and draws the edges of
-    that graph anew from the embedding while it is trained. The method is transductive: a cell's
-    embedding depends on the cells beside it.
+    A graph autoencoder embeds cells by convolution over a neighbour graph, and resamples the edges
+    of this graph from the embedding during training. The method is transductive: the embedding of
+    a cell depends on the other cells.
 
     Parameters
     ----------
     adata
-        Reference that was registered by :meth:`setup_anndata`.
+        Cells that were registered with :meth:`setup_anndata`.
     registry
         Registry of a saved model.
     n_clusters
-        Number of clusters; by default as many as Leiden finds on the learned graph (resolution 1).
+        Number of clusters; by default that of Leiden on the learned graph (resolution 1).
     n_latent, n_hidden
-        Widths of embedding and hidden layer.
+        Dimensions of the embedding and of the hidden layer.
     n_neighbors
-        Neighbours that every cell chooses.
+        Number of neighbours that are selected for each cell.
     use_rep
-        Entry of ``obsm`` in which the first neighbours are searched, such as one corrected for
-        batches; 50 principal components by default.
+        Entry of ``obsm`` for the initial neighbour search, such as a batch-corrected embedding; 50
+        principal components by default.
     spatial_key
-        Entry of ``obsm`` with coordinates in a tissue. The nearest six cells of the same batch
-        join the first graph and the candidates.
+        Entry of ``obsm`` with coordinates in a tissue. The nearest six cells of the same batch are
+        added to the initial graph and to the candidates.
     graph_sampler
-        ``"adaptive"`` draws edges with noise that is small beside the similarities,
-        ``"published"`` with that of the public code, which all but ignores them, and ``"static"``
-        keeps the first graph.
+        ``"adaptive"`` samples edges with noise that is small relative to the similarities,
+        ``"published"`` with the noise of the public code, which dominates the similarities, and
+        ``"static"`` keeps the initial graph.
     similarity
         Similarity of two embedded cells: ``"cosine"``, ``"rbf"`` or ``"neg_sqdist"``.
     graph_temperature
-        What divides similarities before noise is added; edges are more random where it is higher.
+        Divisor of the similarities before noise is added; a higher one makes edges more random.
     candidates
-        Cells among which every cell chooses: half of them near in ``use_rep``, half in the
-        embedding.
+        Number of candidate neighbours per cell: half of them nearest in ``use_rep``, half nearest
+        in the embedding.
     seed
-        Seed of weights, training and clusters; by default ``scvi.settings.seed``, or 0.
+        Seed of the initial weights, the training and the clusters; ``scvi.settings.seed`` by
+        default, or 0 if that is not set.
 
     Examples
     --------
@@ -100,8 +101,8 @@ class SCAGC(UnlabeledMixin, CountModel):
     References
     ----------
     Li et al., scAGC: learning adaptive cell graphs with contrastive guidance for single-cell
-    clustering, BIBM 2025, arXiv:2508.09180. Where its public code differs from this class, and
-    what that costs, is told in the user guide.
+    clustering, BIBM 2025, arXiv:2508.09180. The user guide lists the differences from its public
+    code and their effect.
     """
 
     _module_cls = GraphAutoencoder
@@ -153,7 +154,7 @@ class SCAGC(UnlabeledMixin, CountModel):
             temperature=graph_temperature,
             n_components=0 if use_rep else n_components,
         )
-        self._settled: tuple[np.ndarray, np.ndarray] | None = None
+        self._embedded: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def setup_anndata(  # type: ignore[override]
@@ -164,26 +165,26 @@ class SCAGC(UnlabeledMixin, CountModel):
         batch_key: str | None = None,
         source_registry: dict[str, Any] | None = None,
     ) -> None:
-        """Register cells; nothing is written to them, and no label is read.
+        """Register cells without modifying them; no labels are used.
 
         Parameters
         ----------
         adata
-            Cells with raw counts, shape ``(n_obs, n_vars)``. Choose variable genes first.
+            Cells with raw counts, shape ``(n_obs, n_vars)``. Select variable genes first.
         layer
             Layer with the counts; ``X`` by default.
         batch_key
-            Column of ``obs`` with the batch of every cell, on which the decoder of counts is
-            conditioned, and within which cells of a tissue are neighbours.
+            Column of ``obs`` with the batch of each cell. The count decoder is conditioned on it,
+            and spatial neighbours are searched within it.
         source_registry
-            Registry of a saved model, whose set-up is repeated on this object.
+            Registry of a saved model, used when the model is loaded with new cells.
 
         Raises
         ------
         InputError
             If the matrix does not hold counts, and they cannot be recovered.
         KeyError
-            If a column is not there.
+            If a column is missing.
 
         Examples
         --------
@@ -211,18 +212,17 @@ class SCAGC(UnlabeledMixin, CountModel):
         plan_kwargs: Mapping[str, Any] | None = None,
         **trainer_kwargs: Any,
     ) -> None:
-        """Train embedding and graph, and then the clusters with them.
+        """Train the embedding and the graph, then refine them together with the clusters.
 
         Parameters
         ----------
         pretrain_epochs, cluster_epochs
-            Passes over the cells in the two phases; the second ends early when the clusters no
-            longer change.
+            Epochs of the two phases; the second ends early when the clusters no longer change.
         propagation
-            ``"full"`` convolves over the graph of all cells in each step, ``"blocks"`` over those
-            of some blocks of about 1,000 similar cells; ``"auto"`` does so above 15,000 cells.
+            ``"full"`` convolves over the graph of all cells in each step, ``"blocks"`` over random
+            blocks of about 1,000 similar cells; ``"auto"`` uses blocks above 15,000 cells.
         accelerator, devices
-            As in Lightning; one device.
+            As in Lightning; a single device.
         plan_kwargs
             Passed to the training plan: ``lr`` (1e-3), ``cluster_lr`` (5e-4), ``edge_weight``
             (0.3), ``contrast_weight`` (0.01), ``cluster_weight`` (1.5).
@@ -232,9 +232,9 @@ class SCAGC(UnlabeledMixin, CountModel):
         Raises
         ------
         ValueError
-            If a setting is out of its range, or the reference was changed since it was registered.
+            If a setting is out of range, or the cells were changed after registration.
         TypeError
-            If the trainer does not take an argument.
+            If the trainer does not accept an argument.
 
         Examples
         --------
@@ -268,11 +268,11 @@ class SCAGC(UnlabeledMixin, CountModel):
         settings = {"propagation": "blocks" if blocks.any() else "full", **vars(options)}
         how = training.trainer_options(trainer_kwargs, sum(phases), 0, devices, monitor=None)
         how |= {"accelerator": accelerator, "devices": devices, "max_epochs": sum(phases)}
-        self._settled = None
+        self._embedded = None
         self._fit(plan, CellBlocks(blocks), how, settings | epochs, sizes=(n_cells, 0))
 
     def _standardize(self) -> None:
-        """Read depth, means, deviations and principal directions from the reference."""
+        """Compute depth, means, standard deviations and principal components of the cells."""
         counts, module = self.adata_manager.adata.X, self.module
         totals = np.asarray(counts.sum(axis=1)).ravel()
         module.depth.fill_(float(np.median(totals[totals > 0])) if totals.any() else 1.0)
@@ -287,13 +287,13 @@ class SCAGC(UnlabeledMixin, CountModel):
             module.rotation.copy_(torch.as_tensor(directions.T.copy()))
 
     def _cells(self, data: AnnData | None, reference: AnnData | None = None) -> Cells:
-        """Return cells as the network reads them, those of a reference after them."""
+        """Return the inputs of the network for cells, followed by those of a reference."""
         given = [self._resolve_adata(data), *([] if reference is None else [reference])]
         shells = [self._validate_anndata(each) for each in given]
         counts = sp.vstack([shell.X for shell in shells], "csr").astype(np.float32)
         n_cells = counts.shape[0]
         if n_cells < 2:
-            raise InputError("There is 1 cell.", "A graph needs two or more.", "Add cells.")
+            raise InputError("There is 1 cell.", "A graph requires two or more.", "Add cells.")
         depth = float(self.module.depth)
         logged = log_normalize(counts, depth)
         names = np.concatenate([shell.obs[f"{BATCH}_name"].astype(str) for shell in shells])
@@ -306,10 +306,10 @@ class SCAGC(UnlabeledMixin, CountModel):
         candidates = nearest_neighbors(points, k=near, seed=self.seed)[0]
         neighbors = candidates[:, : self.module.n_neighbors]
         if self.spatial_key is not None:
-            places = np.concatenate([embedding_of(each, self.spatial_key) for each in given])
-            beside = neighbors_within(places, names, SPATIAL_NEIGHBORS)
+            xy = np.concatenate([embedding_of(each, self.spatial_key) for each in given])
+            new = neighbors_within(xy, names, SPATIAL_NEIGHBORS)
             candidates, neighbors = (
-                np.hstack([x, np.where((beside[:, :, None] == x[:, None]).any(axis=2), -1, beside)])
+                np.hstack([x, np.where((new[:, :, None] == x[:, None]).any(axis=2), -1, new)])
                 for x in (candidates, neighbors)
             )
         return Cells(
@@ -323,7 +323,7 @@ class SCAGC(UnlabeledMixin, CountModel):
         )
 
     def _first_centres(self, latent: Tensor, neighbors: Tensor) -> Tensor:
-        """Return the centres from which the clusters start, the largest first."""
+        """Return the initial cluster centres, in decreasing order of cluster size."""
         points = latent.cpu().numpy()
         if self.n_clusters is None:
             labels = leiden_communities(union_graph(neighbors).to_scipy(), seed=self.seed)
@@ -332,37 +332,37 @@ class SCAGC(UnlabeledMixin, CountModel):
         order = np.argsort(-np.bincount(labels), kind="stable")
         return torch.stack([latent[labels == name].mean(dim=0) for name in order])
 
-    def _settle(
+    def _embed(
         self, data: AnnData | None, reference: AnnData | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return embedding and neighbours of cells; those of the own reference are kept."""
+        """Return the embedding and neighbours of cells; cache those of the training cells."""
         self._check_if_trained(warn=False)
         is_own = (data is None or data is self.adata) and reference is None
-        if is_own and self._settled is not None:
-            return self._settled
+        if is_own and self._embedded is not None:
+            return self._embedded
         cells = self._cells(data, reference)
-        found = self.module.settle(cells, SparseFeatures.from_scipy(cells.logged, self.device))
+        found = self.module.embed(cells, SparseFeatures.from_scipy(cells.logged, self.device))
         latent, neighbors = (part.cpu().numpy() for part in found)
         if is_own:
-            self._settled = latent, neighbors
+            self._embedded = latent, neighbors
         return latent, neighbors
 
     def get_latent_representation(  # type: ignore[override]
         self, adata: AnnData | None = None, *, reference: AnnData | None = None
     ) -> np.ndarray:
-        """Embed cells.
+        """Return the embedding of cells.
 
         Parameters
         ----------
         adata
             Cells with raw counts; by default those that the model was trained on.
         reference
-            Cells to embed them with: new cells find their neighbours among both.
+            Cells to embed together with ``adata``, whose neighbours are searched among both.
 
         Returns
         -------
-        Positions, shape ``(n_obs, n_latent)``. They depend on weights and cells alone, and on all
-        cells that are embedded together.
+        Embedding, shape ``(n_obs, n_latent)``. It is deterministic, and depends on all cells that
+        are embedded together.
 
         Examples
         --------
@@ -380,13 +380,13 @@ class SCAGC(UnlabeledMixin, CountModel):
         >>> model.neighbor_choices()["learned"].shape, model.degree_report().index.tolist()
         ((210, 15), ['initial', 'learned'])
         """
-        latent, _ = self._settle(adata, reference)
+        latent, _ = self._embed(adata, reference)
         return latent[: self._resolve_adata(adata).n_obs].copy()
 
     def predict_proba(
         self, adata: AnnData | None = None, *, reference: AnnData | None = None
     ) -> pd.DataFrame:
-        """Return the probability of every cluster, shape ``(n_obs, n_clusters)``.
+        """Return the probability of each cluster, shape ``(n_obs, n_clusters)``.
 
         Parameters
         ----------
@@ -402,7 +402,7 @@ class SCAGC(UnlabeledMixin, CountModel):
     def predict(
         self, adata: AnnData | None = None, *, reference: AnnData | None = None
     ) -> pd.Series:
-        """Return the most probable cluster of every cell, as a categorical column.
+        """Return the most probable cluster of each cell, as a categorical column.
 
         Parameters
         ----------
@@ -411,7 +411,7 @@ class SCAGC(UnlabeledMixin, CountModel):
 
         Returns
         -------
-        Names of the clusters, ``"0"`` for the one that was largest at first.
+        Names of the clusters; ``"0"`` is the cluster that was largest initially.
         """
         table = self.predict_proba(adata, reference=reference)
         labels = table.columns[table.to_numpy().argmax(axis=1)]
@@ -428,10 +428,10 @@ class SCAGC(UnlabeledMixin, CountModel):
 
         Returns
         -------
-        Symmetric matrix of ones without a diagonal, which serves scanpy as connectivities:
+        Symmetric matrix of ones with an empty diagonal, which scanpy accepts as connectivities:
         ``adata.obsp["scagc_connectivities"]``.
         """
-        return union_graph(torch.as_tensor(self._settle(adata)[1])).to_scipy()
+        return union_graph(torch.as_tensor(self._embed(adata)[1])).to_scipy()
 
     @torch.inference_mode()
     def get_normalized_expression(
@@ -444,18 +444,18 @@ class SCAGC(UnlabeledMixin, CountModel):
         adata
             As in :meth:`get_latent_representation`.
         gene_list
-            Genes to return; all of them by default.
+            Genes to return; all genes by default.
 
         Returns
         -------
-        Shape ``(n_obs, n_genes)``; zero inflation is left out of it.
+        Means without zero inflation, shape ``(n_obs, n_genes)``.
         """
         names = list(self.genes if gene_list is None else gene_list)
         if unknown := sorted(set(names) - set(self.genes)):
             raise invalid("gene_list", examples(unknown), "genes of the model", "See model.genes.")
         columns, shell = pd.Index(self.genes).get_indexer(names), self._validate_anndata(adata)
         codes = pd.Index(self._batches).get_indexer(shell.obs[f"{BATCH}_name"].astype(str))
-        latent, means = self._settle(adata)[0], []
+        latent, means = self._embed(adata)[0], []
         for rows in gen_batches(len(latent), 4096):
             z, batch = (torch.as_tensor(x[rows], device=self.device) for x in (latent, codes))
             found = self.module.generative(z, torch.ones_like(z[:, :1]), batch)["px"].mu
@@ -463,22 +463,22 @@ class SCAGC(UnlabeledMixin, CountModel):
         return pd.DataFrame(np.concatenate(means), index=shell.obs_names, columns=names)
 
     def neighbor_choices(self) -> dict[str, np.ndarray]:
-        """Return the cells that each cell chose in the first and in the learned graph.
+        """Return the selected neighbours of each cell in the initial and the learned graph.
 
         Returns
         -------
-        ``"initial"`` and ``"learned"``: positions of cells, -1 for none, one row per cell, as
-        :func:`hdeepinsight.pl.in_degrees` takes them.
+        ``"initial"`` and ``"learned"``: positions of the neighbours, -1 for none, one row per cell,
+        for :func:`hdeepinsight.pl.in_degrees`.
         """
-        return {"initial": self._cells(None).neighbors.numpy(), "learned": self._settle(None)[1]}
+        return {"initial": self._cells(None).neighbors.numpy(), "learned": self._embed(None)[1]}
 
     def degree_report(self) -> pd.DataFrame:
-        """Compare the degrees of the first and of the learned graph.
+        """Compare the degrees in the initial and the learned graph.
 
         Returns
         -------
         One row per graph: quantiles of the degrees, and standard deviation and skewness (hubness)
-        of how often a cell is chosen by others.
+        of the in-degrees.
         """
         rows = {name: degree_summary(chosen) for name, chosen in self.neighbor_choices().items()}
         return pd.DataFrame.from_dict(rows, orient="index")

@@ -1,4 +1,4 @@
-"""The network of SCAGC: a graph encoder, a decoder of edges and a decoder of counts."""
+"""Module of SCAGC: a graph encoder, an edge decoder and a count decoder."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ N_HOPS, EDGE_WIDTH = 3, 32
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Cells as the network reads them.
+    """Inputs of the network for cells.
 
     Parameters
     ----------
     counts, logged
         Counts, and log values at the median depth, shape ``(n_cells, n_genes)``.
     size_factor
-        Depth of each cell over the median depth, shape ``(n_cells, 1)``.
+        Depth of each cell divided by the median depth, shape ``(n_cells, 1)``.
     batch
-        Code of its batch, -1 where the reference has no such batch.
+        Batch code of each cell, -1 for batches that the training cells lack.
     points
-        Coordinates in which the first neighbours were searched.
+        Coordinates used in the initial neighbour search.
     neighbors, candidates
-        Cells to which each one is joined at first, and may be joined; -1 for none.
+        Initial and candidate neighbours of each cell; -1 for none.
     """
 
     counts: sp.csr_matrix
@@ -65,16 +65,16 @@ class Cells:
 
 
 class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
-    """Embed cells by convolution over a graph; decode counts and edges from the embedding.
+    """Graph autoencoder: a convolutional encoder, and decoders of counts and edges.
 
     Parameters
     ----------
     n_genes, n_batches
-        Genes, and batches on which the decoder of counts is conditioned.
+        Number of genes, and of batches on which the count decoder is conditioned.
     n_latent, n_hidden
-        Widths of embedding and hidden layer.
+        Dimensions of the embedding and of the hidden layer.
     n_neighbors, n_candidates
-        Neighbours that every cell chooses, and cells among which it does.
+        Number of selected neighbours and of candidate neighbours per cell.
     sampler, similarity, temperature
         ``graph_sampler``, ``similarity`` and ``graph_temperature`` of
         :class:`~hdeepinsight.models.SCAGC`.
@@ -126,31 +126,31 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         self.register_buffer("rotation", torch.zeros(n_genes, n_components))
 
     def project(self, features: SparseFeatures | Tensor, left_out: float = 0.0) -> Tensor:
-        """Standardise log values and project them for every hop, without a share of the genes."""
+        """Standardise log values and project them for each hop; drop out a share of the genes."""
         return self.first.project(features, self.shift, dropout(1 / self.scale, left_out))
 
     def encode(self, projected: Tensor, graph: CellGraph) -> Tensor:
-        """Embed cells over a graph, shape ``(n_cells, n_latent)``."""
+        """Encode cells by convolution over a graph, shape ``(n_cells, n_latent)``."""
         graph = graph.normalized()
         latent: Tensor = self.second(torch.relu(self.first.propagate(projected, graph)), graph)
         return latent
 
     def assign(self, latent: Tensor) -> Tensor:
-        """Compute the probability of every cluster, shape ``(n_cells, n_clusters)``."""
+        """Compute the probability of each cluster, shape ``(n_cells, n_clusters)``."""
         return student_t_assignment(latent, self.centres)
 
     def edge_probability(self, latent: Tensor, cells: Tensor, others: Tensor) -> Tensor:
-        """Decode the probability that cells ``(n,)`` are joined to others ``(n, m)``."""
+        """Decode the probability of edges between cells ``(n,)`` and others ``(n, m)``."""
         features = self.edge_features(latent)
-        mine = features[cells] @ self.edge_form
-        return torch.einsum("nd,nmd->nm", mine, features[others]).sigmoid()
+        left = features[cells] @ self.edge_form
+        return torch.einsum("nd,nmd->nm", left, features[others]).sigmoid()
 
     def choose(self, latent: Tensor, candidates: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-        """Choose neighbours among candidates by similarity and noise.
+        """Sample neighbours among candidates by similarity, with Gumbel noise.
 
         Returns
         -------
-        Columns that were chosen and probabilities of all, as in
+        Selected columns and probabilities of all columns, as in
         :func:`~hdeepinsight.nn.draw_neighbors`.
         """
         scores = candidate_similarity(latent, candidates, self.similarity) / self.temperature
@@ -158,7 +158,7 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         return draw_neighbors(scores, self.n_neighbors)
 
     def widened(self, first: Tensor, latent: Tensor) -> Tensor:
-        """Return first candidates, and the nearest cells in the embedding beside them."""
+        """Add the nearest cells in the embedding to the initial candidates."""
         points, first = latent.detach(), first.cpu()
         points = normalize(points, dim=1) if self.similarity == "cosine" else points
         k = min(self.n_candidates // 2, len(first) - 1)
@@ -167,11 +167,12 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         return torch.cat([first, more.masked_fill(known, -1)], dim=1).to(latent.device)
 
     @torch.no_grad()
-    def settle(self, cells: Cells, features: SparseFeatures) -> tuple[Tensor, Tensor]:
-        """Embed cells over their first graph, and twice over the one that follows from it.
+    def embed(self, cells: Cells, features: SparseFeatures) -> tuple[Tensor, Tensor]:
+        """Embed cells on the initial graph, then update graph and embedding twice.
 
-        Nothing is random here: the embedding and the neighbours that each cell chose depend on
-        weights and cells alone.
+        Returns
+        -------
+        Embedding and selected neighbours, which are deterministic: no noise is added.
         """
         projected, neighbors = self.project(features), cells.neighbors.to(self.device)
         latent = self.encode(projected, union_graph(neighbors))
@@ -185,7 +186,7 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         return {name: tensors[name] for name in ("features", "graph")}
 
     def inference(self, features: SparseFeatures | Tensor, graph: CellGraph) -> dict[str, Tensor]:
-        """Embed log values over a graph."""
+        """Encode log values by convolution over a graph."""
         return {"z": self.encode(self.project(features), graph)}
 
     def _get_generative_input(self, tensors: Any, inference_outputs: Any) -> dict[str, Any]:
@@ -193,7 +194,7 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         return {"z": inference_outputs["z"], **given}
 
     def generative(self, z: Tensor, size_factor: Tensor, batch: Tensor) -> dict[str, Any]:
-        """Return the distribution of counts; a batch of -1 is none of the reference's."""
+        """Return the distribution of counts; the batch code is -1 for unknown batches."""
         if self.n_batches > 1:
             codes = one_hot(batch + 1, self.n_batches + 1)[:, 1:]
             z = torch.cat([z, codes.to(z)], dim=1)
@@ -206,7 +207,7 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         return LossOutput(per_cell.mean(), per_cell, n_obs_minibatch=len(per_cell))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Load weights, with as many centres as there are."""
+        """Load weights; resize the centres to their saved number."""
         if (centres := state_dict.get(f"{prefix}centres")) is not None:
             self.centres = nn.Parameter(torch.empty_like(centres, device=self.centres.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)

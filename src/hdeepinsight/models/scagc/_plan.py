@@ -1,4 +1,4 @@
-"""How SCAGC is trained: the cells of a step, the graph that is drawn in it, and its losses."""
+"""Training plan of SCAGC: blocks of cells, sampled graphs, and losses."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from hdeepinsight.nn import (
 if TYPE_CHECKING:
     from hdeepinsight.models.scagc._module import Cells, GraphAutoencoder
 
-#: Blocks of cells that make a step, and cells of a step whose counts and edges are decoded.
+#: Blocks per step, and cells of a step whose counts and edges are decoded.
 JOINED_BLOCKS, DECODED_CELLS = 4, 256
-#: Epochs after which candidates, and the targets of the clusters, are computed anew.
+#: Epochs between updates of the candidates, and of the cluster targets.
 POOL_REFRESH, TARGET_UPDATE = 25, 8
-#: Share of changed labels between two targets below which the second phase ends.
+#: The second phase ends if less than this share of labels changes between two targets.
 LABEL_CHANGE = 0.001
 CONTRAST_TEMPERATURE = 0.7
-#: Share of the genes that a step leaves out.
+#: Dropout rate of genes.
 DROPOUT = 0.2
 
 
 class CellBlocks(pl.LightningDataModule):
-    """Give the positions of the cells of each step: all of them, or those of some random blocks.
+    """Data module of cell positions: all cells, or some random blocks, per step.
 
     Parameters
     ----------
     block_of_cell
-        Block of each cell, int, shape ``(n_cells,)``; one block makes one step of all cells.
+        Block of each cell, int, shape ``(n_cells,)``; with one block, each step uses all cells.
     """
 
     def __init__(self, block_of_cell: np.ndarray) -> None:
@@ -52,7 +52,7 @@ class CellBlocks(pl.LightningDataModule):
         self.train_idx, self.val_idx = np.arange(len(order)), np.arange(0)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Return the positions step by step, in a new order every epoch."""
+        """Return a loader of the positions per step, shuffled in each epoch."""
 
         def join(blocks: list[Tensor]) -> Tensor:
             return torch.cat(blocks).sort().values
@@ -67,9 +67,9 @@ class PlanOptions:
     Parameters
     ----------
     lr, cluster_lr
-        Learning rates of both phases.
+        Learning rates of the two phases.
     edge_weight, contrast_weight, cluster_weight
-        Weights of the losses beside the likelihood of the counts.
+        Weights of the losses relative to the likelihood of the counts.
     """
 
     lr: float = 1e-3
@@ -80,16 +80,16 @@ class PlanOptions:
 
 
 class AdaptiveGraphPlan(pl.LightningModule):
-    """Train in two phases: embedding and graph first, then the clusters with them.
+    """Training plan with two phases: embedding and graph first, then together with the clusters.
 
     Parameters
     ----------
     module, cells
-        The network, and the cells to train on.
+        Module to train, and its training cells.
     first_centres
-        Makes the first centres from embedding and neighbours.
+        Function that computes the initial centres from embedding and neighbours.
     epochs
-        Length of both phases.
+        Number of epochs of the two phases.
     options
         Learning rates and weights.
     """
@@ -109,23 +109,23 @@ class AdaptiveGraphPlan(pl.LightningModule):
         self.labels = torch.zeros(0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam over all weights; the centres join it in the second phase."""
+        """Return Adam over all weights; the centres are added in the second phase."""
         fused = self.device.type in ("cpu", "cuda")
         return torch.optim.Adam(self.module.parameters(), lr=self.options.lr, fused=fused)
 
     def on_fit_start(self) -> None:
-        """Put what every step reads where the network is."""
+        """Copy the inputs to the device of the network."""
         self.features = SparseFeatures.from_scipy(self.cells.logged, self.device)
         self.neighbors = self.cells.neighbors.to(self.device).clone()
         self.candidates = self.cells.candidates.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """Renew candidates and targets, and begin the second phase when it is due."""
+        """Update candidates and targets, and start the second phase at its first epoch."""
         epoch = self.current_epoch - self.epochs[0]
-        renews = epoch >= 0 and epoch % TARGET_UPDATE == 0
-        if not renews and (self.current_epoch + 1) % POOL_REFRESH:
+        updates_target = epoch >= 0 and epoch % TARGET_UPDATE == 0
+        if not updates_target and (self.current_epoch + 1) % POOL_REFRESH:
             return
-        latent, neighbors = self.module.settle(self.cells, self.features)
+        latent, neighbors = self.module.embed(self.cells, self.features)
         if not self.module.is_static:
             self.candidates = self.module.widened(self.cells.candidates, latent)
         if epoch == 0:
@@ -135,7 +135,7 @@ class AdaptiveGraphPlan(pl.LightningModule):
             optimizer.add_param_group({"params": [self.module.centres]})
             for group in optimizer.param_groups:
                 group["lr"] = self.options.cluster_lr
-        if renews:
+        if updates_target:
             probabilities = self.module.assign(latent).detach()
             self.target, labels = sharpened_assignment(probabilities), probabilities.argmax(dim=1)
             if epoch > 0:
@@ -144,16 +144,16 @@ class AdaptiveGraphPlan(pl.LightningModule):
             self.labels = labels
 
     def on_train_end(self) -> None:
-        """Place the centres where there is no second phase."""
+        """Set the centres if there is no second phase."""
         if not self.epochs[1]:
-            settled = self.module.settle(self.cells, self.features)
-            self.module.centres = nn.Parameter(self.first_centres(*settled))
+            embedded = self.module.embed(self.cells, self.features)
+            self.module.centres = nn.Parameter(self.first_centres(*embedded))
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Return the loss of a step, in which the cells' edges are drawn anew."""
+        """Resample the edges of the cells of a step, and compute the loss."""
         features, candidates, neighbors = self.features, self.candidates, self.neighbors
         if len(batch) < len(neighbors):
-            place = batch.new_full((len(neighbors) + 1,), -1)  # the last one is for -1
+            place = batch.new_full((len(neighbors) + 1,), -1)  # the last entry maps -1 to -1
             place[batch] = torch.arange(len(batch), device=batch.device)
             candidates, neighbors = place[candidates[batch]], place[neighbors[batch]]
             logged = self.cells.logged[batch.cpu().numpy()]
@@ -168,7 +168,7 @@ class AdaptiveGraphPlan(pl.LightningModule):
             if len(batch) == len(self.neighbors):
                 self.neighbors = neighbors
             else:
-                self.neighbors[batch] = -1  # the first ones may be more
+                self.neighbors[batch] = -1  # the initial graph may have more columns
                 named = batch[neighbors].where(neighbors >= 0, -1)
                 self.neighbors[batch, : neighbors.shape[1]] = named
         rows = torch.randperm(len(batch), device=batch.device)[:DECODED_CELLS]

@@ -1,4 +1,4 @@
-"""SCE2TM: the model class, which only wires."""
+"""SCE2TM, the model class."""
 
 from __future__ import annotations
 
@@ -25,41 +25,43 @@ from hdeepinsight.models.sce2tm._topics import TopicsMixin
 
 MANY_GENES = 10_000
 N_COMPONENTS = 50
-#: Longest list of neighbours of a cell, itself included, of which one is drawn per step.
+#: Neighbours per cell, including itself, of which one is drawn in each step.
 N_NEIGHBORS = 15
 
 logger = logging.getLogger(__name__)
 
 
 class SCE2TM(TopicsMixin, CountModel):
-    r"""Topics of genes that are also clusters of cells, guided by an embedding of the cells.
+    r"""Topic model whose topics are also clusters of cells, guided by an embedding of the cells.
 
     Parameters
     ----------
     adata
-        Cells that were registered by :meth:`setup_anndata`.
+        Cells that were registered with :meth:`setup_anndata`.
     registry
         Registry of a saved model, or of a datamodule.
     n_topics
         Number of topics.
     n_hidden, n_embed
-        Widths of the encoder, and of the space of topics and genes.
+        Width of the encoder, and dimension of the embeddings of topics and genes.
     ecr_weight
-        Weight of the transport cost of topics to genes, which spreads the topics over the genes.
+        Weight of the transport cost between topics and genes, which separates the topics.
     cm_weight, balance_weight
-        Weight of the agreement of expression and embedding, and in it of an even use of topics.
+        Weight of the agreement between expression and embedding, and in it of the entropy of the
+        mean topic proportions.
     seed
-        Seed of weights, split and training; by default ``scvi.settings.seed``, or 0.
+        Seed of the initial weights, the split and the training; ``scvi.settings.seed`` by default,
+        or 0 if that is not set.
 
     Raises
     ------
     ValueError
         If the cells are not registered, there are fewer cells than topics, or an option is out of
-        its range.
+        range.
 
     Examples
     --------
-    A first look, with a model that was hardly trained; leave out the sizes for a real one:
+    A quick example with a small, briefly trained model; omit the sizes in real applications:
 
     >>> import hdeepinsight as hdi
     >>> cells = hdi.datasets.demo().reference
@@ -73,16 +75,16 @@ class SCE2TM(TopicsMixin, CountModel):
 
     Notes
     -----
-    Source: scE2TM (Chen et al., doi:10.1038/s41467-026-76825-5; arXiv:2507.08355). Raw counts are
-    normalised inside the model, transport is computed in the domain of logarithms with the gradient
-    of the envelope theorem, topics and genes stay on the unit sphere (else transport is cheapest
-    where all of them coincide), and the optimiser is AdamW under one cycle: our decisions. The user
-    guide compares the model with what needs no training.
+    Based on scE2TM (Chen et al., doi:10.1038/s41467-026-76825-5; arXiv:2507.08355), with these
+    differences: raw counts are normalised in the model; transport is computed in the log domain,
+    with gradients by the envelope theorem; topics and genes stay on the unit sphere, because
+    transport would otherwise collapse them; and the optimiser is AdamW with a one-cycle learning
+    rate. The user guide compares the model with methods that need no training.
     """
 
     _module_cls = TopicModule
     _training_plan_cls: ClassVar[type] = NeighborPlan
-    _default_steps = 300  # topics grew alike again in longer trainings
+    _default_steps = 300  # topics became similar again in longer trainings
     _epoch_bounds = 20, 300
     _batch_size_bounds = 512, 512
     _default_train_size = 1.0
@@ -119,8 +121,8 @@ class SCE2TM(TopicsMixin, CountModel):
             if n_topics > (n_cells := self.summary_stats.n_cells):
                 raise invalid("n_topics", n_topics, f"at most {n_cells:,}, the number of cells")
             if (n_genes := len(self.genes)) > MANY_GENES:
-                advice = "Topics of about 5,000 variable ones are easier to tell apart, and faster."
-                logger.warning("The model reads %s genes. %s", f"{n_genes:,}", advice)
+                advice = "Select about 5,000 variable genes for faster training and clearer topics."
+                logger.warning("The model has %s genes. %s", f"{n_genes:,}", advice)
             arrays = self._extra_arrays(adata.obs)
             if (key := self._embedding_key) is not None:
                 arrays[EMBEDDING] = embedding_of(adata, key)
@@ -144,7 +146,7 @@ class SCE2TM(TopicsMixin, CountModel):
         size_factor_key: str | None = None,
         source_registry: dict[str, Any] | None = None,
     ) -> None:
-        """Register cells; nothing is written to them, and no labels are read.
+        """Register cells without modifying them; no labels are used.
 
         Parameters
         ----------
@@ -153,23 +155,23 @@ class SCE2TM(TopicsMixin, CountModel):
         layer
             Layer with the counts; ``X`` by default.
         embedding_obsm_key
-            Entry of ``obsm`` with a second view of the cells: of a foundation model, of surface
-            proteins, or principal components. It must not have been made from labels. Without it
-            the model is a plain embedded topic model.
+            Entry of ``obsm`` with a second view of the cells: an embedding from a foundation model
+            or surface proteins, or principal components. It must not be derived from labels.
+            Without it, the model is a plain embedded topic model.
         batch_key
-            Column of ``obs`` with the batch of every cell; every gene then has a bias per batch.
+            Column of ``obs`` with the batch of each cell, for a gene bias per batch.
         size_factor_key
-            Column of ``obs`` with the total that a cell is scaled by; by default the total of the
-            registered genes.
+            Column of ``obs`` with the size factor (total count) of each cell; by default the total
+            count of the registered genes.
         source_registry
-            Registry of a saved model, whose set-up is repeated on this object.
+            Registry of a saved model, used when the model is loaded with new cells.
 
         Raises
         ------
         InputError
             If the matrix does not hold counts, and they cannot be recovered.
         KeyError
-            If a column or an entry of ``obsm`` is not there.
+            If a column or an entry of ``obsm`` is missing.
         TypeError
             If ``adata`` is not an AnnData.
         ValueError
@@ -186,26 +188,26 @@ class SCE2TM(TopicsMixin, CountModel):
     def train(  # type: ignore[override]
         self, max_epochs: int | None = None, *, batch_size: int | None = None, **kwargs: Any
     ) -> None:
-        """Fit topics, and the two views to each other.
+        """Train the topic model.
 
         Parameters
         ----------
         max_epochs
-            Passes over the cells; by default as many as make about 300 steps, at least 20 and at
-            most 300.
+            Number of epochs; by default as many as give about 300 steps, at least 20 and at most
+            300.
         batch_size
-            Cells per step; 512 by default.
+            Cells per mini-batch; 512 by default.
         **kwargs
             Further arguments of :meth:`CountModel.train`: ``accelerator``, ``devices``,
             ``early_stopping``, ``plan_kwargs`` (``lr``, ``weight_decay``), ``checkpoint``, ...
-            By default all cells train, since topics describe the cells at hand; with
-            ``train_size`` or ``validation_size`` the reconstruction of the others is logged as
-            ``validation_loss``. A ``datamodule`` trains a model without embedding.
+            By default no cells are held out. With ``train_size`` or ``validation_size``, the
+            reconstruction loss of held-out cells is logged as ``validation_loss``. Models with an
+            embedding do not support a ``datamodule``.
 
         Raises
         ------
         ValueError
-            If a setting is out of its range or has no effect.
+            If a setting is out of range or has no effect.
 
         Examples
         --------
@@ -222,7 +224,7 @@ class SCE2TM(TopicsMixin, CountModel):
         super().train(max_epochs, batch_size=batch_size, **kwargs)
 
     def _prepare(self, split: Any, datamodule: Any, **options: Any) -> Prepared:
-        """Return counts, embedding and lists of neighbours among the cells that train."""
+        """Return counts, embedding and neighbours of the training cells."""
         if split is None or self._embedding_key is None:
             return (), {}
         shell, rows = self.adata_manager.adata, np.sort(split[0])
@@ -239,30 +241,30 @@ class SCE2TM(TopicsMixin, CountModel):
 
     @torch.inference_mode()
     def get_knowledge_assignments(self, adata: AnnData | None = None) -> pd.DataFrame:
-        """Return the probabilities of the topics by the embedding alone; rows sum to 1.
+        """Return topic probabilities from the embedding alone; rows sum to 1.
 
         Parameters
         ----------
         adata
-            Cells with the embedding in ``obsm``; those that were registered by default.
+            Cells with the embedding in ``obsm``; the registered cells by default.
 
         Raises
         ------
         ValueError
-            If the model has no embedding, or that of these cells has another width.
+            If the model has no embedding, or the embedding has another number of columns.
         """
         if (key := self._embedding_key) is None:
-            msg = "The model was set up without an embedding, so that none assigns topics."
+            msg = "The model was set up without an embedding, which this method requires."
             raise ValueError(f"{msg} Pass embedding_obsm_key=... to setup_anndata.")
         adata = self._resolve_adata(adata)
         values, width = embedding_of(adata, key), len(self.module.embedding_mean)
         if values.shape[1] != width:
             raise invalid(f"obsm[{key!r}]", f"{values.shape[1]} columns", f"of {width} columns")
-        assigned = self.module.eval().know(torch.tensor(values, device=self.device)).cpu().numpy()
-        return pd.DataFrame(assigned, index=adata.obs_names, columns=self.topic_names)
+        assigned = self.module.eval().assign(torch.tensor(values, device=self.device))
+        return pd.DataFrame(assigned.cpu().numpy(), index=adata.obs_names, columns=self.topic_names)
 
     @property
     def _embedding_key(self) -> str | None:
-        """Entry of ``obsm`` that guides the topics."""
+        """Entry of ``obsm`` with the second view of the cells, or ``None``."""
         key: str | None = self._setup.setup_args.get("embedding_obsm_key")
         return key

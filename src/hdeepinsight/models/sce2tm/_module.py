@@ -1,4 +1,4 @@
-"""The network: cells to topics, topics to genes, and the losses that hold them apart."""
+"""Module of SCE2TM: an embedded topic model with transport and cross-view losses."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.nn import functional
 from hdeepinsight.models._base._unlabeled import SIZE_FACTOR
 from hdeepinsight.nn import BatchNorm1d, cluster_contrast, sinkhorn
 
+#: Names of additional arrays in mini-batches.
 EMBEDDING, POSITION = "embedding", "position"
-"""Arrays that the loaders give beside the counts, and where there are, size factors."""
+#: Suffix of the names of arrays of a neighbour of each cell.
 NEIGHBOR = "_of_neighbor"
-"""Ends the names of the same arrays for a neighbour of every cell."""
 TARGET_SUM = 1e4
+#: Temperature of the softmax over topics; lower values give sparser topics.
 BETA_TEMPERATURE = 0.2
-"""Divides the distances of topics and genes; the lower, the sharper is a topic's share."""
 SINKHORN_EPSILON = 0.01
 
 
@@ -30,7 +30,7 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
     Parameters
     ----------
     n_genes, n_embedding, n_batch
-        Widths of the counts and of the embedding (0 for none), and number of batches (1 for no
+        Number of genes, dimension of the embedding (0 for none), and number of batches (1 for no
         gene bias per batch).
     n_topics, n_hidden, n_embed, ecr_weight, cm_weight, balance_weight
         As in :class:`~hdeepinsight.models.SCE2TM`.
@@ -83,41 +83,41 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
         self.register_buffer("potential", torch.zeros(n_genes), persistent=False)
 
     def standardize_embedding(self, embedding: Tensor) -> None:
-        """Learn mean and spread of an embedding, unless its rows have unit norm already."""
+        """Set mean and scale of an embedding, unless its rows have unit norm."""
         if not torch.allclose(embedding.norm(dim=1), embedding.new_ones(len(embedding)), atol=1e-3):
             self.embedding_mean.copy_(embedding.mean(dim=0))
             self.embedding_scale.copy_(embedding.std(dim=0).clamp_min(1e-6))
 
     def encode(self, counts: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log-normalised expression, and means and log variances of the topic scores."""
+        """Compute log-normalised expression, and means and log variances of the topic scores."""
         total = counts.sum(dim=1, keepdim=True) if total is None else total
         x = (1 + counts * (TARGET_SUM / total.clamp_min(1e-6))).log()  # faster than log1p
         hidden = self.encoder(x)
         return x, self.mean(hidden), self.log_variance(hidden)
 
     def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """Return topic scores: drawn in training, their means at prediction."""
+        """Return topic scores: sampled in training, their means at prediction."""
         if not self.training:
             return mean
         return mean + (log_variance / 2).exp() * torch.randn_like(mean)
 
-    def know(self, embedding: Tensor) -> Tensor:
-        """Return probabilities of the topics by the embedding, shape ``(n_cells, n_topics)``."""
+    def assign(self, embedding: Tensor) -> Tensor:
+        """Compute topic probabilities from the embedding, shape ``(n_cells, n_topics)``."""
         scaled = (embedding - self.embedding_mean) / self.embedding_scale
         assigned: Tensor = self.knowledge(scaled).softmax(dim=1)  # type: ignore[misc]
         return assigned
 
     def positions(self) -> tuple[Tensor, Tensor]:
-        """Return topics and genes on the unit sphere, where transport cannot shrink distances."""
+        """Return topic and gene embeddings, normalised so that transport cannot collapse them."""
         return functional.normalize(self.topics), functional.normalize(self.genes)
 
     def distances(self) -> Tensor:
-        """Return squared distances of topics and genes, shape ``(n_topics, n_genes)``."""
+        """Compute squared distances of topics and genes, shape ``(n_topics, n_genes)``."""
         topics, genes = self.positions()
         return (2 - 2 * topics @ genes.T).clamp_min(0)
 
     def loadings(self, distances: Tensor | None = None) -> Tensor:
-        """Return the share of every topic in each gene; columns sum to 1."""
+        """Compute the share of each topic in each gene; columns sum to 1."""
         distances = self.distances() if distances is None else distances
         return (-distances / BETA_TEMPERATURE).softmax(dim=0)
 
@@ -130,7 +130,7 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
     def inference(
         self, cells: list[Tensor | None], neighbors: list[Tensor | None]
     ) -> dict[str, Tensor]:
-        """Return topic scores ``z`` and proportions, and those of neighbours where there are."""
+        """Compute topic scores ``z`` and proportions, also for given neighbours."""
         counts, total, embedding = cells
         x, mean, log_variance = self.encode(counts, total)  # type: ignore[arg-type]
         z = self.draw(mean, log_variance)
@@ -139,7 +139,8 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
         if neighbors[0] is not None and embedding is not None and neighbors[2] is not None:
             _, *near = self.encode(neighbors[0], neighbors[1])
             found["theta_near"] = self.draw(*near).softmax(dim=1)
-            found["known"], found["known_near"] = self.know(embedding), self.know(neighbors[2])
+            found["assigned"] = self.assign(embedding)
+            found["assigned_near"] = self.assign(neighbors[2])
         return found
 
     def _get_generative_input(self, tensors: Any, inference_outputs: Any) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def generative(self, theta: Tensor, batch: Tensor | None = None) -> dict[str, Tensor]:
-        """Return log shares of the genes; without batches, those of the mean batch."""
+        """Compute log shares of the genes, averaged over batches if none is given."""
         distances = self.distances()
         logits = self.gene_norm(theta @ self.loadings(distances))
         if self.batch_bias is not None:
@@ -156,7 +157,7 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
         return {"log_share": logits.log_softmax(dim=1), "distances": distances}
 
     def loss(self, tensors: Any, inference_outputs: Any, generative_outputs: Any) -> LossOutput:
-        """Reconstruction and prior; in training also transport of topics and the two views."""
+        """Compute reconstruction loss and KL divergence; in training, add the other losses."""
         found, distances = inference_outputs, generative_outputs["distances"]
         reconstruction = -(found["x"] * generative_outputs["log_share"]).sum(dim=1)
         prior = Normal(0.0, (1 - 1 / self.n_topics) ** 0.5)
@@ -167,16 +168,16 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
             plan, self.potential = sinkhorn(distances, SINKHORN_EPSILON, start=self.potential)
             others["ecr"] = (plan * distances).sum()
             total = total + self.ecr_weight * others["ecr"]
-        if "known" in found:
-            views = (found[n] for n in ("theta", "theta_near", "known", "known_near"))
+        if "assigned" in found:
+            views = (found[n] for n in ("theta", "theta_near", "assigned", "assigned_near"))
             others["cross_view"] = self.cross_view(*views)
             total = total + self.cm_weight * others["cross_view"]
         return LossOutput(total, reconstruction, kl_local=divergence, extra_metrics=others)
 
     def cross_view(self, p: Tensor, p_near: Tensor, q: Tensor, q_near: Tensor) -> Tensor:
-        """Return how far two views disagree on the clusters, less how evenly they are used."""
-        apart = cluster_contrast(q, p_near) + cluster_contrast(p, q_near)
+        """Compute the disagreement of two views minus the weighted entropy of the mean topics."""
+        contrast = cluster_contrast(q, p_near) + cluster_contrast(p, q_near)
         disagreement = -(p * q).sum(dim=1).clamp_min(1e-9).log().mean()
         means = torch.stack([p.mean(dim=0), q.mean(dim=0)]).clamp_min(1e-9)
-        evenness = -(means * means.log()).sum()
-        return apart + disagreement - self.balance_weight * evenness
+        entropy = -(means * means.log()).sum()
+        return contrast + disagreement - self.balance_weight * entropy

@@ -1,4 +1,4 @@
-"""How the topic model is optimised: beside every cell, a neighbour of it in each view."""
+"""Training plan of SCE2TM, with neighbours of each cell in two views."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from hdeepinsight.models.sce2tm._module import EMBEDDING, NEIGHBOR, POSITION
 
 
 class NeighborPlan(OneCyclePlan):
-    """Train with a neighbour of every cell in expression, and one in the embedding.
+    """Training plan with a random neighbour of each cell in expression and in the embedding.
 
     Parameters
     ----------
     module
-        The network.
+        Module to train.
     arrays
-        Counts of all cells, their embedding and, where there are, size factors, under the names
-        that the loaders use.
+        Counts, embedding and optional size factors of all cells, by their names in mini-batches.
     lists
-        Neighbours of every cell in expression and in the embedding, each of shape ``(n_cells, k)``,
-        padded with -1; see :func:`hdeepinsight.graph.mutual_neighbors`. Without them every cell
-        stands alone.
+        Neighbours of each cell in expression and in the embedding, each of shape ``(n_cells, k)``,
+        padded with -1; see :func:`hdeepinsight.graph.mutual_neighbors`. By default no neighbours
+        are used.
     **kwargs
-        As in :class:`~hdeepinsight.models.OneCyclePlan`.
+        Passed to :class:`~hdeepinsight.models.OneCyclePlan`.
     """
 
     def __init__(
@@ -44,11 +43,11 @@ class NeighborPlan(OneCyclePlan):
         self.arrays, self.lists = arrays or {}, lists
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of a mini-batch with its neighbours."""
+        """Compute the loss of a mini-batch with its neighbours."""
         if self.lists is not None:
             cells = batch[POSITION].long().ravel().cpu().numpy()
-            near, known = (drawn(lists[cells]) for lists in self.lists)
-            rows = {REGISTRY_KEYS.X_KEY: near, SIZE_FACTOR: near, EMBEDDING: known}
+            near, near_embedding = (draw_from(lists[cells]) for lists in self.lists)
+            rows = {REGISTRY_KEYS.X_KEY: near, SIZE_FACTOR: near, EMBEDDING: near_embedding}
             for name, array in self.arrays.items():
                 values: Any = array[rows[name]]
                 values = values.toarray() if isinstance(values, csr_matrix) else values
@@ -57,8 +56,8 @@ class NeighborPlan(OneCyclePlan):
         return loss
 
 
-def drawn(lists: np.ndarray) -> np.ndarray:
-    """Return one entry of every list, drawn evenly among those that are not -1."""
+def draw_from(lists: np.ndarray) -> np.ndarray:
+    """Draw one entry of each list uniformly, ignoring entries of -1."""
     n_listed = (lists >= 0).sum(axis=1)
     place = (torch.rand(len(lists)).numpy() * n_listed).astype(np.int64)
     found: np.ndarray = lists[np.arange(len(lists)), np.minimum(place, n_listed - 1)]

@@ -1,4 +1,4 @@
-"""What a topic model says: proportions, genes, differences, and cells with other proportions."""
+"""Analysis of topics: proportions, genes, differences between groups, and perturbations."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Cells: TypeAlias = AnnData | Sequence[int] | np.ndarray | None
 
 @dataclass(frozen=True, eq=False)
 class TopicPerturbation:
-    """Cells decoded before and after their topics were changed.
+    """Decoded expression of cells before and after a perturbation of their topics.
 
     Parameters
     ----------
     before, after
-        Natural logarithms of the share of every gene, shape ``(n_cells, n_genes)``.
+        Natural logarithms of the share of each gene, shape ``(n_cells, n_genes)``.
     towards
-        Mean change of these logarithms that leads to the target cells, shape ``(n_genes,)``;
-        ``None`` without target.
+        Mean difference of these logarithms between target cells and ``before``, shape
+        ``(n_genes,)``; ``None`` without target cells.
 
     Examples
     --------
@@ -51,29 +51,29 @@ class TopicPerturbation:
 
     @property
     def log_fold_change(self) -> pd.Series:
-        """Mean change of the natural logarithm of every gene's share."""
+        """Mean change of the natural logarithm of each gene's share."""
         return (self.after - self.before).mean()
 
     @property
     def shift_score(self) -> float:
-        """Share of the way to the target that the cells move, 1 for all of it."""
+        """Projected shift towards the target cells; 1 if the cells reach the target."""
         if self.towards is None:
-            msg = "There is no target to move towards. Pass target=... to perturb_topics."
+            msg = "shift_score requires target cells. Pass target=... to perturb_topics."
             raise ValueError(msg)
         return float(self.log_fold_change @ self.towards / (self.towards @ self.towards))
 
 
 class TopicsMixin(UnlabeledMixin):
-    """Read, compare and change the topics of cells.
+    """Mixin with the analysis of topics.
 
-    The latent positions of a cell are its topic scores, of which the softmax is its proportions;
-    they do not depend on the embedding.
+    The latent representation of a cell is its topic scores; their softmax is its topic proportions.
+    They do not depend on the embedding.
     """
 
     def get_topic_proportions(
         self, adata: AnnData | None = None, indices: Sequence[int] | np.ndarray | None = None
     ) -> pd.DataFrame:
-        """Return the share of every topic in every cell; rows sum to 1.
+        """Return the proportion of each topic in each cell; rows sum to 1.
 
         Parameters
         ----------
@@ -88,7 +88,7 @@ class TopicsMixin(UnlabeledMixin):
     def predict(
         self, adata: AnnData | None = None, indices: Sequence[int] | np.ndarray | None = None
     ) -> pd.Series:
-        """Return the largest topic of every cell.
+        """Return the topic with the largest proportion in each cell.
 
         Parameters
         ----------
@@ -104,22 +104,22 @@ class TopicsMixin(UnlabeledMixin):
 
     @torch.inference_mode()
     def get_topic_gene(self) -> pd.DataFrame:
-        """Return the share of every topic in each gene; columns (genes) sum to 1."""
+        """Return the share of each topic in each gene; columns (genes) sum to 1."""
         values = self.module.loadings().cpu().numpy()
         return pd.DataFrame(values, index=self.topic_names, columns=list(self.genes))
 
     @torch.inference_mode()
     def get_topic_embeddings(self) -> pd.DataFrame:
-        """Return the positions of the topics on the unit sphere that they share with the genes."""
+        """Return the topic embeddings, unit vectors in the same space as the genes."""
         return pd.DataFrame(self.module.positions()[0].cpu().numpy(), index=self.topic_names)
 
     @torch.inference_mode()
     def get_gene_embeddings(self) -> pd.DataFrame:
-        """Return the positions of the genes on the unit sphere that they share with the topics."""
+        """Return the gene embeddings, unit vectors in the same space as the topics."""
         return pd.DataFrame(self.module.positions()[1].cpu().numpy(), index=list(self.genes))
 
     def top_genes(self, n: int = 10) -> pd.DataFrame:
-        """Return the genes in which each topic has its largest share.
+        """Return the genes with the largest share of each topic.
 
         Parameters
         ----------
@@ -128,7 +128,7 @@ class TopicsMixin(UnlabeledMixin):
 
         Returns
         -------
-        Names of genes, one row per topic, best first.
+        Gene names, one row per topic, in decreasing order of the share.
         """
         check_integer("n", n)
         loadings = self.get_topic_gene()
@@ -143,34 +143,35 @@ class TopicsMixin(UnlabeledMixin):
         min_difference: float = 1.0,
         fdr: float = 0.05,
     ) -> pd.DataFrame:
-        """Find topics whose scores differ between the cells of a group and all others.
+        """Test for topics whose scores differ between the cells of a group and all other cells.
 
         Parameters
         ----------
         groupby
-            Column of ``obs``, or the group of every cell.
+            Column of ``obs``, or the group of each cell.
         adata
-            Cells; those that were registered by default.
+            Cells; the registered cells by default.
         min_difference
-            Least difference of the mean scores.
+            Minimum difference of the mean scores.
         fdr
-            Largest false discovery rate (Benjamini and Hochberg, over all groups and topics).
+            Maximum false discovery rate (Benjamini-Hochberg, over all groups and topics).
 
         Returns
         -------
         One row per group and topic: ``group``, ``topic``, ``difference`` of the mean scores,
         ``p_value`` of the two-sided Mann-Whitney test, ``p_adjusted``, and whether it is
-        ``differential``; largest differences first. Cells without a group are among the others.
+        ``differential``, sorted by decreasing difference. Cells without a group are used as other
+        cells.
 
         Notes
         -----
-        Cells are not independent samples: with several donors, confirm by donor what is found here.
+        Cells are not independent samples: with several donors, confirm the results by donor.
         """
         adata = self._resolve_adata(adata)
         given = one_column(adata.obs, groupby) if isinstance(groupby, str) else pd.Series(groupby)
         scores = self.get_latent_representation(adata)
         if len(given) != len(scores):
-            raise invalid("groupby", f"{len(given):,} of them", f"{len(scores):,} groups")
+            raise invalid("groupby", f"{len(given):,}", f"{len(scores):,} groups, one per cell")
         parts = []
         for group in given.dropna().unique():
             inside = (given == group).to_numpy(dtype=bool)
@@ -199,32 +200,32 @@ class TopicsMixin(UnlabeledMixin):
         target: Cells = None,
         delta: float | Sequence[float] = 0.0,
     ) -> TopicPerturbation:
-        """Change topics of cells, and decode what their expression would be.
+        """Change the topic scores of cells, and decode their expression.
 
         Parameters
         ----------
         cells
-            Cells to change: an AnnData, or positions or a mask of those that were registered.
+            Cells to perturb: an AnnData, or positions or a Boolean mask of the registered cells.
         topics
-            Names or positions of the topics to change.
+            Names or positions of the topics to perturb.
         mode
-            ``"zero"`` takes the topics away, ``"set"`` gives them the mean score of the target
+            ``"zero"`` removes the topics, ``"set"`` sets them to the mean score of the target
             cells, ``"shift"`` adds ``delta`` to their scores.
         target
-            Cells to move towards, in any form of ``cells``. For ``"set"``, and for the
+            Target cells, in the same form as ``cells``: required for ``"set"`` and for the
             ``shift_score`` of the result.
         delta
-            For ``"shift"``: what is added to the scores, one number or one per topic.
+            Change of the scores with ``"shift"``, one number or one per topic.
 
         Returns
         -------
-        Shares of the genes before and after. Judge them by ``log_fold_change`` or ``shift_score``:
-        shares are tiny, so that their mean squared difference is always near zero.
+        Shares of the genes before and after. Use ``log_fold_change`` or ``shift_score`` to compare
+        them: shares are so small that their mean squared difference is always near zero.
 
         Raises
         ------
         ValueError
-            If a topic is unknown, there is no target to set, or all topics are taken away.
+            If a topic is unknown, target cells are missing, or all topics would be removed.
         """
         check_choice("mode", mode, ("zero", "set", "shift"))
         names = self.topic_names
@@ -233,9 +234,10 @@ class TopicsMixin(UnlabeledMixin):
             raise invalid("topics", list(topics), f"names or positions up to {names[-1]}")
         chosen = [position[topic] for topic in topics]
         if mode == "set" and target is None:
-            raise ValueError("mode='set' needs target cells, got none. Pass target=...")
+            raise ValueError("mode='set' requires target cells, got none. Pass target=...")
         if mode == "zero" and len(set(chosen)) == len(names):
-            raise invalid("topics", "all of them", "some of the topics", "Nothing would be left.")
+            hint = "Keep at least one topic."
+            raise invalid("topics", "all of them", "some of the topics", hint)
         scores, index = self._scores_of(cells)
         aim = None if target is None else self._scores_of(target)[0]
         theta, changed = scores.softmax(1), scores.clone()
@@ -250,7 +252,7 @@ class TopicsMixin(UnlabeledMixin):
         return TopicPerturbation(before, after, towards)
 
     def _scores_of(self, cells: Cells) -> tuple[torch.Tensor, pd.Index]:
-        """Return scores of cells that are named in one of several ways."""
+        """Return topic scores and names of cells."""
         is_data = isinstance(cells, AnnData | None)
         data, rows = (cells, None) if is_data else (None, np.asarray(cells))
         names = self._resolve_adata(data).obs_names
@@ -264,19 +266,19 @@ class TopicsMixin(UnlabeledMixin):
     def topic_metrics(
         self, gene_sets: Mapping[str, Iterable[str]], *, n_top: int = 10
     ) -> pd.Series:
-        """Score the topics against gene sets.
+        """Compute the quality of the topics and their enrichment of gene sets.
 
         Parameters
         ----------
         gene_sets
-            Genes of every set by its name.
+            Gene sets by name.
         n_top
-            Top genes of each topic.
+            Number of top genes per topic.
 
         Returns
         -------
-        ``coherence``, ``diversity``, their product ``quality``, and of over-represented sets
-        ``n_hits``, ``n_sets`` and ``uniqueness``; see ``hdeepinsight.metrics``.
+        ``coherence``, ``diversity``, their product ``quality``, and for enriched sets ``n_hits``,
+        ``n_sets`` and ``uniqueness``; see ``hdeepinsight.metrics``.
         """
         given = self.get_topic_gene().to_numpy(), list(self.genes), gene_sets
         coherence = topic_coherence(*given, n_top=n_top)
@@ -289,24 +291,24 @@ class TopicsMixin(UnlabeledMixin):
     def select_n_topics(
         self, candidates: Sequence[int], *, seeds: Sequence[int] = (0, 1, 2), **train: Any
     ) -> pd.DataFrame:
-        """Train models of several sizes, and compare their topics between seeds; no labels.
+        """Train models with different numbers of topics, and compare the topics between seeds.
 
         Parameters
         ----------
         candidates
             Numbers of topics.
         seeds
-            At least two seeds.
+            Two or more seeds.
         **train
             Arguments of :meth:`train`.
 
         Returns
         -------
-        By number of topics: mean ``stability`` and ``diversity`` of the topics, and the ``loss`` at
-        the end of the training. Choose the largest number whose topics are stable.
+        Mean ``stability`` and ``diversity`` of the topics and final training ``loss``, indexed by
+        the number of topics. Choose the largest number with stable topics.
         """
         if len(seeds) < 2:
-            raise invalid("seeds", list(seeds), "at least two seeds")
+            raise invalid("seeds", list(seeds), "two or more seeds")
         rows, options = {}, self.init_params_["non_kwargs"]
         for n_topics in candidates:
             loadings, losses = [], []

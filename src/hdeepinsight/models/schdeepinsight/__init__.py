@@ -1,4 +1,4 @@
-"""The main model."""
+"""SCHDeepInsight, the hierarchical classifier of gene images."""
 
 from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
 from hdeepinsight.nn import ModuleConfig

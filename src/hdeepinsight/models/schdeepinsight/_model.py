@@ -1,4 +1,4 @@
-"""SCHDeepInsight: the model class, which only wires."""
+"""SCHDeepInsight, the model class."""
 
 from __future__ import annotations
 
@@ -58,69 +58,70 @@ if TYPE_CHECKING:
     from hdeepinsight.image import LayoutMethod
 
 LAYOUT_CELLS = 20_000
-MOST_MEMBERS = 5
-#: Labelled cells whose eighth is the largest mini-batch, which "auto" shares among members.
+MAX_MEMBERS = 5
+#: Maximum product of labelled cells and members with ``n_members="auto"``.
 MEMBERS_CELLS = 1024
 PROFILES_NOTE = "The network is explained, without the profiles that it is combined with."
 ADAPTED_NOTE = (
-    "The adapted network is explained; the ranks of markers, which are half of what the model "
-    "says, have no gradient."
+    "The adapted network is explained; the ranks of markers, which have half of the weight in the "
+    "probabilities, have no gradient."
 )
 
 
 class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
-    r"""Hierarchical annotation of cells from gene images.
+    r"""Hierarchical cell type annotation from gene images.
 
     Parameters
     ----------
     adata
-        Reference that was registered by :meth:`setup_anndata` or :meth:`setup_mudata`.
+        Reference that was registered with :meth:`setup_anndata` or :meth:`setup_mudata`.
     registry
-        Registry of a saved model, or of a datamodule that the model is to be trained with.
+        Registry of a saved model, or of a datamodule to train the model with.
     taxonomy
-        Tree of the cell types; by default the one that the label columns span.
+        Taxonomy of the cell types; by default built from the label columns.
     layout
-        Pixel of every gene: a :class:`~hdeepinsight.image.GeneLayout`, or how to fit one
+        Pixel of each gene: a :class:`~hdeepinsight.image.GeneLayout`, or the method to fit one
         (``"tsne"``, ``"tsne_published"``, ``"umap"``, ``"mde"``, ``"random"``).
     n_genes
-        Most genes of a fitted layout: ``keep_genes`` first, then the most variable ones.
+        Maximum number of genes in a fitted layout: ``keep_genes``, then the most variable genes.
     keep_genes
-        Genes that a fitted layout has to hold, such as markers.
+        Genes that a fitted layout must contain, such as markers.
     side
-        Side of the image of a fitted layout; by default the smallest multiple of 8 that has a
-        pixel for every gene.
+        Side length of the image of a fitted layout; by default the smallest multiple of 8 with a
+        pixel for each gene.
     backbone
-        Network that reads the image: ``"compact"``, ``"mlp"`` (a control that knows no
-        neighbourhoods), ``"efficientnet_b0"`` to ``_b7``, ``"efficientnet_v2_s"``, ``_m``, ``_l``,
+        Network that reads the image: ``"compact"``, ``"mlp"`` (a control without spatial
+        structure), ``"efficientnet_b0"`` to ``_b7``, ``"efficientnet_v2_s"``, ``_m``, ``_l``,
         or ``None`` for no image.
     n_latent
-        Width of the features of the compact backbone.
+        Number of features of the compact backbone.
     n_members
-        Networks of the same recipe with other random numbers, whose probabilities are averaged;
-        an annotation then says how far they disagree. Training takes so many times as long.
-        ``"auto"`` takes as many as there is time for in the training on 1,000 cells: five of up
-        to 204 labelled cells, one of more than 512.
+        Number of ensemble members, trained with different random numbers. Their probabilities are
+        averaged, and the annotation reports their disagreement. Training time grows
+        proportionally. ``"auto"`` trains five members for up to 204 labelled cells, fewer for more
+        cells, and one for more than 512.
     masking
         Random gene masking in training.
     thinning
         Random thinning of counts in training.
     proteins
-        Pixel of every surface protein of a MuData; by default each is at its gene, see
+        Pixel of each surface protein of a MuData; by default at the pixel of its gene, see
         :func:`~hdeepinsight.image.protein_layout`.
     config
-        Choices that only comparisons change: a :class:`ModuleConfig`.
+        Options for comparisons and ablations: a :class:`ModuleConfig`.
     seed
-        Seed of layout, weights, split and training; by default ``scvi.settings.seed``, or 0.
+        Seed of the layout, the initial weights, the split and the training;
+        ``scvi.settings.seed`` by default, or 0 if that is not set.
 
     Raises
     ------
     ValueError
         If the reference is not registered, a label is not in the taxonomy, or an option is out of
-        its range.
+        range.
 
     Examples
     --------
-    A first look, with a model that was hardly trained; leave out the sizes for a real one:
+    A quick example with a small, briefly trained model; omit the sizes in real applications:
 
     >>> import hdeepinsight as hdi
     >>> data = hdi.datasets.demo()
@@ -132,9 +133,9 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
 
     Notes
     -----
-    Source of the idea: scHDeepInsight (doi:10.1101/2025.06.23.661045). The network, the
-    normalisation inside the model, thinning, masking, joint decoding and calibration are our
-    decisions; the benchmark compares them with controls that undo one of them each.
+    Based on scHDeepInsight (doi:10.1101/2025.06.23.661045). The network, the normalisation in the
+    model, thinning, masking, joint decoding and calibration differ from the paper; the benchmark
+    measures the effect of each.
     """
 
     _uses_profiles = True
@@ -212,30 +213,30 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         modalities: Mapping[str, str] | None = None,
         source_registry: dict[str, Any] | None = None,
     ) -> None:
-        """Register a labelled reference of RNA and surface proteins; nothing is written to it.
+        """Register a labelled reference of RNA and surface proteins without modifying it.
 
         Parameters
         ----------
         mdata
-            Reference with raw counts of both modalities. Some cells may lack proteins, none RNA.
+            Reference with raw counts of both modalities. Cells may lack proteins, but not RNA.
         rna_layer, protein_layer
             Layers with the counts; ``X`` by default.
         labels_key, labels_keys, batch_key, unlabeled_category
-            As in :meth:`setup_anndata`. The columns are looked for in ``mdata.obs``, then in the
+            As in :meth:`setup_anndata`. The columns are searched in ``mdata.obs``, then in the
             ``obs`` of the RNA modality.
         modalities
             Modality of each argument, as in scvi-tools: ``{"rna_layer": "rna", "protein_layer":
-            "protein"}``, and ``"labels_key"`` or ``"batch_key"`` where the columns are in another
-            modality. By default the usual names are tried.
+            "protein"}``, and ``"labels_key"`` or ``"batch_key"`` if the columns are in another
+            modality. By default common names are tried.
         source_registry
-            Registry of a saved model, whose set-up is repeated on this object.
+            Registry of a saved model, used when the model is loaded with a new reference.
 
         Raises
         ------
         InputError
             If a modality is missing, empty or does not hold counts, or cells lack RNA.
         KeyError
-            If a column is not there.
+            If a column is missing.
         ValueError
             If not exactly one of ``labels_key`` and ``labels_keys`` is given.
 
@@ -253,21 +254,22 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
     def from_paper(
         cls, adata: AnnData, taxonomy: Taxonomy | None = None, **options: Any
     ) -> SCHDeepInsight:
-        """Build the published configuration, for comparison.
+        """Create a model with the published configuration, for comparison.
 
         Parameters
         ----------
         adata
-            Reference that was registered by :meth:`setup_anndata`.
+            Reference that was registered with :meth:`setup_anndata`.
         taxonomy
-            Tree of the cell types; by default the one that the label columns span.
+            Taxonomy of the cell types; by default built from the label columns.
         **options
-            Keyword arguments of the class; they win over the published ones.
+            Keyword arguments of the class, which override the published ones.
 
         Returns
         -------
         A model with EfficientNet-B5 on three equal 224×224 channels, one small network per parent,
-        no wide path, per-gene maxima, the published loss, no masking and no thinning.
+        no wide path, scaling by the maximum of each gene, the published loss, no masking and no
+        thinning.
 
         Examples
         --------
@@ -276,16 +278,16 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         >>> hdi.SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
         >>> model = hdi.SCHDeepInsight.from_paper(
         ...     reference, backbone="compact", side=32, layout="random"
-        ... )  # smaller and faster than what was published
+        ... )  # smaller and faster than published
         >>> model.module.thinning, len(model.layout.genes)
         (CountThinning(p=0.0, min_rate=1.0), 765)
 
         Notes
         -----
         Train it with ``batch_size=256, plan_kwargs={"lr": 1e-4, "weight_decay": 1e-5}`` and
-        annotate with ``decoder="greedy", threshold=None``. It is the whole published pipeline only
-        where reference and query were corrected with STACAS first; the published network starts
-        from ImageNet weights, this one does not.
+        annotate with ``decoder="greedy", threshold=None``. The published pipeline also corrects
+        reference and query with STACAS first, and starts from ImageNet weights, which this model
+        does not.
         """
         config = ModuleConfig(
             scale_percentile=100.0,
@@ -310,12 +312,12 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
 
     @property
     def genes(self) -> tuple[str, ...]:
-        """Genes that the model reads, in order."""
+        """Genes of the model, in order."""
         return self._loader_genes if self.module is None else self.layout.genes
 
     @property
     def proteins(self) -> tuple[str, ...]:
-        """Surface proteins of the model; empty where it was trained on RNA alone."""
+        """Surface proteins of the model; empty if it was trained on RNA alone."""
         return () if self.protein_layout is None else self.protein_layout.genes
 
     @property
@@ -342,68 +344,70 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         batch_size: int | None = None,
         seed: int | None = None,
     ) -> Explanation:
-        r"""Attribute the probability of a node to the genes, cell by cell and over all cells.
+        r"""Attribute the probability of a node to genes, per cell and over all cells.
 
         Parameters
         ----------
         query
-            As in :meth:`annotate`; explain the cells of interest, not more. The model's own data
+            As in :meth:`annotate`; select the cells of interest to save time. The model's own data
             by default.
         nodes
-            Nodes that every cell is explained for: names, synonyms or paths. By default each cell
-            is explained for its own node, the one that the model puts it at.
+            Nodes to explain for all cells: names, synonyms or paths. By default each cell is
+            explained for its predicted node.
         against
-            Another node: the difference of the log-probabilities of the two ("why Treg and not
-            naive CD4 T"). They need not be siblings.
+            Node to compare with: the difference of the log-probabilities of the two nodes is
+            explained ("why Treg and not naive CD4 T"). They need not be siblings.
         level
-            Without ``nodes``: level of each cell's own node, by depth or name; leaves by default.
+            Level of the predicted nodes, by depth or name, if ``nodes`` is omitted; leaves by
+            default.
         target
-            ``"conditional"``: log-probability of the node given its parent, so what tells it from
-            its siblings. ``"joint"``: log-probability of the node, so what tells it from
-            everything; the sum of the conditional ones along its path. ``"logit"``: its score
-            before it is compared with its siblings.
+            ``"conditional"``: log-probability of the node given its parent, which distinguishes it
+            from its siblings. ``"joint"``: log-probability of the node, which distinguishes it from
+            all others; the sum of the conditional ones along its path. ``"logit"``: its logit
+            before the softmax over siblings.
         background
-            Cells to compare with: an AnnData or a file, which has every gene of the query. As many
-            are taken of every type, by the label columns of the reference where it has them, else
-            by the model's labels. By default the registered reference; a model without its data
-            draws cells from the mean profiles that it carries.
+            Cells to compare with: an AnnData or a file, which has every gene of the query. Equal
+            numbers of each type are used, by the label columns of the reference if present, else by
+            the model's labels. By default the registered reference; a model without a reference
+            draws cells from its mean profiles.
         n_background
-            Cells of every type in the background.
+            Background cells per type.
         n_samples
-            Gradients per cell. The error falls with it, the time grows.
+            Gradients per cell. More samples reduce the error and take more time.
         keep_values
-            Keep the attributions of single cells, 4 bytes per cell, gene and node. Off, only means
-            and spread over cells are kept, and memory does not grow with the number of cells.
+            Keep the attributions of single cells, 4 bytes per cell, gene and node. With ``False``,
+            only mean and standard deviation over cells are kept, and memory does not grow with the
+            number of cells.
         layer, use_raw, scale, fold_case
-            How the query is read, as in :meth:`annotate`.
+            How to read the query, as in :meth:`annotate`.
         batch_size
-            Gradients in one pass through the network; by default 256 on a CPU, whose caches hold
-            them, and 8,192 elsewhere.
+            Gradients per pass through the network; by default 256 on a CPU, to fit its caches, and
+            8,192 on other devices.
         seed
-            Seed of background and draws; the model's by default.
+            Seed of the background and the sampling; the model's seed by default.
 
         Returns
         -------
         Attributions, rankings and signatures of genes, and the error of their sums. Cells without
-        counts have nothing to explain and are left out, of which ``note`` tells.
+        counts are excluded, as ``note`` states.
 
         Raises
         ------
         InputError
             If the matrix cannot be read as counts, the genes do not match, or the cells have
-            proteins that the model would read too.
+            proteins that the model reads too.
         ValueError
-            If a node is unknown, a number out of its range, or there is nothing to compare with.
+            If a node is unknown, a number is out of range, or no background is available.
 
         Notes
         -----
         Expected gradients (doi:10.1038/s42256-021-00343-w) of the calibrated output in the space
         of scaled expression, through the gene image:
         :math:`\varphi_g = \mathrm{E}_{s',t}[(s_g - s'_g)\,\partial F/\partial s_g]` at
-        :math:`s' + t(s - s')`. Background cells are read as if they had only the genes of the
-        query, so that genes that were not measured get 0. Of an adapted model the network with the
-        adapters of each cell's batch is explained, and the background read by the same network;
-        the ranks of markers, the other half of its probabilities, have no gradient.
+        :math:`s' + t(s - s')`. Background cells are restricted to the genes of the query, so that
+        genes that were not measured get 0. For an adapted model, the network with the adapters of
+        each cell's batch is explained, and also used for the background; the ranks of markers,
+        which have half of the weight in its probabilities, have no gradient.
 
         Examples
         --------
@@ -425,9 +429,9 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         opened = self._open_trained(query, None, **reading)
         if opened.extra.proteins is not None and opened.extra.proteins.measured.any():
             raise InputError(
-                "The query has proteins, and the model reads them.",
-                "Only genes can be explained, and the model annotates the RNA alone, too.",
-                "Pass one modality, such as mdata.mod['rna'].",
+                "The query has proteins that the model reads.",
+                "Only genes can be explained.",
+                "Pass the RNA alone, such as mdata.mod['rna'].",
             )
         seed = self.seed if seed is None else seed
         return explain_cells(
@@ -449,14 +453,12 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         )
 
     def _background(self, given: Any, per_type: int, seed: int) -> Background:
-        """Return cells to compare with: given ones, the reference, or drawn from its profiles."""
+        """Return background cells: given ones, the reference, or samples of its profiles."""
         options = {"per_type": per_type, "seed": seed}
         if given is None and self.adata is None:
             if self.profiles_ is None:
-                raise ValueError(
-                    "The model has neither its reference nor mean profiles of it to compare with. "
-                    "Pass a labelled AnnData as background=."
-                )
+                msg = "The model has neither a reference nor mean profiles as a background."
+                raise ValueError(f"{msg} Pass a labelled AnnData as background=.")
             return background_from_profiles(self.profiles_, **options)
         opened, keys = self.open(given), self._setup.labels_keys
         if given is None:
@@ -472,10 +474,10 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         return background_from_cells(opened, types, source=source, **options)
 
     def __repr__(self) -> str:
-        """Backbone, taxonomy, layout and state of training."""
+        """Summarise backbone, layout, taxonomy and training."""
         sizes = zip(self.taxonomy.level_names, np.bincount(self.taxonomy.depth)[1:], strict=True)
         levels = ", ".join(f"{name} ({size})" for name, size in sizes)
-        network = "not built before it sees a datamodule"
+        network = "to be built when trained with a datamodule"
         if self.module is not None:
             side, weights = self.layout.side, sum(p.numel() for p in self.module.parameters())
             network = (
@@ -507,17 +509,15 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         rows = draw_evenly(nodes, LAYOUT_CELLS, np.random.default_rng(self.seed))
         sample = source.read(align_genes(source.var_names, genes), rows)
         fitting: dict[str, Any] = {"method": layout, "side": options["side"], "seed": self.seed}
-        with progress("Placing the genes on the image"):
+        with progress("Fitting the gene layout"):
             return GeneLayout.fit(log_normalize(sample), genes, **fitting)
 
     def _build(self, layout: GeneLayout, proteins: Any, nodes: np.ndarray | None = None) -> None:
-        """Build the network, with the layout and the number of members written down."""
+        """Build the network, and record the layout and the number of members."""
         options = self.init_params_["non_kwargs"]
         if options["n_members"] == "auto":
             n_labelled = MEMBERS_CELLS if nodes is None else np.count_nonzero(nodes)
-            options["n_members"] = int(
-                np.clip(MEMBERS_CELLS // max(n_labelled, 1), 1, MOST_MEMBERS)
-            )
+            options["n_members"] = int(np.clip(MEMBERS_CELLS // max(n_labelled, 1), 1, MAX_MEMBERS))
         self.layout = layout
         proteins = GeneLayout.from_dict(proteins) if isinstance(proteins, dict) else proteins
         proteins = proteins or multimodal.layout_of_proteins(self.adata, self._setup, layout)
@@ -529,7 +529,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             self.module = self._module_cls.from_options(options | objects)
 
     def _build_from(self, counts: csr_matrix, nodes: np.ndarray) -> None:
-        """Build the network from a sample of a datamodule's cells."""
+        """Build the network from a sample of the cells of a datamodule."""
         var = pd.DataFrame(index=pd.Index(self._loader_genes, dtype=object))
         source = open_counts(AnnData(counts, var=var))
         keep = self.init_params_["non_kwargs"]["keep_genes"]
@@ -537,13 +537,13 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         self._fit_to(read_counts(source, self.genes), nodes, np.zeros(len(nodes)))
 
     def _fit_to(self, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray) -> None:
-        """Fit what is saved with the weights of the network: normalisation, profiles, weights."""
+        """Fit normalisation, mean profiles and class weights before the training."""
         config = self._config
         self.module.normalizer.fit(counts, scale_percentile=config.scale_percentile)
         if self.module.proteins is not None and is_paired(self.adata):
-            stained = self.adata_manager.adata.obsm
-            measured = stained["proteins_measured"].any(axis=1)
-            self.module.proteins.normalizer.fit(stained[FIELD_KEYS.PROTEINS][measured])
+            arrays = self.adata_manager.adata.obsm
+            measured = arrays["proteins_measured"].any(axis=1)
+            self.module.proteins.normalizer.fit(arrays[FIELD_KEYS.PROTEINS][measured])
         sums = reference_sums(self.module, counts, nodes, batches)
         self.profiles_ = LeafSums.sum(sums).profiles()
         self.shift_ = usual_shift(sums)

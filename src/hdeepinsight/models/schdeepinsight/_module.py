@@ -1,4 +1,4 @@
-"""What scvi-tools trains of the classifier of gene images."""
+"""scvi-tools module of the classifier of gene images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hdeepinsight.nn import GeneImageClassifier
 
 
 class GeneImageModule(GeneImageClassifier, TreeModule):
-    """A classifier of gene images that learns: copies for members, hidden genes and proteins."""
+    """Trainable classifier of gene images, with augmentation for ensemble members and proteins."""
 
     inference = auto_move_data(GeneImageClassifier.inference)
 
@@ -27,18 +27,18 @@ class GeneImageModule(GeneImageClassifier, TreeModule):
         }
 
     def augment(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Make training cells look like those of queries: shallower, and with fewer genes.
+        """Thin counts and mask genes and proteins, separately for each ensemble member.
 
         Parameters
         ----------
         tensors
-            Mini-batch with raw counts, shape ``(n_cells, n_genes)``; ``measured`` of the same
-            shape, if it is there, is 1 for genes that may be shown.
+            Mini-batch with raw counts, shape ``(n_cells, n_genes)``; ``measured`` (optional, same
+            shape) is 1 for genes that may stay visible.
 
         Returns
         -------
-        The mini-batch with thinned counts and masks of what is shown, once for every member. A
-        member gets no label of cells that it must not see (``unseen_by``).
+        The mini-batch, repeated for each member, with thinned counts and masks. The label of a cell
+        is withheld from the member given in ``unseen_by``.
         """
         if self.n_members > 1:
             tensors = {name: torch.cat([each] * self.n_members) for name, each in tensors.items()}

@@ -1,4 +1,4 @@
-"""References of RNA and surface proteins of the same cells: how they are registered and read."""
+"""Registration and loading of references with RNA and surface proteins of the same cells."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
-    """Register a MuData with a model class, and note which modalities it has; as `register`."""
+    """Register a MuData with a model class, and record its modalities in the set-up."""
     given = setup.setup_args
     keys = as_label_keys(given["labels_key"], given["labels_keys"])
     check_reference(mdata, MuData, "setup_anndata")
@@ -52,7 +52,7 @@ def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
 
 
 def genes_of_proteins(data: Any, setup: Setup) -> list[str]:
-    """Return genes that a fitted layout has to hold, so that proteins have places; maybe none."""
+    """Return the genes of the proteins of a reference, which a fitted layout must contain."""
     if not is_paired(data):
         return []
     names = list(map(str, _modality(data, setup, "rna").var_names))
@@ -61,7 +61,7 @@ def genes_of_proteins(data: Any, setup: Setup) -> list[str]:
 
 
 def layout_of_proteins(data: Any, setup: Setup, layout: GeneLayout) -> GeneLayout | None:
-    """Lay out proteins where their genes are; ``None`` where there are none."""
+    """Place each protein at the pixel of its gene; return ``None`` without proteins."""
     if not is_paired(data):
         return None
     genes = {name: protein_genes(name, layout.genes) for name in _proteins(data, setup)}
@@ -69,7 +69,7 @@ def layout_of_proteins(data: Any, setup: Setup, layout: GeneLayout) -> GeneLayou
 
 
 def protein_arrays(data: Any, setup: Setup, proteins: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return protein counts of a reference and whether each was measured, for the loaders."""
+    """Return the protein counts of a reference, and which were measured, for the loaders."""
     if not proteins or not is_paired(data):
         return {}
     layer = setup.setup_args.get("protein_layer")

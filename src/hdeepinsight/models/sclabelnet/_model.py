@@ -1,4 +1,4 @@
-"""SCLabelNet: the model class, which only wires."""
+"""SCLabelNet, the model class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anndata import AnnData
 from scvi.dataloaders import DataSplitter
 from sklearn.utils import gen_batches
 
-from hdeepinsight._errors import check_choice, check_integer, check_number
+from hdeepinsight._errors import check_choice, check_integer, check_number, invalid
 from hdeepinsight.adaptation import reference_sums, use_adapters
 from hdeepinsight.annotation import check_level_names
 from hdeepinsight.data import select_genes, split_three
@@ -51,67 +51,69 @@ from hdeepinsight.taxonomy import Taxonomy
 if TYPE_CHECKING:
     from hdeepinsight.data import AlignedQuery
 
-ENCODER_SHARE = 0.1
-"""Learning rate of a pretrained encoder, as a share of that of the head."""
+#: Learning rate of a pretrained encoder, as a fraction of that of the head.
+ENCODER_RATE = 0.1
 HELD_OUT = 0.05
+#: Cells per forward pass.
 LATENT_CELLS, EXPLAINED_CELLS = 1024, 32
-"""Cells in one pass."""
-BASELINE = "the same genes, expressed to an unknown degree"
-NO_HEAD = "This model is an encoder without a head, which knows no types. Make a model of labelled"
-NO_HEAD += " cells with SCLabelNet.from_encoder(encoder, adata), or ask for its latent positions."
+BASELINE = "the same genes with masked values"
+NO_HEAD = "This model is an encoder without a head. Create a model of labelled cells with"
+NO_HEAD += " SCLabelNet.from_encoder(encoder, adata), or use get_latent_representation()."
 logger = logging.getLogger(__name__)
 
 
 class SCLabelNet(HierarchicalClassifierMixin, CountModel):
-    r"""Hierarchical annotation by a transformer on gene tokens, pretrained without labels.
+    r"""Hierarchical annotation with a transformer on gene tokens, pretrained without labels.
 
-    A cell is the set of its expressed genes with binned values. :meth:`pretrain` hides values and
-    tells them from the other genes, of any cells of the species; :meth:`train` then learns labels,
-    of which rare ones are drawn more often. All else is as in
+    Each cell is the set of its expressed genes with binned values. :meth:`pretrain` predicts
+    masked values from the other genes, on any cells of the species. :meth:`train` then trains the
+    classifier, sampling cells of rare labels more often. Everything else is as in
     :class:`~hdeepinsight.models.SCHDeepInsight`.
 
     Parameters
     ----------
     adata
-        Reference that was registered by :meth:`setup_anndata`; without ``labels_key`` and taxonomy
-        the model is an encoder without a head.
+        Reference that was registered with :meth:`setup_anndata`; without ``labels_key`` and
+        taxonomy the model is an encoder without a classification head.
     registry
         Registry of a saved model.
     taxonomy
-        Tree of the cell types; by default the one that the label columns span.
+        Taxonomy of the cell types; by default built from the label columns.
     genes
-        Genes that the model reads; by default the ``n_genes`` most variable ones.
+        Genes of the model; by default the ``n_genes`` most variable ones.
     n_genes
-        Most genes that are chosen.
+        Maximum number of selected genes.
     size
         ``"small"``: 2 layers of width 64; ``"medium"``: 4 of 128; ``"published"``: 6 of 200, with
-        exact attention in place of the Performer.
+        exact attention instead of the Performer.
     pooling
-        How tokens become features: ``"attention"``, ``"cls"`` or ``"mean"``.
+        Pooling of the tokens of a cell: ``"attention"``, ``"cls"`` or ``"mean"``.
     binning
         ``"log2"``, ``"log2_published"`` or ``"rank"``; see :func:`~hdeepinsight.nn.bin_values`.
     value_encoding
-        ``"hard"`` bins, or ``"soft"`` ones: positions between two of them.
+        ``"hard"`` for bins, ``"soft"`` to interpolate between two bins.
     n_bins
-        Bins of the values.
+        Number of bins.
     max_tokens
-        Most tokens of a cell: random ones in training, the most telling ones at prediction.
+        Maximum number of tokens per cell: a random subset in training; at prediction those with
+        the highest expression relative to the reference.
     dropout
         Dropout rate of encoder and head.
     masking, thinning
         Random gene masking and thinning of counts in training.
     seed
-        Seed of weights, split and training; by default ``scvi.settings.seed``, or 0.
+        Seed of the initial weights, the split and the training; ``scvi.settings.seed`` by default,
+        or 0 if that is not set.
 
     Raises
     ------
     ValueError
         If the reference is not registered, a label is not in the taxonomy, or an option is out of
-        its range.
+        range.
 
     Examples
     --------
-    A first look, with a model that was hardly trained:
+    A quick example with a small, briefly trained model:
 
     >>> import hdeepinsight as hdi
     >>> data, quiet = hdi.datasets.demo(), {"accelerator": "cpu", "enable_progress_bar": False}
@@ -124,20 +126,20 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
 
     Notes
     -----
-    Experimental: on what was measured so far, :class:`~hdeepinsight.models.SCHDeepInsight` and
-    balanced logistic regression label better, with few labels too; the user guide has the tables.
+    Experimental: in our measurements :class:`~hdeepinsight.models.SCHDeepInsight` and balanced
+    logistic regression are more accurate, also with few labels; the user guide has the tables.
 
-    Source of the idea: ScLabel-Net (doi:10.19843/j.cnki.CN42-1779/TQ.202412007) and the public code
-    of its relative TransAnno-Net. Exact attention over expressed genes, normalisation, head, loss,
-    calibration, sampler after the split and prior correction are our decisions.
+    Based on ScLabel-Net (doi:10.19843/j.cnki.CN42-1779/TQ.202412007) and the public code of the
+    related TransAnno-Net. Exact attention over expressed genes, normalisation, head, loss,
+    calibration, balanced sampling after the split and prior correction differ from the paper.
     """
 
     _module_cls = GeneTokenClassifier
     _training_plan_cls: ClassVar[type] = FinetuningPlan
     _labels_required: ClassVar[bool] = False
-    _figures: ClassVar[tuple[str, ...]] = ("shift_", "pretraining_")
+    _saved_values: ClassVar[tuple[str, ...]] = ("shift_", "pretraining_")
     _train_options = *HierarchicalClassifierMixin._train_options, "finetune", "balance"
-    _batch_size_bounds = 16, 64  # a step costs more than one on an image
+    _batch_size_bounds = 16, 64  # each step takes longer than with gene images
 
     taxonomy: Taxonomy | None  # type: ignore[assignment]
     pretraining_: dict[str, Any] | None = None
@@ -164,8 +166,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         check_integer("n_genes", n_genes, hint="Omit it to use 4096.")
         super().__init__(adata, registry, seed=seed)
         if genes is None and adata is None:
-            msg = "SCLabelNet draws cells by their labels, which a datamodule does not. Make a"
-            raise ValueError(f"{msg} model of an AnnData that was set up with setup_anndata.")
+            msg = "SCLabelNet samples cells by label, which datamodules do not support. Create it"
+            raise ValueError(f"{msg} from an AnnData that was set up with setup_anndata.")
         keys = self._setup.labels_keys
         if taxonomy is None and keys:
             obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
@@ -174,8 +176,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         if self.taxonomy is not None:
             check_level_names(self.taxonomy)
         if adata is not None:
-            most = n_genes if genes is None else len(genes)
-            genes = select_genes(self._registration().source, most, keep=genes or ())
+            n_selected = n_genes if genes is None else len(genes)
+            genes = select_genes(self._registration().source, n_selected, keep=genes or ())
         self._genes = tuple(map(str, genes or ()))
         masking, thinning = GeneMasking.of(masking), CountThinning.of(thinning)
         self.init_params_ = self._get_init_params(locals())
@@ -212,30 +214,30 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         n_genes: int = 4096,
         **options: Any,
     ) -> Self:
-        """Make a model of a labelled reference on a pretrained encoder.
+        """Create a model of a labelled reference from a pretrained encoder.
 
         Parameters
         ----------
         encoder
-            A pretrained model, with a head or without, or the folder of a saved one.
+            Pretrained model, with or without a head, or the folder of a saved one.
         adata
-            Reference that was registered by :meth:`setup_anndata`.
+            Reference that was registered with :meth:`setup_anndata`.
         taxonomy
-            Tree of the cell types; by default the one that the label columns span.
+            Taxonomy of the cell types; by default built from the label columns.
         n_genes
-            Most genes: those of the encoder that the reference has, then its most variable ones,
-            which the encoder has not seen.
+            Maximum number of genes: those shared by encoder and reference, then the most variable
+            other genes of the reference, which are new to the encoder.
         **options
-            Other options of the class than those that the encoder was built with.
+            Options of the class that replace those of the encoder.
 
         Returns
         -------
-        A model to :meth:`train`. ``pretraining["n_new_genes"]`` tells how many genes are new.
+        A model to :meth:`train`. ``pretraining["n_new_genes"]`` is the number of new genes.
 
         Raises
         ------
         ValueError
-            If the reference has no gene of the encoder.
+            If encoder and reference share no gene.
 
         Examples
         --------
@@ -255,35 +257,35 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         shared = [gene for gene in encoder.genes if gene in source.var_names]
         if not shared:
             msg = f"None of the {len(encoder.genes):,} genes of the encoder is in the reference"
-            hint = "Name the genes of both alike: symbols, or Ensembl identifiers."
+            hint = "Use the same kind of gene names in both: symbols, or Ensembl identifiers."
             raise ValueError(f"{msg} ({', '.join(encoder.genes[:3])}, ...). {hint}")
         names = select_genes(source, max(n_genes, len(shared)), keep=shared)
         kept = {**encoder.init_params_["non_kwargs"], "seed": None, **options}
         model = cls(adata, **kept | {"taxonomy": taxonomy, "genes": names})
         rows = torch.from_numpy(pd.Index(names).get_indexer(shared))
-        theirs = torch.from_numpy(pd.Index(encoder.genes).get_indexer(shared))
-        mine, state = model.module.backbone, encoder.module.backbone.state_dict()
-        table = mine.genes.weight.detach().clone()
-        table[rows] = state["genes.weight"][theirs].to(table)
-        mine.load_state_dict({**state, "genes.weight": table})
+        encoder_rows = torch.from_numpy(pd.Index(encoder.genes).get_indexer(shared))
+        backbone, state = model.module.backbone, encoder.module.backbone.state_dict()
+        table = backbone.genes.weight.detach().clone()
+        table[rows] = state["genes.weight"][encoder_rows].to(table)
+        backbone.load_state_dict({**state, "genes.weight": table})
         model.module.value_head.load_state_dict(encoder.module.value_head.state_dict())
-        about = dict(encoder.pretraining_ or {})
-        model.pretraining_ = {**about, "n_new_genes": len(names) - len(shared)}
+        record = dict(encoder.pretraining_ or {})
+        model.pretraining_ = {**record, "n_new_genes": len(names) - len(shared)}
         logger.info("%d of %d genes are new to the encoder.", len(names) - len(shared), len(names))
         return model
 
     @property
     def genes(self) -> tuple[str, ...]:
-        """Genes that the model reads, in order."""
+        """Genes of the model, in order."""
         return self._genes
 
     @property
     def pretraining(self) -> dict[str, Any]:
-        """Record of the pretraining, with its cells, genes, epochs, and loss beside its baselines.
+        """Record of the pretraining: cells, genes, epochs, loss and baselines; empty without one.
 
-        Empty where it was not. ``validation_loss`` is the mean cross-entropy of hidden values of
-        held-out cells; ``baseline_all_genes`` is that of the bins of all genes together, and
-        ``baseline_per_gene`` that of each gene's own, which knows no other gene of the cell.
+        ``validation_loss`` is the mean cross-entropy of masked values in held-out cells. The
+        baselines predict the distribution of bins over all genes (``baseline_all_genes``) or of
+        the same gene (``baseline_per_gene``), without the other genes of the cell.
         """
         return dict(self.pretraining_ or {})
 
@@ -301,23 +303,23 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         plan_kwargs: Mapping[str, Any] | None = None,
         **trainer_kwargs: Any,
     ) -> None:
-        """Teach the encoder, without labels, to tell hidden values from the other genes of a cell.
+        """Train the encoder, without labels, to predict masked values from the other genes.
 
         Parameters
         ----------
         adata
-            Cells of the same species, as in :meth:`~hdeepinsight.models.CountModel.open`, or a list
-            of such; they stay sparse in memory. By default the model's own cells but for those
-            that :meth:`train` holds out with the same ``split_key``.
+            Cells of the same species, as in :meth:`~hdeepinsight.models.CountModel.open`, or a
+            list of such objects; they stay sparse in memory. By default the model's own cells
+            except those that :meth:`train` holds out with the same ``split_key``.
         max_epochs
-            Passes over the cells.
+            Number of epochs.
         mask_rate
-            Share of the tokens of a cell whose value is to be told.
+            Share of the tokens of a cell whose value is predicted.
         replace_rate
-            Share of these that are hidden; the others are shown.
+            Share of the predicted tokens that are masked; the others stay visible.
         split_key
-            Column of ``obs`` whose groups (donors) are held out whole, to judge the encoder. By
-            default one cell in twenty is held out.
+            Column of ``obs`` whose groups (donors) are held out as a whole for validation. By
+            default 5 % of the given cells are held out.
         batch_size
             Cells per mini-batch.
         accelerator, devices, plan_kwargs
@@ -330,7 +332,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         InputError
             If cells cannot be read as counts, or the genes do not match.
         ValueError
-            If a number is out of its range, or no cells can be held out.
+            If a number is out of range, or no cells can be held out.
 
         Examples
         --------
@@ -352,7 +354,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         else:
             given = list(adata) if isinstance(adata, list | tuple) else [adata]
             shell, measured = joined([self.open(each) for each in given], split_key)
-            manager = registration.manage(shell, self._setup)
+            manager = registration.register_shell(shell, self._setup)
             groups = None if split_key is None else shell.obs[GROUP].to_numpy()
             rng = np.random.default_rng(self.seed)
             split = split_three(np.ones(shell.n_obs), None, HELD_OUT, rng, groups=groups)
@@ -362,10 +364,10 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         options = training.trainer_options(trainer_kwargs, max_epochs, n_val, devices, monitor=None)
         options |= {"accelerator": accelerator, "devices": devices, "max_epochs": max_epochs}
         loaders = DataSplitter(manager, external_indexing=split, batch_size=batch_size)
-        learner = copy.copy(self)  # whose history and split are not those of learning labels
+        learner = copy.copy(self)  # keeps history and split of the pretraining separate
         learner.is_trained_ = False
         learner._run(plan, loaders, options)
-        # An encoder without a head is then all that it can be.
+        # Without a head, the model needs no further training.
         self.is_trained_ = self.is_trained_ or self.taxonomy is None
         self.pretraining_ = {
             "n_cells": manager.adata.n_obs,
@@ -386,20 +388,21 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         balance: float | None = None,
         **kwargs: Any,
     ) -> None:
-        r"""Learn the labels of the reference; on a model of a query, fit its adapter.
+        r"""Train the classifier on the reference, or fit the adapter of a query model.
 
         Parameters
         ----------
         max_epochs, *args
             As in :meth:`hdeepinsight.models.CountModel.train`.
         finetune
-            What of a pretrained network learns: ``"full"``, the default, all of it, the encoder at
-            a tenth of the rate; ``"head"`` the head alone; ``"published"`` the head, the last
-            normalisation and the second-to-last block.
+            Trained part of a pretrained network: ``"full"`` (default), all of it, with a tenth of
+            the learning rate for the encoder; ``"head"``, the head; ``"published"``, the head, the
+            last normalisation and the second-to-last block.
         balance
-            :math:`\beta`: cells are drawn with weights :math:`n^{-\beta}`, where :math:`n` cells
-            have their label. 0 draws as many of each label as there are, 1 equally many; 0.5 by
-            default. Predictions are corrected for it. Held-out cells are never drawn so.
+            :math:`\beta`: cells are sampled with weights :math:`n^{-\beta}`, where :math:`n` is the
+            number of cells with the same label. 0 keeps the label frequencies, 1 samples all labels
+            equally; 0.5 by default. Predictions are corrected for it. Held-out cells are not
+            resampled.
         **kwargs
             Further arguments of :meth:`hdeepinsight.models.CountModel.train`.
 
@@ -431,17 +434,17 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         further, settings = super()._prepare(split, datamodule, audit, **options)
         nodes = self.adata_manager.adata.obs[registration.LABELS].to_numpy()[split[0]]
         prior = log_prior_ratio(self.module.tree, nodes, sampling_weights(nodes, balance))
-        share = ENCODER_SHARE if self.pretraining_ else 1.0
+        rate = ENCODER_RATE if self.pretraining_ else 1.0
         settings |= {"finetune": finetune, "balance": balance}
-        return (prior, finetune, share, *further), settings
+        return (prior, finetune, rate, *further), settings
 
     def _splitter(self, settings: Mapping[str, Any], **loading: Any) -> DataSplitter:
         balance, rows = settings["balance"], loading["external_indexing"][0]
         if balance == 0:
             return super()._splitter(settings, **loading)
         if loading.pop("distributed_sampler"):
-            msg = "balance must be 0 on several devices, each of which reads its share of the cells"
-            raise ValueError(f"{msg}, got {balance}. Pass balance=0, or train on one device.")
+            hint = "Pass balance=0, or train on one device."
+            raise invalid("balance", balance, "0 on several devices", hint)
         nodes = self.adata_manager.adata.obs[registration.LABELS].to_numpy()
         weights = np.zeros(len(nodes))
         weights[rows] = sampling_weights(nodes[rows], balance)
@@ -454,7 +457,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         batch_size: int | None = None,
         **reading: Any,
     ) -> np.ndarray:
-        """Return the features of every cell, shape ``(n_cells, n_latent)``; no head is needed.
+        """Return the latent representation of each cell, shape ``(n_cells, n_latent)``.
 
         Parameters
         ----------
@@ -486,28 +489,28 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         keep_values: bool = True,
         **reading: Any,
     ) -> Explanation:
-        """Attribute the probability of a node to the values of the genes that a cell expresses.
+        """Attribute the probability of a node to the values of the expressed genes of a cell.
 
         Parameters
         ----------
         query, nodes, against, level, target, keep_values
             As in :meth:`hdeepinsight.models.SCHDeepInsight.explain`.
         n_steps
-            Gradients per cell; the error of the sums falls with it.
+            Gradients per cell; more steps reduce the error of the sums.
         **reading
             ``layer``, ``use_raw``, ``scale`` and ``fold_case`` of :meth:`annotate`.
 
         Returns
         -------
-        Attributions, whose sum is the difference to the same cell with all values unknown: which
-        genes a cell expresses at all is not explained, how much of each it has is.
+        Attributions, whose sum is the difference from the same cell with all values masked. They
+        explain expression levels, not which genes are expressed.
 
         Raises
         ------
         InputError
             If the matrix cannot be read as counts, or the genes do not match.
         ValueError
-            If a node is unknown, or a number out of its range.
+            If a node is unknown, or a number is out of range.
 
         Examples
         --------
@@ -539,11 +542,11 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
                 found.add(cells, module.attribute(part, measured, targets, every, n_steps))
         if n_empty := opened.n_obs - len(full):
             note = f"{n_empty:,} of {opened.n_obs:,} cells have no counts and were left out."
-        nothing = np.zeros(len(opened.genes))
-        return found.finish(background_expression=nothing, background=BASELINE, note=note)
+        zeros = np.zeros(len(opened.genes))
+        return found.finish(background_expression=zeros, background=BASELINE, note=note)
 
     def get_gene_embedding(self) -> pd.DataFrame:
-        """Return what the encoder learned of every gene, shape ``(n_genes, n_latent)``.
+        """Return the gene embeddings of the encoder, shape ``(n_genes, n_latent)``.
 
         Examples
         --------
@@ -557,24 +560,24 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         return pd.DataFrame(table.copy(), index=pd.Index(self.genes, name="gene"))
 
     def __repr__(self) -> str:
-        """Network, taxonomy and state of training."""
-        size, n_weights = self.init_params_["non_kwargs"]["size"], self.module.parameters()
+        """Summarise network, taxonomy, training and pretraining."""
+        size, weights = self.init_params_["non_kwargs"]["size"], self.module.parameters()
         text = f"{size} transformer on tokens of {len(self.genes):,} genes"
-        lines = [f"{type(self).__name__}: {text}, {sum(p.numel() for p in n_weights):,} weights"]
+        lines = [f"{type(self).__name__}: {text}, {sum(p.numel() for p in weights):,} weights"]
         if self.taxonomy is not None:
             levels = ", ".join(self.taxonomy.level_names)
             lines += [f"taxonomy: {self.taxonomy.n_leaves} types at levels {levels}"]
             lines += [self._training_state()]
         else:
-            lines += ["an encoder without a head"]
-        if about := self.pretraining:
-            loss, base = (about.get(n, np.nan) for n in ("validation_loss", "baseline_per_gene"))
-            text = f"pretrained on {about.get('n_cells', 0):,} cells without labels: loss of hidden"
-            lines += [f"{text} values {loss:.3f}, by each gene alone {base:.3f}"]
+            lines += ["encoder without a head"]
+        if record := self.pretraining:
+            loss, base = (record.get(n, np.nan) for n in ("validation_loss", "baseline_per_gene"))
+            text = f"pretrained on {record.get('n_cells', 0):,} cells without labels: validation"
+            lines += [f"{text} loss {loss:.3f}, baseline of single genes {base:.3f}"]
         return "\n".join(lines)
 
     def _nodes(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        if self.taxonomy is None:  # nothing is known of any cell
+        if self.taxonomy is None:
             obs = args[0] if args else self.adata_manager.adata.obs
             return np.zeros(len(obs), dtype=np.int64)
         return super()._nodes(*args, **kwargs)

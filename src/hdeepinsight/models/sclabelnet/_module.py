@@ -1,4 +1,4 @@
-"""The mathematics of SCLabelNet: counts to gene tokens to probabilities on a tree."""
+"""Module of SCLabelNet: counts to gene tokens to logits."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ SIZES = {
     "medium": {"width": 128, "n_layers": 4, "n_heads": 8, "head_size": 16},
     "published": {"width": 200, "n_layers": 6, "n_heads": 10, "head_size": 64},
 }
-VALUES_HIDDEN = 0.1
-"""Share of values that are hidden while labels are learned, so that ``mask`` keeps its meaning."""
+#: Share of values masked in training with labels, so that the embedding of ``mask`` stays valid.
+MASKED_VALUES = 0.1
 
 
 class GeneTokenClassifier(TreeModule):
-    """Read a cell as a set of expressed genes, and classify along the tree.
+    """Transformer on the expressed genes of a cell, with a hierarchical classification head.
 
     Parameters
     ----------
     taxonomy
-        The tree of cell types; ``None`` for an encoder without a head.
+        Taxonomy of the cell types; ``None`` for an encoder without a head.
     n_genes
         Number of genes.
     size, pooling, binning, value_encoding, n_bins, max_tokens, dropout, masking, thinning
@@ -79,7 +79,7 @@ class GeneTokenClassifier(TreeModule):
         self.max_tokens, self.masking, self.thinning = max_tokens, masking, thinning
         self.normalizer = CountNormalizer(n_genes)
         self.bins = partial(bin_values, n_bins=n_bins, binning=binning, encoding=value_encoding)
-        self.bins(torch.zeros(1, 1))  # which refuses what it does not know
+        self.bins(torch.zeros(1, 1))  # checks the options
         sizes = SIZES[size]
         self.backbone = TokenEncoder(n_genes, n_bins, **sizes, dropout=dropout, pooling=pooling)
         self.value_head = nn.Linear(self.backbone.n_latent, n_bins)
@@ -93,20 +93,21 @@ class GeneTokenClassifier(TreeModule):
         self.register_buffer("log_prior", torch.zeros(n_edges))
 
     def tokens(self, counts: Tensor, measured: Tensor, shift: Tensor | None = None) -> TokenSets:
-        """Return the tokens of some cells.
+        """Return the tokens of cells.
 
-        Of a cell with more than ``max_tokens``, random ones in training; otherwise those whose
-        value comes nearest to the gene's 99th percentile in the reference.
+        If a cell has more than ``max_tokens`` expressed genes, a random subset is used in training;
+        otherwise those with the highest values relative to the gene's 99th percentile in the
+        reference.
 
         Parameters
         ----------
         counts
             Raw counts, shape ``(n_cells, n_genes)``.
         measured
-            1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
+            1 for measured genes, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
         shift
-            Batch correction of the log values, shape ``(n_cells, n_genes)``; what it takes below 0
-            is no token.
+            Batch correction of the log values, shape ``(n_cells, n_genes)``; corrected values <= 0
+            give no token.
         """
         values = self.normalizer.log_normalize(counts, measured)
         if shift is not None:
@@ -118,7 +119,7 @@ class GeneTokenClassifier(TreeModule):
     def inference(
         self, counts: Tensor, measured: Tensor, *, shift: Tensor | None = None, **_: Any
     ) -> dict[str, Tensor]:
-        """Features and logits.
+        """Compute the latent representation and logits.
 
         Parameters
         ----------
@@ -131,42 +132,43 @@ class GeneTokenClassifier(TreeModule):
         """
         tokens, masked = self.tokens(counts, measured, shift), None
         if self.training:
-            masked = torch.rand(tokens.bins.shape, device=counts.device) < VALUES_HIDDEN
+            masked = torch.rand(tokens.bins.shape, device=counts.device) < MASKED_VALUES
         latent = self.backbone(tokens, masked)
         if self.head is None:
             return {"latent": latent}
         return {"latent": latent, "logits": self.logits(latent)}
 
     def logits(self, latent: Tensor) -> Tensor:
-        """Return logits of features, at prediction with the natural shares of the types."""
+        """Compute logits from latent features, with the prior correction at prediction."""
         logits: Tensor = self.head(latent)
         return logits if self.training else logits + self.log_prior
 
     def attribute(
         self, counts: Tensor, measured: Tensor, targets: Targets, every: bool, n_steps: int
     ) -> dict[str, np.ndarray]:
-        r"""Explain cells by integrated gradients over the values of their tokens.
+        r"""Compute integrated gradients over the values of the tokens of cells.
 
         Parameters
         ----------
         counts, measured
             As in :meth:`tokens`.
         targets
-            What is explained.
+            Targets of the explanation.
         every
-            Explain every target for every cell; otherwise each cell is explained for its own node.
+            Explain all targets for all cells; otherwise each cell is explained for its predicted
+            node.
         n_steps
-            Points between unknown and known values; the error falls with it.
+            Steps between masked and actual values; more steps reduce the error.
 
         Returns
         -------
-        What :meth:`~hdeepinsight.explanation.AttributionAccumulator.add` takes, by name.
+        Arguments of :meth:`~hdeepinsight.explanation.AttributionAccumulator.add`, by name.
 
         Notes
         -----
-        With :math:`\Delta_g` the vector of a token's value less that of ``mask``,
-        :math:`\varphi_g = \int_0^1 \langle \partial F / \partial t_g, \Delta_g \rangle\, ds`, all
-        tokens moved together. Genes that are not expressed have no token and get 0.
+        With :math:`\Delta_g` the difference between the embeddings of a token's value and of
+        ``mask``, :math:`\varphi_g = \int_0^1 \langle \partial F / \partial t_g, \Delta_g \rangle\,
+        ds`, where all tokens change together. Genes that are not expressed have no token and get 0.
         """
         tokens, tree, encoder = self.tokens(counts, measured), self.tree, self.backbone
 

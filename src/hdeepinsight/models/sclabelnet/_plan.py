@@ -1,4 +1,4 @@
-"""How SCLabelNet learns: hidden values without labels, and then labels, rare ones more often."""
+"""Training plans of SCLabelNet: masked values without labels, and labels with balanced sampling."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Finetune = Literal["full", "head", "published"]
 
 GROUP = "group"
 SCORES = "validation_loss", "baseline_all_genes", "baseline_per_gene"
+#: Pseudocounts from the overall distribution of bins, added to the bins of each gene.
 SMOOTHING = 5.0
-"""Tokens of the overall distribution of bins that are added to those of every gene."""
 
 
 def choose_tokens(
@@ -38,18 +38,22 @@ def choose_tokens(
     replace_rate: float,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw the tokens whose value is to be told, and those of them whose value is hidden.
+    """Draw the tokens whose value is predicted, and those of them whose value is masked.
 
     Parameters
     ----------
     real
-        Whether each is a token and no padding, shape ``(n_cells, n_tokens)``.
+        ``True`` for tokens, ``False`` for padding, shape ``(n_cells, n_tokens)``.
     mask_rate
-        Share of the tokens of a cell that are chosen; at least one is.
+        Share of the tokens of a cell that are predicted; at least one.
     replace_rate
-        Share of the chosen ones that are hidden; the others are shown.
+        Share of the predicted tokens that are masked; the others stay visible.
     generator
-        Source of randomness; torch's global one by default.
+        Random generator; torch's global one by default.
+
+    Returns
+    -------
+    Predicted and masked tokens, Boolean, shape ``(n_cells, n_tokens)``.
 
     Examples
     --------
@@ -70,36 +74,35 @@ def choose_tokens(
 
 
 def value_losses(module: Any, tokens: TokenSets, chosen: Tensor, masked: Tensor) -> Tensor:
-    """Compute the cross-entropy of the bin of every chosen token, in the order of the tokens.
+    """Compute the cross-entropy of the bin of each predicted token, in the order of the tokens.
 
     Parameters
     ----------
     module
-        A network with ``backbone`` and ``value_head``.
+        Module with ``backbone`` and ``value_head``.
     tokens
-        The tokens.
+        Tokens of the cells.
     chosen, masked
-        As :func:`choose_tokens` returns them.
+        Result of :func:`choose_tokens`.
     """
     rows, found = [], []
     for some, part in tokens.groups():
         n_tokens = part.genes.shape[1]
-        told, hide = (each[some, :n_tokens] for each in (chosen, masked))
+        target, hide = (each[some, :n_tokens] for each in (chosen, masked))
         hidden = module.backbone.hidden(module.backbone.embed(part, hide), part.real)[:, 1:]
-        logits = module.value_head(hidden[told])
-        losses = nn.functional.cross_entropy(logits, part.bins[told].long() - 1, reduction="none")
-        found.append(losses)
-        rows.append(some[told.nonzero()[:, 0]])
+        logits, bins = module.value_head(hidden[target]), part.bins[target].long() - 1
+        found.append(nn.functional.cross_entropy(logits, bins, reduction="none"))
+        rows.append(some[target.nonzero()[:, 0]])
     return torch.cat(found)[torch.cat(rows).argsort(stable=True)]
 
 
 class PretrainingPlan(OneCyclePlan):
-    """Train a network to tell hidden values.
+    """Training plan that predicts masked values.
 
     Parameters
     ----------
     module
-        The network.
+        Module to train.
     measured
         1 for the genes that each file has, shape ``(n_files, n_genes)``.
     mask_rate, replace_rate
@@ -134,7 +137,7 @@ class PretrainingPlan(OneCyclePlan):
         self._held_out: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def rates(self) -> dict[float, list[Parameter]]:
-        """Return what is trained: the encoder, but for what labels alone can train."""
+        """Return the parameters of the encoder and of the head for values."""
         network = self.module
         return {1.0: [*network.backbone.parameters(), *network.value_head.parameters()]}
 
@@ -147,29 +150,29 @@ class PretrainingPlan(OneCyclePlan):
         return tokens, chosen, masked
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of a mini-batch."""
+        """Compute the loss of a mini-batch."""
         tokens, chosen, masked = self._read(batch)
         real = tokens.real
         at = tokens.genes[real], tokens.bins[real].long() - 1
         self.bins.index_put_(at, self.bins.new_ones(()), accumulate=True)
         losses = value_losses(self.module, tokens, chosen, masked)
-        # No loss of cells without tokens, but a graph for the optimiser.
+        # Without tokens the loss is 0, but the optimiser needs a graph.
         loss = losses.mean() if len(losses) else 0.0 * self.module.value_head.bias.sum()
         self.log("train_loss", loss, on_epoch=True, on_step=False, batch_size=len(real))
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Hide the same tokens of the held-out cells in every epoch."""
+        """Mask the same tokens of the held-out cells in each epoch."""
         self._generator = torch.Generator().manual_seed(0)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Collect the losses of held-out cells."""
+        """Compute the losses of held-out cells."""
         tokens, chosen, masked = self._read(batch, self._generator)
         losses = value_losses(self.module, tokens, chosen, masked)
         self._held_out.append((losses, tokens.genes[chosen], tokens.bins[chosen].long() - 1))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss beside its trivial baselines."""
+        """Log the loss and its baselines."""
         check_finite(self.module)
         losses, genes, bins = (torch.cat(each) for each in zip(*self._held_out, strict=True))
         self._held_out.clear()
@@ -182,18 +185,19 @@ class PretrainingPlan(OneCyclePlan):
 
 
 def joined(opened: Sequence[AlignedQuery], split_key: str | None) -> tuple[AnnData, np.ndarray]:
-    """Put the cells of several files together, sparse, with the genes of a model.
+    """Concatenate the cells of several files, sparse, with the genes of a model.
 
     Parameters
     ----------
     opened
-        The files, aligned to the genes of one model.
+        Files, aligned to the genes of the model.
     split_key
-        Column of ``obs`` with the group (a donor) of every cell; none by default.
+        Column of ``obs`` with the group (donor) of each cell, or ``None``.
 
     Returns
     -------
-    A shell of the cells, and whether each file has each gene, shape ``(n_files, n_genes)``.
+    Shell AnnData of the cells, and whether each file has each gene, shape
+    ``(n_files, n_genes)``.
     """
     files = np.repeat(np.arange(len(opened)), [each.n_obs for each in opened])
     counts = sparse.vstack([each.read() for each in opened], format="csr")
@@ -207,14 +211,14 @@ def joined(opened: Sequence[AlignedQuery], split_key: str | None) -> tuple[AnnDa
 
 
 def sampling_weights(nodes: np.ndarray, balance: float) -> np.ndarray:
-    r"""Return weights :math:`n^{-\beta}` of cells whose label :math:`n` of them have.
+    r"""Compute sampling weights :math:`n^{-\beta}` of cells, for labels of :math:`n` cells.
 
     Parameters
     ----------
     nodes
-        Node of every cell's label, shape ``(n_cells,)``; unlabelled cells, 0, get no weight.
+        Node of each cell's label, shape ``(n_cells,)``; unlabelled cells, 0, get weight 0.
     balance
-        :math:`\beta`; with 1 every label is drawn equally often, with 0 as often as it is there.
+        :math:`\beta`; with 1 all labels are sampled equally, with 0 in proportion to their size.
 
     Examples
     --------
@@ -235,13 +239,13 @@ def log_prior_ratio(tree: TreeAlgebra, nodes: np.ndarray, weights: np.ndarray) -
     tree
         Algebra of the taxonomy.
     nodes
-        Node of every training cell, shape ``(n_cells,)``.
+        Node of each training cell, shape ``(n_cells,)``.
     weights
-        Weight of every cell in the sampling, shape ``(n_cells,)``.
+        Sampling weight of each cell, shape ``(n_cells,)``.
 
     Returns
     -------
-    What is added to the logits, shape ``(n_edges,)``; 0 for nodes without cells.
+    Correction of the logits, shape ``(n_edges,)``; 0 for nodes without cells.
 
     Examples
     --------
@@ -266,14 +270,14 @@ def log_prior_ratio(tree: TreeAlgebra, nodes: np.ndarray, weights: np.ndarray) -
 
 
 class BalancedSplitter(DataSplitter):  # type: ignore[misc]
-    """Draw training cells by weights, with replacement; held-out cells come once, in order.
+    """Data splitter that draws training cells by weight with replacement.
 
     Parameters
     ----------
     adata_manager
         Manager of the cells.
     weights
-        Weight of every cell, shape ``(n_cells,)``.
+        Weight of each cell, shape ``(n_cells,)``.
     **loading
         As in :class:`scvi.dataloaders.DataSplitter`.
     """
@@ -283,7 +287,7 @@ class BalancedSplitter(DataSplitter):  # type: ignore[misc]
         self.weights = weights
 
     def train_dataloader(self) -> AnnDataLoader:
-        """Return the loader of the training cells, as many draws as there are cells."""
+        """Return the loader of the training cells, with one draw per cell."""
         loader: Any = super().train_dataloader()
         weights = self.weights[self.train_idx].tolist()
         loader.sampler.sampler = WeightedRandomSampler(weights, len(weights))
@@ -291,19 +295,19 @@ class BalancedSplitter(DataSplitter):  # type: ignore[misc]
 
 
 class FinetuningPlan(HierarchicalPlan):
-    """Train the head, and the encoder at a rate of its own or not at all.
+    """Training plan of the classifier, with a separate learning rate for the encoder.
 
     Parameters
     ----------
     module
-        The network.
+        Module to train.
     log_prior
-        What is added to the logits at prediction, shape ``(n_edges,)``.
+        Correction of the logits at prediction, shape ``(n_edges,)``.
     finetune
-        ``"full"``, ``"head"``, or ``"published"``: the last normalisation, the second-to-last block
-        and the head.
-    encoder_share
-        Learning rate of the encoder as a share of that of the head.
+        Trained part: ``"full"``, ``"head"``, or ``"published"``, the last normalisation, the
+        second-to-last block and the head.
+    encoder_rate
+        Learning rate of the encoder as a fraction of that of the head.
     *args, lr, **kwargs
         As in :class:`~hdeepinsight.models.HierarchicalPlan`.
     """
@@ -313,32 +317,32 @@ class FinetuningPlan(HierarchicalPlan):
         module: Any,
         log_prior: Tensor,
         finetune: Finetune,
-        encoder_share: float,
+        encoder_rate: float,
         *args: Any,
         lr: float = 6e-3,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, *args, lr=lr, **kwargs)
-        self.log_prior, self.finetune, self.encoder_share = log_prior, finetune, encoder_share
+        self.log_prior, self.finetune, self.encoder_rate = log_prior, finetune, encoder_rate
 
     def rates(self) -> dict[float, list[Parameter]]:
-        """Return what is trained by the share of the learning rate that it is trained at."""
+        """Return the trainable parameters, grouped by their factor of the learning rate."""
         encoder = self.module.backbone.requires_grad_(self.finetune == "full")
         if self.finetune == "published":
             for part in (encoder.norm, encoder.blocks[-2:][0]):
                 part.requires_grad_()
         trained = [p for p in encoder.parameters() if p.requires_grad]
         head = [*self.module.head.parameters()]
-        if self.encoder_share == 1.0:
+        if self.encoder_rate == 1.0:
             return {1.0: head + trained}
-        return {1.0: head, self.encoder_share: trained}
+        return {1.0: head, self.encoder_rate: trained}
 
     def on_fit_start(self) -> None:
-        """Give predictions on held-out cells the natural shares of the types."""
+        """Set the prior correction that validation and prediction use."""
         super().on_fit_start()
         self.module.log_prior.copy_(self.log_prior)
 
     def on_fit_end(self) -> None:
-        """Let the whole network be trained again."""
+        """Unfreeze the whole network."""
         super().on_fit_end()
         self.module.requires_grad_()

@@ -1,4 +1,4 @@
-// Draws the cells on a canvas: colours, legend, the cell under the mouse or the arrow keys.
+// Draws the scatter plot of cells on a canvas, with legend, tooltips and keyboard navigation.
 (() => {
   const data = JSON.parse(document.getElementById("hdeepinsight-cells").textContent);
   const box = document.getElementById("cells-picture");
@@ -35,7 +35,7 @@
   function text(of, i) {
     const value = of.values[i];
     if (!isNumber(of)) return of.labels[value] ?? "none";
-    return value === 255 ? "not known" : (of.low + (value / 254) * (of.high - of.low)).toFixed(2);
+    return value === 255 ? "missing" : (of.low + (value / 254) * (of.high - of.low)).toFixed(2);
   }
 
   function color(i) {
@@ -48,7 +48,7 @@
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, canvas.width, canvas.height);
     const size = Math.max(1.1, Math.min(3.6, (canvas.clientWidth / 9) / Math.sqrt(n)));
-    // Cells without a value lie below the others.
+    // Cells without a value are drawn first, below the others.
     for (const missing of [true, false]) {
       for (let i = 0; i < n; i += 1) {
         const value = field.values[i];
@@ -75,7 +75,7 @@
     ratio = window.devicePixelRatio || 1;
     const inner = Math.max(120, box.clientWidth - 2 * MARGIN);
     const tallest = Math.max(260, Math.min(620, window.innerHeight * 0.8)) - 2 * MARGIN;
-    // The axes have no unit: what is free at the sides is used, up to twice the height.
+    // The axes have no unit, so they may be stretched by up to a factor of two to fill the space.
     const least = Math.min(inner / width, tallest / height);
     scale = [Math.min(inner / width, 2 * least), Math.min(tallest / height, 2 * least)];
     const [w, h] = [box.clientWidth, height * scale[1] + 2 * MARGIN];
@@ -88,7 +88,7 @@
   }
 
   function describe(i) {
-    const first = [field, ...fields.filter((of) => of !== field && ["Labels", "Trust"].includes(of.group))];
+    const first = [field, ...fields.filter((of) => of !== field && ["Labels", "Quality"].includes(of.group))];
     return [data.names[i], ...first.map((of) => `${of.name}: ${text(of, i)}`)];
   }
 

@@ -1,4 +1,4 @@
-// Makes the columns of tables sortable and rows filterable. Without scripts the page is complete.
+// Makes tables sortable and filterable. The page is complete without JavaScript.
 "use strict";
 
 const order = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
@@ -18,12 +18,12 @@ function sort(table, header) {
   const column = header.cellIndex;
   const wasNumber = header.classList.contains("number");
   const now = header.getAttribute("aria-sort");
-  // The first press shows large numbers, or the first names of the alphabet, on top.
+  // The first click sorts numbers in descending and text in ascending order.
   const descending = now === null ? wasNumber : now === "ascending";
   const rows = [...table.tBodies[0].rows];
   rows.sort((first, second) => {
     const [a, b] = [first.cells[column], second.cells[column]];
-    if (isMissing(a) || isMissing(b)) return isMissing(a) - isMissing(b); // last, either way
+    if (isMissing(a) || isMissing(b)) return isMissing(a) - isMissing(b); // always last
     return descending ? compare(b, a) : compare(a, b);
   });
   table.tBodies[0].append(...rows);
@@ -56,7 +56,7 @@ function addFilter(box) {
   box.hidden = false;
 }
 
-// Only what scrolls needs to be reached by the keyboard.
+// Only scrollable regions need to be focusable.
 const watched = new ResizeObserver((entries) => {
   for (const { target } of entries) target.tabIndex = target.scrollWidth > target.clientWidth ? 0 : -1;
 });
