@@ -192,11 +192,11 @@ def test_repr_is_one_line():
     ("changes", "error", "match"),
     [
         pytest.param(
-            {"genes": ("A", "A", "B")}, ValueError, r"more than once: \['A'\]", id="twice"
+            {"genes": ("A", "A", "B")}, ValueError, r"repeated names: \['A'\]", id="twice"
         ),
         pytest.param({"genes": ("A", 1, "B")}, TypeError, "strings", id="not_a_name"),
         pytest.param({"genes": ("A", None, "B")}, TypeError, "None of type NoneType", id="no_name"),
-        pytest.param({"genes": "CD4"}, TypeError, "text 'CD4', whose letters", id="text"),
+        pytest.param({"genes": "CD4"}, TypeError, "the string 'CD4'", id="text"),
         pytest.param({"genes": (), "pixel": []}, ValueError, "at least one", id="no_gene"),
         pytest.param({"pixel": [0, 1]}, ValueError, "3 genes and pixels of shape", id="too_short"),
         pytest.param({"pixel": [0, 1, 1]}, ValueError, "first is pixel 1", id="shared_pixel"),

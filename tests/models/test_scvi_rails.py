@@ -159,7 +159,7 @@ def test_a_split_of_ones_own_is_taken(reference):
     assert model.evaluate().n_cells == 50
     wrong = ([train, [0]], [[0, 300]], [[-1, 1]], [[]], [train > 5], [[0], [1], [2], [3]])
     for parts in wrong:
-        with pytest.raises(ValueError, match="external_indexing must be a list of the positions"):
+        with pytest.raises(ValueError, match="external_indexing must be a list with the positions"):
             model.train(datasplitter_kwargs={"external_indexing": parts}, **quiet)
 
 

@@ -61,9 +61,9 @@ def test_one_cell():
     [
         pytest.param([], [], "at least one cell", id="no_cell"),
         pytest.param([0.5, 0.5], [True], r"\(2,\), \(1,\)", id="lengths"),
-        pytest.param([1.5], [True], "probability", id="above_one"),
+        pytest.param([1.5], [True], "from 0 to 1, got", id="above_one"),
         pytest.param([np.nan], [True], "finite", id="nan"),
-        pytest.param([0.5, 0.5], [True, None], "leave out cells without one", id="unknown"),
+        pytest.param([0.5, 0.5], [True, None], "without unlabelled cells", id="unknown"),
     ],
 )
 def test_bad_input_is_refused(confidence, correct, match):

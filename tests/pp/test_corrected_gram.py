@@ -296,7 +296,7 @@ def test_masks_from_layers_and_writing(panels):
     sc.pp.neighbors(adata, use_rep="X_corrected", n_neighbors=5)
     with pytest.raises(ValueError, match="one of mask and mask_key"):
         hdi.pp.corrected_gram_pca(adata, mask=mask, mask_key="seen")
-    with pytest.raises(ValueError, match="other cells, or the same ones in another order"):
+    with pytest.raises(ValueError, match="other cells, or in another order"):
         by_key.to_adata(adata[::-1].copy())
 
 

@@ -265,7 +265,7 @@ def test_classes_have_the_colours_of_their_labels(cells, annotation):
         annotation.colors[name.split(" > ")[-1]] for name in categories
     ]
     cells.obs["mine_label"] = "mine"
-    with pytest.raises(ValueError, match="holds obs/mine_label already"):
+    with pytest.raises(ValueError, match="already has obs/mine_label"):
         hdi.tl.refine(cells, annotation, key_added="mine")
     assert cells.obs["mine_label"].tolist() == ["mine"] * 290
 

@@ -120,7 +120,8 @@ def select_cells(
         ``X`` contains log1p of counts per 10,000, ``layers["counts"]`` integer counts, ``obs`` the
         labels, ``n_cells`` (number of real cells per row), ``is_real``, and the columns of the
         reference that are constant within each class, such as coarser levels. ``uns["distill"]``
-        contains the settings. Use ``layer="counts"`` with `SCHDeepInsight.setup_anndata`.
+        contains the settings. To train a network on averages, pass them to
+        :func:`simulate_cells`; selected cells are set up with ``layer="counts"``.
 
     Raises
     ------

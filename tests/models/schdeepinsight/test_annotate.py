@@ -253,7 +253,7 @@ def test_cells_without_counts_of_the_model_stay_unknown_and_are_reported(model, 
     query.X[5] = 0  # cell 2 has a count, but of a gene that the model does not know
     result = model.annotate(query, threshold=threshold)
     assert result.input_report.n_empty_cells == 1
-    assert "1 cell holds zeros only" in str(result.input_report)
+    assert "1 cell has no counts" in str(result.input_report)
     assert "2 cells have no counts in any feature of the model" in str(result.gene_report)
     assert (result.labels["stop_label"].iloc[[2, 5]] == "Unknown").all()
     others = np.delete(np.arange(query.n_obs), [2, 5])

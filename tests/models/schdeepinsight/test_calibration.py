@@ -119,7 +119,7 @@ def test_a_model_saved_before_there_was_calibration_still_annotates(model, query
     assert "was not compared with the reference" in str(result.verdict)
     with pytest.raises(ValueError, match="no calibration"):
         result.label_sets()
-    with pytest.raises(ValueError, match="nothing about novelty"):
+    with pytest.raises(ValueError, match="no novelty"):
         result.rejected()
 
 

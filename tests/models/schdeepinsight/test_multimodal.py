@@ -317,7 +317,7 @@ def test_the_wide_path_reads_proteins_too(paired, fit_joint):
             None,
             {"modalities": {"rna_layer": "rna", "protein_layer": "rna"}},
             InputError,
-            "'rna' is named for both.*there are 'rna', 'prot'",
+            "'rna' is given for both.*there are 'rna', 'prot'",
             id="one_modality_twice",
         ),
         pytest.param(
@@ -400,7 +400,7 @@ def test_useless_proteins_leave_the_rna_and_a_warning(joint, query, spoil):
 
 def test_a_query_with_nothing_the_model_reads_is_refused(model, joint, query, paired):
     alone = subset(paired, slice(300, None), ["prot"])
-    with pytest.raises(InputError, match="reads RNA alone"):
+    with pytest.raises(InputError, match="The model needs RNA"):
         model.annotate(alone)
     alone.mod["prot"].var_names = [f"odd{i}" for i in range(6)]
     alone.update()

@@ -40,7 +40,7 @@ def test_two_label_columns_of_one_name_are_refused(reference):
 def test_a_level_that_no_annotation_could_hold_is_refused_before_training(reference, name):
     reference.obs = reference.obs.rename(columns={"cell_type": name})
     SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", name])
-    with pytest.raises(ValueError, match=f"levels named .'{name}'.*or the columns of labels"):
+    with pytest.raises(ValueError, match=f"levels named .'{name}'.*or the label columns"):
         SCHDeepInsight(reference, layout="random")
 
 
