@@ -68,4 +68,4 @@ def truth(_synthetic_hierarchy: ad.AnnData) -> np.ndarray:
 @pytest.fixture
 def network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the mean profiles, which would be used: types have few cells here."""
-    monkeypatch.setattr(SCHDeepInsight, "few_profiles", None)
+    monkeypatch.setattr(SCHDeepInsight, "combined_profiles", None)

@@ -79,7 +79,7 @@ def test_sides_without_anchors_are_named(batches, exact):
     batches[0].obs["cell_type"] = "one"
     batches[1].obs["cell_type"] = "other"
     keys = {"labels_key": "cell_type", "query_labels_key": "cell_type"}
-    with pytest.raises(hdi.data.InputError, match=r"No anchor joins datasets \[0\] and \[1\]"):
+    with pytest.raises(hdi.data.InputError, match=r"No anchors between datasets \[0\] and \[1\]"):
         hdi.pp.stacas(batches[0], batches[1], mode="integrate", **keys, **exact)
 
 

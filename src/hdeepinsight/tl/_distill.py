@@ -249,10 +249,8 @@ def _fit_generator(train: LabelledCells, seed: int) -> tuple[ComponentDecoder, C
     logged, n_classes = train.logged, len(train.classes)
     n_latent = min(N_LATENT, min(logged.shape) - 1)
     pca = PCA(n_latent, svd_solver="arpack", random_state=seed).fit(logged)
-    member = sp.csr_matrix(
-        (np.ones(len(train.codes)), (train.codes, np.arange(len(train.codes)))),
-        (n_classes, len(train.codes)),
-    )
+    n_cells, places = len(train.codes), (train.codes, np.arange(len(train.codes)))
+    member = sp.csr_matrix((np.ones(n_cells), places), (n_classes, n_cells))
     sizes = np.maximum(np.bincount(train.codes, minlength=n_classes), 1)
     means = (member @ logged).toarray() / sizes[:, None]
     tables = pca.components_, np.ravel(pca.mean_), np.sqrt(pca.explained_variance_), means
@@ -305,9 +303,8 @@ def _optimise(
                 best, score, best_iter = code.detach().clone(), now, step
         if step == n_iter:
             break
-        rows = np.concatenate(
-            [rng.choice(r, min(_REAL_PER_CLASS, len(r)), replace=False) for r in rows_of]
-        )
+        drawn = [rng.choice(r, min(_REAL_PER_CLASS, len(r)), replace=False) for r in rows_of]
+        rows = np.concatenate(drawn)
         real = torch.from_numpy(logged[rows].toarray())
         optimiser.zero_grad()
         real_label = torch.from_numpy(train.codes[rows])
