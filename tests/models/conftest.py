@@ -68,4 +68,4 @@ def truth(_synthetic_hierarchy: ad.AnnData) -> np.ndarray:
 @pytest.fixture
 def network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disable mean profiles, which are used because types have few cells here."""
-    monkeypatch.setattr(SCHDeepInsight, "few_profiles", None)
+    monkeypatch.setattr(SCHDeepInsight, "combined_profiles", None)
