@@ -74,6 +74,6 @@ def test_approximate_search_repeats_itself_and_finds_nearly_all(points):
         (np.full((3, 2), np.nan), None, 1, "3 of 3 rows of x"),
     ],
 )
-def test_bad_input_is_named(x, y, k, message):
+def test_bad_input_is_refused(x, y, k, message):
     with pytest.raises(ValueError, match=message):
         nearest_neighbors(x, y, k=k)

@@ -1,4 +1,4 @@
-"""What a trained topic model says."""
+"""Topics of a trained model."""
 
 import numpy as np
 import pandas as pd
@@ -107,7 +107,7 @@ def test_perturbations_move_cells_to_a_target(trained):
         ({"topics": [0], "mode": "double"}, "mode must be one of"),
     ],
 )
-def test_perturbations_that_make_no_sense_are_refused(trained, call, message):
+def test_invalid_perturbations_are_refused(trained, call, message):
     with pytest.raises(ValueError, match=message):
         trained.perturb_topics([0, 1], **call)
 

@@ -1,4 +1,4 @@
-"""A query that was never set up gets labels that depend on its own counts and gene names alone."""
+"""Queries need no set-up, and labels depend on their counts and gene names alone."""
 
 import hashlib
 import pickle
@@ -15,7 +15,7 @@ from hdeepinsight.data import GeneCoverageWarning, InputError
 
 
 def fingerprint(adata: ad.AnnData) -> str:
-    """Hash of everything that an AnnData holds, with the formats that it is held in."""
+    """Hash of the content of an AnnData, including storage formats."""
     x = adata.X
     parts = [
         type(x).__name__,
@@ -111,7 +111,7 @@ def test_other_genes_of_the_query_change_nothing(model, query):
     np.testing.assert_allclose(model.predict_proba(wide), model.predict_proba(query), atol=1e-5)
 
 
-def test_missing_genes_are_reported_and_survived(model, query, truth):
+def test_missing_genes_are_reported_and_tolerated(model, query, truth):
     fewer = query[:, 10:].copy()
     result = model.annotate(fewer, threshold=None)
     assert result.gene_report.n_measured == len(model.layout.genes) - sum(
@@ -157,7 +157,7 @@ def test_every_storage_gets_the_same_answer(model, query, tmp_path, kind):
         data.file.close()
 
 
-def test_the_layer_of_the_reference_is_taken_where_the_query_has_it(fit, reference, query):
+def test_the_layer_of_the_reference_is_used_if_present(fit, reference, query):
     reference.layers["counts"] = reference.X
     reference.X = np.log1p(reference.X)
     setup = {"labels_keys": ["lineage", "cell_type"], "layer": "counts"}
@@ -244,7 +244,7 @@ def test_few_genes_in_common_are_a_warning(model, query):
 
 
 @pytest.mark.parametrize("threshold", [0.5, None])
-def test_cells_without_counts_of_the_model_stay_unknown_and_are_reported(model, query, threshold):
+def test_cells_without_counts_of_the_model_get_the_root_and_are_reported(model, query, threshold):
     expected = model.annotate(query, threshold=threshold)
     extra = ad.AnnData(np.ones((query.n_obs, 1)), obs=query.obs, var=pd.DataFrame(index=["OTHER"]))
     query.X = query.X.toarray()
