@@ -1,12 +1,12 @@
-"""Can the labels be trusted: known cells, foreign tissue, noise, empty droplets, doublets, lights.
+"""Measure verdicts, rejection, novelty, prediction sets, and agreement of levels.
 
-And types that are left out, coverage of label sets, levels that contradict each other. One command
-writes every row: ``python benchmarks/trust.py --pairs <pairs.json> --seeds 0 1 2``. Rows that are
-there already are kept; ``--page`` writes the tables into a page of the docs. The model of the
-package is asked about all files, and a model of each pair of human blood about its query; any other
-pair that is named after ``--only`` has its label sets and levels scored. Labels of queries are read
-here alone, to score. Beside ours stand controls: to stop where the largest probability of a type is
-below 0.5, and two logistic regressions that learned lineages and types apart.
+``python benchmarks/trust.py --pairs <pairs.json> --seeds 0 1 2`` computes all rows: known cells,
+foreign tissue, noise, empty droplets, doublets, left-out types, coverage of label sets, and
+contradicting levels. Rows that exist are kept; ``--page`` writes the tables into a page of the
+docs. The bundled model annotates all files, and a model of each pair of human blood its query; for
+any other pair named after ``--only``, label sets and levels are scored. Labels of queries serve
+for scoring only. The controls are a threshold of 0.5 on the largest probability of a type, and two
+logistic regressions trained separately on lineages and types.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ BEGIN, END = "<!-- trust: begin -->", "<!-- trust: end -->"
 N_CELLS = 1500
 N_MADE = 400
 BUNDLED = "bundled"
-#: Human blood, by which no model of these pairs is foreign.
+#: Pairs of human blood.
 BLOOD = ("zheng_to_pbmc3k", "pbmc3k_to_pbmc4k", "kang_donors", "kang_ctrl_to_stim")
-#: File, names of genes in upper case, column of labels, labels that the bundled model knows.
+#: Per file: whether to convert gene names to upper case, label column, labels of the bundled model.
 FILES = {
     "pbmc4k": (
         False,
@@ -59,9 +59,9 @@ FOREIGN = {
     "lung_mouse_zilionis_immune": True,
     "oligodendrocyte_mouse_marques": True,
 }
-#: Lineages of the marrow that no model of blood has.
+#: Lineages of bone marrow that models of blood lack.
 MARROW, MARROW_NOVEL = "bm_triana_citeseq", ["Erythroid/Mk", "HSPC"]
-#: Pair, level and label of the cells that its reference is trained without.
+#: Pair, level and label of the cells that are left out of its reference.
 LEFT_OUT = (
     *(("zheng_to_pbmc3k", "lineage", label) for label in ("B", "NK")),
     *(("kang_donors", "lineage", label) for label in ("NK", "B", "Myeloid")),
@@ -69,16 +69,17 @@ LEFT_OUT = (
     ("kang_donors", "cell_type_fine", "CD16 Mono"),
 )
 
+#: Share of label sets that may miss the truth.
 ALPHA = 0.1
-"""Share of label sets that may miss the truth."""
+#: Calibration cells drawn with the weights of their types.
 RESAMPLED = 4000
-"""Calibration cells drawn by the weights of their types."""
 
+#: Kind, name, cells, and which of them are scored.
 Query = tuple[str, str, ad.AnnData, np.ndarray]
 
 
 def read(data: Path, name: str, *, upper: bool = False, n_cells: int = N_CELLS) -> ad.AnnData:
-    """Read some cells of a file."""
+    """Read a random sample of the cells of a file."""
     cells = ad.read_h5ad(data / f"{name}.h5ad")
     if upper:
         cells.var_names = cells.var_names.str.upper()
@@ -87,8 +88,8 @@ def read(data: Path, name: str, *, upper: bool = False, n_cells: int = N_CELLS) 
     return cells[np.sort(rows)].copy()
 
 
-def made(cells: ad.AnnData, counts: object) -> ad.AnnData:
-    """Cells with these counts in the genes of others."""
+def with_counts(cells: ad.AnnData, counts: object) -> ad.AnnData:
+    """Return a query with these counts in the genes of other cells."""
     counts = sparse.csr_matrix(counts, dtype=np.float32)
     query = ad.AnnData(counts, var=cells.var[[]].copy())
     query.obs_names = [f"made_{i}" for i in range(query.n_obs)]
@@ -96,7 +97,7 @@ def made(cells: ad.AnnData, counts: object) -> ad.AnnData:
 
 
 def synthetic(cells: ad.AnnData, lineage: np.ndarray) -> Iterator[Query]:
-    """Yield noise, empty droplets and doublets that are made of the cells of a query."""
+    """Yield noise, empty droplets and doublets simulated from the cells of a query."""
     rng = np.random.default_rng(0)
     counts = sparse.csr_matrix(cells.X)
     few = counts[:N_MADE].toarray()
@@ -108,24 +109,29 @@ def synthetic(cells: ad.AnnData, lineage: np.ndarray) -> Iterator[Query]:
         "each gene shuffled across cells": rng.permuted(few, axis=0),
     }
     for name, values in noise.items():
-        yield "noise", name, made(cells, values), every[: len(few)]
+        yield "noise", name, with_counts(cells, values), every[: len(few)]
     soup = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
     for depth in (20, 100, 500):
         droplets = rng.multinomial(depth, soup / soup.sum(), size=N_MADE)
-        yield "ambient", f"{depth} UMI, alone", made(cells, droplets), every
+        yield "ambient", f"{depth} UMI, alone", with_counts(cells, droplets), every
         among = sparse.vstack([counts, sparse.csr_matrix(droplets[:100])])
         empty = np.arange(among.shape[0]) >= counts.shape[0]
-        yield "ambient", f"{depth} UMI, one in ten", made(cells, among), empty
-    # Without cells of no label: in pbmc4k most of these are doublets themselves.
+        yield "ambient", f"{depth} UMI, one in ten", with_counts(cells, among), empty
+    # Without unlabelled cells: in pbmc4k most of them are doublets.
     counts, lineage = counts[lineage != ""], lineage[lineage != ""]
     one, other = rng.integers(len(lineage), size=(2, 4 * len(lineage)))
     two = np.flatnonzero(lineage[one] != lineage[other])[: max(len(lineage) // 10, 20)]
     both = sparse.vstack([counts, counts[one[two]] + counts[other[two]]])
-    yield "doublets", "one in ten", made(cells, both), np.arange(both.shape[0]) >= len(lineage)
+    yield (
+        "doublets",
+        "one in ten",
+        with_counts(cells, both),
+        np.arange(both.shape[0]) >= len(lineage),
+    )
 
 
 def row(kind: str, name: str, result: hdi.Annotation, cells: np.ndarray) -> dict:
-    """Score the cells that are meant."""
+    """Score the annotation of some cells of a query."""
     tree, leaves = result.taxonomy, np.asarray(result.taxonomy.leaves)
     probabilities = result.node_probabilities
     lineages = np.flatnonzero(tree.depth == 1)
@@ -149,8 +155,10 @@ def row(kind: str, name: str, result: hdi.Annotation, cells: np.ndarray) -> dict
     return found
 
 
-def ask(model: hdi.SCHDeepInsight, queries: Iterator[Query], records: Records, run: dict) -> None:
-    """Annotate what is not in the records."""
+def annotate_missing(
+    model: hdi.SCHDeepInsight, queries: Iterator[Query], records: Records, run: dict
+) -> None:
+    """Annotate queries that have no row yet."""
     for kind, name, query, cells in queries:
         for way in ("plain", "adapted") if kind in ("noise", "known") else ("plain",):
             key = run | {"kind": kind, "query": name, "way": way}
@@ -166,8 +174,8 @@ def ask(model: hdi.SCHDeepInsight, queries: Iterator[Query], records: Records, r
             records.replace([scores], **key)
 
 
-def of_bundled(data: Path) -> Iterator[Query]:
-    """Yield what the model of the package is asked about."""
+def queries_of_bundled(data: Path) -> Iterator[Query]:
+    """Yield the queries of the bundled model."""
     for name, (upper, column, known) in FILES.items():
         cells = read(data, name, upper=upper, n_cells=2000)
         labels = cells.obs[column].astype(str).to_numpy() if column else None
@@ -183,8 +191,8 @@ def of_bundled(data: Path) -> Iterator[Query]:
     yield from synthetic(cells, _lineage(cells.obs["lineage"]))
 
 
-def of_pair(prepared: Prepared) -> Iterator[Query]:
-    """Yield the query of a pair, and what is made of it."""
+def queries_of_pair(prepared: Prepared) -> Iterator[Query]:
+    """Yield the query of a pair, and queries simulated from it."""
     pair, query, truth = prepared.pair, ad.read_h5ad(prepared.query), prepared.truth()
     counts = prepared.reference_labels()[pair.levels[-1]].value_counts()
     known = truth[pair.levels[-1]].isin(counts[counts >= pair.min_reference_cells].index)
@@ -208,20 +216,20 @@ def trained(
     without: tuple[str, str] = ("", ""),
     accelerator: str = "cpu",
 ) -> hdi.SCHDeepInsight:
-    """Train with the defaults, or load what an earlier run kept below `models`.
+    """Train with default settings, or load the model of an earlier run.
 
     Parameters
     ----------
     prepared
         Files of the pair.
     seed
-        Of the training.
+        Seed of the training.
     models
-        Folder of trained models, one below it for each pair.
+        Folder of trained models, with a folder for each pair.
     without
         Level and label of cells that are left out of the reference.
     accelerator
-        Where to train, as in Lightning.
+        Device for training, as in Lightning.
     """
     pair, (level, label) = prepared.pair, without
     reference = read_reference(str(prepared.reference), list(pair.levels), str(prepared.genes))
@@ -242,7 +250,7 @@ def trained(
 
 
 def leave_out(prepared: Prepared, level: str, label: str, model: hdi.SCHDeepInsight) -> dict:
-    """Rank the cells of the query by how novel they are to a model that lacks a label."""
+    """Return AUROCs of novelty scores of a model without a label, for cells with this label."""
     pair, truth = prepared.pair, prepared.truth()
     novel = (truth[level] == label).to_numpy()
     counts = prepared.reference_labels()[pair.levels[-1]].value_counts()
@@ -261,10 +269,9 @@ def leave_out(prepared: Prepared, level: str, label: str, model: hdi.SCHDeepInsi
 
 
 def coverage(model: hdi.SCHDeepInsight, prepared: Prepared) -> dict:
-    """Score label sets by the held-out cells of the reference, and weighted by the query's types.
+    """Score label sets calibrated with held-out cells, unweighted and weighted by type.
 
-    A type counts among the calibration cells as often as the network finds it in the query; no
-    label of the query is read for that.
+    The weights are the frequencies of types that the network finds in the query.
     """
     result = model.annotate(ad.read_h5ad(prepared.query), reject="off")
     tree, calibration, truth = result.taxonomy, result.calibration, prepared.truth()
@@ -290,7 +297,7 @@ def coverage(model: hdi.SCHDeepInsight, prepared: Prepared) -> dict:
 
 
 def contradictions(model: hdi.SCHDeepInsight, prepared: Prepared) -> dict:
-    """Count cells whose type is not of their lineage: of ours, and of two models made apart."""
+    """Return the share of cells whose type contradicts their lineage, and that of the control."""
     reference, query = ad.read_h5ad(prepared.reference), ad.read_h5ad(prepared.query)
     finest, lineage = prepared.pair.levels[-1], prepared.pair.levels[0]
     labels = reference.obs[[lineage, finest]].astype(str)
@@ -311,7 +318,7 @@ def contradictions(model: hdi.SCHDeepInsight, prepared: Prepared) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: one line a model and query."""
+    """Return the tables in Markdown, with one line per model and query."""
     lines = [
         "| model | query | light | similarity | Unknown | with a type | by p ≥ .5 |",
         "|---|---|---|---:|---:|---:|---:|",
@@ -352,7 +359,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-#: Kind of row, head of its table, and its columns; in brackets stand the model and its seeds.
+#: Kind of row, head of its table, and its columns; models and numbers of seeds are in brackets.
 TABLES = (
     (
         "left out",
@@ -377,7 +384,7 @@ TABLES = (
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=Path, help="JSON list of pairs")
     parser.add_argument("--data", type=Path, help="folder of the files (default: of --pairs)")
@@ -398,14 +405,16 @@ def main() -> None:
     data, models = args.data or args.pairs.parent, args.work / "models"
     if BUNDLED in args.only:
         run = {"model": BUNDLED, "seed": 0}
-        ask(hdi.hub.pull("pbmc"), of_bundled(data), records, run)
+        annotate_missing(hdi.hub.pull("pbmc"), queries_of_bundled(data), records, run)
     pairs = [name for name in args.only if name not in (BUNDLED, "left_out")]
     for pair in read_pairs(args.pairs, pairs) if pairs else ():
         prepared = prepare(pair, data, args.work)
         for seed in args.seeds:
             model = trained(prepared, seed, models)
             if pair.name in BLOOD:
-                ask(model, of_pair(prepared), records, {"model": pair.name, "seed": seed})
+                annotate_missing(
+                    model, queries_of_pair(prepared), records, {"model": pair.name, "seed": seed}
+                )
             for score in (coverage, contradictions):
                 key = {"model": pair.name, "seed": seed, "kind": score.__name__}
                 if not records.matching(**key):

@@ -1,7 +1,4 @@
-"""Whether a cell is explained by one type of the reference, by two, or by the soup.
-
-And whether it and the cells like it express the markers of their lineage.
-"""
+"""Scores of cells for novelty, doublets and empty droplets, from profiles of the reference."""
 
 from __future__ import annotations
 
@@ -16,37 +13,40 @@ from scipy import sparse
 from hdeepinsight.nn import SparseCounts
 from hdeepinsight.taxonomy import Taxonomy
 
-#: Share of every profile that is the mean of all: cells carry RNA of their neighbours.
-SOUP = 0.05
-#: Share of a gene that a type was never seen to express.
-FLOOR = 1e-7
-#: Other lineages that are tried as the second half of a cell, the most likely ones first.
-PARTNERS = 3
-#: Largest share of one lineage in the soup: that of a pure query is not told from its cells.
+#: Share of ambient RNA, the mean of all types, in every profile.
+AMBIENT_SHARE = 0.05
+#: Share of a gene that no training cell of a type expresses.
+MIN_SHARE = 1e-7
+#: Other lineages that are tried as the second half of a doublet, the most likely first.
+N_PARTNERS = 3
+#: Largest share of one lineage in empty droplets: those of a sorted population resemble its cells.
 MAX_PURITY = 0.8
-#: Counts of a gene below which its ratio between query and reference is not believed.
+#: Counts added to found and expected counts of a gene.
 PSEUDO_COUNTS = 10.0
-MAX_RATIO = 20.0
+#: Largest ratio of a gene between query and reference, for all cells and for markers of a lineage.
+MAX_RATIO, MAX_MARKER_RATIO = 20.0, 6.0
 EM_STEPS = 100
 #: Counts that are drawn for a simulated droplet; those of deeper ones are scaled from these.
-DRAWN_COUNTS = 200
-#: Fewer cells do not say how many counts a cell of a type has.
+DRAWN_COUNTS = 100
+#: Fewest cells from which the counts per cell of a type are estimated.
 FEW_CELLS = 10
-#: Markers of a lineage, by what each of its types exceeds all others, and a share that is 0.
-N_MARKERS, MIN_FOLD, FEW_SHARES = 10, 3.0, 2e-5
-#: Cells whose counts are added up: one cell has too few of a marker to say that it lacks it.
-NEIGHBORS = 15
-#: Most by which a study may have more or less of a marker.
-MAX_FACTOR = 6.0
+#: Markers of a lineage: each of its types expresses them more than all others by `MIN_FOLD`.
+N_MARKERS, MIN_FOLD = 10, 3.0
+#: Genes that are most specific for any type.
+N_SPECIFIC = 100
+#: Share of a gene that is added before ratios of profiles.
+PSEUDO_SHARE = 2e-5
+#: Cells whose counts are pooled: one cell has too few counts to show that it lacks a marker.
+N_NEIGHBORS = 15
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceBank:
-    """Some held-out cells of a reference, and the mean profile of each of its types.
+    """Held-out cells of a reference, and the mean profile of each of its types.
 
-    A model keeps them, so that it can ask of any query how cells that it should know would look at
-    the query's depth and genes. The file of the model therefore holds counts of single cells of the
-    reference, without their names.
+    A model keeps them to compare a query with cells of known types at the depth and genes of the
+    query. The model file therefore contains counts of single cells of the reference, without their
+    names.
 
     Parameters
     ----------
@@ -55,10 +55,10 @@ class ReferenceBank:
     nodes
         Node of each cell's label, shape ``(n_cells,)``.
     shares
-        Mean share of each gene among the counts of a cell, per leaf of the tree; of training
-        cells; shape ``(n_leaves, n_genes)``.
+        Mean over the training cells of each leaf of the share of each gene in the counts of a
+        cell, shape ``(n_leaves, n_genes)``.
     n_cells
-        Training cells of each leaf, shape ``(n_leaves,)``.
+        Number of training cells of each leaf, shape ``(n_leaves,)``.
 
     Examples
     --------
@@ -90,14 +90,14 @@ class ReferenceBank:
         held_out: tuple[sparse.csr_matrix, Any],
         rows: np.ndarray | None = None,
     ) -> ReferenceBank:
-        """Make one from counts and nodes of training cells and of held-out cells.
+        """Collect profiles of training cells, and counts of held-out cells.
 
         Parameters
         ----------
         taxonomy
             The tree.
         train, held_out
-            Raw counts ``(n_cells, n_genes)``, and the node of the label of each cell.
+            Raw counts, shape ``(n_cells, n_genes)``, and the node of each cell's label.
         rows
             Held-out cells to keep; all by default.
         """
@@ -133,7 +133,7 @@ class ReferenceBank:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ReferenceBank:
-        """Make one from what :meth:`to_dict` gave; tensors are as good as arrays."""
+        """Restore a bank from the output of :meth:`to_dict`, as tensors or arrays."""
         found = {name: np.asarray(value) for name, value in data.items()}
         shape = (len(found["nodes"]), int(found["n_genes"]))
         parts = (found["counts"].astype(np.float32), found["genes"], found["starts"])
@@ -148,22 +148,22 @@ class ReferenceBank:
 
 
 class Explained(NamedTuple):
-    """How well the profiles explain some cells, arrays of shape ``(n_cells,)``.
+    """Fit of cells to the profiles of the types, arrays of shape ``(n_cells,)``.
 
     Attributes
     ----------
     leaf
         Position of the most likely type among the leaves.
     gain
-        By how much an equal mixture of two lineages is more likely than the best single type:
-        the logarithm of the ratio, per square root of counts.
+        Log-likelihood ratio of the best mixture of two lineages to the best type, divided by the
+        square root of the counts.
     ambient
-        By how much the best type is more likely than the soup, likewise.
+        Log-likelihood ratio of the best type to empty droplets, divided likewise.
     depth
-        Total counts in the genes compared.
+        Total counts in the genes of the profiles.
     likelihoods
-        Log-likelihoods of the types that the reference has, per count and with a mean of 0 for
-        each cell; shape ``(n_cells, n_types)``.
+        Log-likelihoods per count of the types of the reference, with mean 0 per cell; shape
+        ``(n_cells, n_types)``.
     """
 
     leaf: np.ndarray
@@ -179,20 +179,21 @@ class TypeProfiles:
     Parameters
     ----------
     bank
-        Bank of the reference.
+        Held-out cells and profiles of the reference.
     taxonomy
         The tree.
     genes
-        Positions of the genes that the query has.
+        Positions of the genes that the query has, shape ``(n_query_genes,)``.
+    counts
+        Raw counts of cells of the query in these genes, shape ``(n_cells, n_query_genes)``.
 
     Notes
     -----
     A cell with counts :math:`x` has log-likelihood :math:`\sum_g x_g \log a_{kg}` under type
-    :math:`k`. Cells of a known type gain nothing by a second one. Doublets do, and so do cells of
-    a type that the reference lacks, which resemble several types a little. Sums of counts are what
-    droplets do to cells, so mixtures are taken of shares, not of logarithms. :meth:`move` scales
-    genes by what the whole query has more or less of than its types predict; differences between
-    types remain.
+    :math:`k` with shares :math:`a_{kg}`. A second type does not raise the likelihood of cells of a
+    known type. It does for doublets, and for cells of a type that the reference lacks, which
+    resemble several types a little. :meth:`move` multiplies each gene by its ratio between the
+    whole query and what its types predict; differences between types remain.
     """
 
     def __init__(
@@ -205,13 +206,15 @@ class TypeProfiles:
         self.genes = genes
         self.known = np.flatnonzero(bank.n_cells > 0)
         leaves = np.asarray(taxonomy.leaves)
-        # The first level that tells anything apart: a tree may have one lineage.
+        # The first level with several nodes: a tree may have one lineage.
         levels = taxonomy.node_at_level[leaves].T
         groups = next((each for each in levels if len(np.unique(each)) > 1), levels[0])
         self.group = np.where(groups < 0, leaves, groups)
         self.weights = bank.n_cells / max(bank.n_cells.sum(), 1)
         shares = bank.shares[:, genes].astype(np.float64)
-        self.base = _normalise((1 - SOUP) * _normalise(shares) + SOUP * self.weights @ shares)
+        self.base = _normalise(
+            (1 - AMBIENT_SHARE) * _normalise(shares) + AMBIENT_SHARE * self.weights @ shares
+        )
         depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         likely = np.asarray(counts @ np.log(self.base[self.known]).T)
         leaf = self.known[likely.argmax(axis=1)]
@@ -225,12 +228,12 @@ class TypeProfiles:
 
     def _use(self, profiles: np.ndarray, weights: np.ndarray) -> None:
         self.profiles = profiles.astype(np.float32)
-        self.soup = _normalise(self._mixture(weights * self.sizes) @ profiles)
-        #: Of the types that the reference has, over the soup: small numbers, for single precision.
-        self.log_ratios = np.log(profiles[self.known] / self.soup).astype(np.float32)
+        self.ambient = _normalise(self._mixture(weights * self.sizes) @ profiles)
+        # Relative to empty droplets, because small numbers suffice for single precision.
+        self.log_ratios = np.log(profiles[self.known] / self.ambient).astype(np.float32)
 
     def _mixture(self, weights: np.ndarray) -> np.ndarray:
-        """Return the weights of the types in the soup, no lineage with too large a share."""
+        """Return weights of the types in empty droplets, with no lineage above `MAX_PURITY`."""
         mixture = weights / max(weights.sum(), 1e-12)
         for group in np.unique(self.group):
             own = self.group == group
@@ -242,18 +245,18 @@ class TypeProfiles:
         return np.asarray(mixture)
 
     def move(self, counts: sparse.csr_matrix, weights: np.ndarray) -> None:
-        """Scale the genes to the query, given counts of its cells and the shares of its types."""
+        """Scale the genes to counts of cells of the query, given the shares of its types."""
         found = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
         expected = found.sum() * _normalise((weights * self.sizes) @ self.base)
         ratio = (found + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
         self._use(_normalise(self.base * np.clip(ratio, 1 / MAX_RATIO, MAX_RATIO)), weights)
 
     def is_pure(self, weights: np.ndarray) -> bool:
-        """Whether nearly all cells are of one lineage, so that empty droplets are like them."""
+        """Return whether one lineage dominates, so that empty droplets resemble its cells."""
         return bool(np.bincount(self.group, weights).max() > MAX_PURITY * weights.sum())
 
     def unmix(self, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the shares of the types of which a mean profile is a mixture, by likelihood."""
+        """Return the shares of the types that explain a mean profile best, by EM."""
         weights = np.where(self.weights > 0, weights + 0.01, 0.0)
         for _ in range(EM_STEPS):
             weights = weights * ((mean / (weights @ self.base)) @ self.base.T)
@@ -275,9 +278,9 @@ class TypeProfiles:
             Source of the draws, which all depths share.
         """
         n_drawn = int(min(depths.max(), DRAWN_COUNTS))
-        genes = rng.choice(len(self.soup), size=(n_drawn, n_droplets), p=self.soup)
+        genes = rng.choice(len(self.ambient), size=(n_drawn, n_droplets), p=self.ambient)
         totals = self.log_ratios.T[genes].cumsum(axis=0, dtype=np.float64)
-        mean = self.log_ratios @ self.soup
+        mean = self.log_ratios @ self.ambient
         found = []
         for depth in depths:
             n = int(min(depth, n_drawn))
@@ -286,13 +289,15 @@ class TypeProfiles:
             found.append((depth * mean + deviation).max(axis=1) / np.sqrt(depth))
         return found
 
-    def explain(self, counts: sparse.csr_matrix) -> Explained:
-        """Compare cells with one type, with two, and with the soup.
+    def explain(self, counts: sparse.csr_matrix, n_partners: int = N_PARTNERS) -> Explained:
+        """Fit one type, mixtures of two lineages, and empty droplets to each cell.
 
         Parameters
         ----------
         counts
-            Raw counts in ``genes``, shape ``(n_cells, n_genes)``.
+            Raw counts in the genes of the profiles, shape ``(n_cells, n_query_genes)``.
+        n_partners
+            Other lineages that are tried in mixtures; without any, the gain is 0.
         """
         counts = sparse.csr_matrix(counts, dtype=np.float32)
         depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
@@ -305,9 +310,9 @@ class TypeProfiles:
             own = np.flatnonzero(self.group[known] == group)
             by_group.append(likely[:, own].max(axis=1))
             leaf_of.append(known[own[likely[:, own].argmax(axis=1)]])
-        order = np.argsort(-np.column_stack(by_group), axis=1)[:, 1 : 1 + PARTNERS]
+        order = np.argsort(-np.column_stack(by_group), axis=1)[:, 1 : 1 + n_partners]
         leaves, gain = np.column_stack(leaf_of), np.full(len(depth), -np.inf)
-        # Mixtures over the best type, for the pairs that occur: few, and each cell looks them up.
+        # Log ratios of mixtures to the best type, once for each pair that occurs.
         for column in order.T:
             partner = leaves[np.arange(len(depth)), column]
             pairs, pair = np.unique(np.column_stack([best, partner]), axis=0, return_inverse=True)
@@ -325,80 +330,92 @@ class TypeProfiles:
 
 
 def _sums(counts: sparse.csr_matrix, places: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Add up rows of a table by the counts of each cell, shape ``(n_cells, n_columns)``."""
+    """Return sums of rows of a table, weighted by counts; shape ``(n_cells, n_columns)``."""
     arrays = map(torch.from_numpy, (counts.indptr, places, counts.data))
     weights = torch.from_numpy(np.ascontiguousarray(table))
     return np.asarray(SparseCounts(*arrays).weighted_sums(weights).numpy())
 
 
-class MarkerSupport:
-    """Expression of the markers of their lineage by cells and those like them.
+class MarkerEvidence:
+    """Expression of markers by cells, pooled with the cells most like them.
 
-    Natural killer cells without a name of their own are called CD8 T: the most likely type, and no
-    second one adds to it. What gives them away is what they lack, CD3.
+    Cells of a type that the reference lacks are called by the most similar type, and may gain
+    nothing from a second one: natural killer cells are called CD8 T. They lack markers of that
+    lineage (CD3), and express markers of others.
 
     Parameters
     ----------
     profiles
         Profiles of the types.
     counts
-        Raw counts of some cells in the genes of the profiles, among which others are compared.
+        Raw counts of the cells that are pooled, in the genes of the profiles.
     found
         How the profiles explain these cells.
     """
 
     def __init__(self, profiles: TypeProfiles, counts: sparse.csr_matrix, found: Explained) -> None:
         self.profiles = profiles
-        self.lineages = {}
+        known = profiles.base[profiles.known]
         group, called = profiles.group[profiles.known], profiles.group[found.leaf]
+        highest, median = known.max(axis=0), np.median(known, axis=0)
+        specificity = np.sqrt(highest) * np.log((highest + PSEUDO_SHARE) / (median + PSEUDO_SHARE))
+        self.specific = np.argsort(-specificity)[:N_SPECIFIC]
+        self.lineages, factors = {}, []
         for lineage in np.unique(called).tolist():
-            own, rest = (
-                profiles.base[profiles.known[chosen]]
-                for chosen in (group == lineage, group != lineage)
-            )
+            own, rest = known[group == lineage], known[group != lineage]
             cells = np.flatnonzero(called == lineage)
-            if not len(rest) or len(cells) < NEIGHBORS:
+            if not len(rest) or len(cells) < N_NEIGHBORS:
                 continue
-            least = own.min(axis=0)
-            fold = least / (rest.max(axis=0) + FEW_SHARES)
-            genes = np.flatnonzero(fold >= MIN_FOLD)
-            genes = genes[np.argsort(-(least * np.log(fold))[genes])[:N_MARKERS]]
-            markers = counts[cells][:, genes].toarray()
-            # What the study has more or less of in this lineage as a whole is not lacking.
+            lowest = own.min(axis=0)
+            fold = lowest / (rest.max(axis=0) + PSEUDO_SHARE)
+            markers = np.flatnonzero(fold >= MIN_FOLD)
+            markers = markers[np.argsort(-(lowest * np.log(fold))[markers])[:N_MARKERS]]
+            genes = np.concatenate([markers, self.specific])
+            found_counts = counts[cells][:, genes].toarray()
             expected = found.depth[cells] @ profiles.base[:, genes][found.leaf[cells]]
-            factor = (markers.sum(axis=0) + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
+            factor = (found_counts.sum(axis=0) + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
+            factors.append(factor[len(markers) :])
             self.lineages[lineage] = (
                 found.likelihoods[cells],
-                np.column_stack([markers, found.depth[cells]]).astype(np.float32),
-                genes,
-                np.clip(factor, 1 / MAX_FACTOR, MAX_FACTOR),
+                np.column_stack([found.depth[cells], found_counts]).astype(np.float32),
+                markers,
+                # A difference of the whole lineage is attributed to the study.
+                np.clip(factor[: len(markers)], 1 / MAX_MARKER_RATIO, MAX_MARKER_RATIO),
             )
+        # One of all lineages, too; with a single one, a new type would be corrected away.
+        is_shared = len(factors) > 1
+        self.shift = np.median(factors, axis=0) if is_shared else np.ones(len(self.specific))
 
-    def missing(self, found: Explained) -> np.ndarray:
-        """Return how much of its lineage's markers each cell and those like it lack.
+    def measure(self, found: Explained) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean log ratios of expected to found counts, shape ``(n_cells,)``.
 
-        The mean logarithm of expected over found counts, where less is found; 0 is nothing, 0.7 a
-        half; 0 too where a lineage has too few cells to say. Shape ``(n_cells,)``.
+        The first is for markers of the lineage of a cell, where less is found than expected (0.7
+        if half is missing). The second is for the genes most specific for any type, where more is
+        found. Both are 0 in lineages with too few cells.
         """
-        called, lack = self.profiles.group[found.leaf], np.zeros(len(found.leaf))
-        for lineage, (others, counts, genes, factor) in self.lineages.items():
+        called, base = self.profiles.group[found.leaf], self.profiles.base
+        missing, excess = np.zeros((2, len(found.leaf)))
+        for lineage, (others, counts, markers, factor) in self.lineages.items():
             cells = np.flatnonzero(called == lineage)
             if not len(cells):
                 continue
-            # Squared distances, less what all of a cell have in common.
+            # Squared distances, up to a constant per cell.
             far = np.square(others).sum(axis=1) - 2 * found.likelihoods[cells] @ others.T
-            alike = far <= np.partition(far, NEIGHBORS - 1, axis=1)[:, NEIGHBORS - 1 : NEIGHBORS]
-            pooled = alike.astype(np.float32) @ counts
-            usual = self.profiles.base[:, genes] * factor
-            expected = usual[found.leaf[cells]] * pooled[:, -1:]
-            less = np.log((expected + 1.0) / (pooled[:, :-1] + 1.0)).clip(min=0.0)
+            near = np.partition(far, N_NEIGHBORS - 1, axis=1)[:, N_NEIGHBORS - 1 : N_NEIGHBORS]
+            pooled = (far <= near).astype(np.float32) @ counts
+            leaf, depth, pooled = found.leaf[cells], pooled[:, :1], pooled[:, 1:] + 1.0
+            expected = (base[:, markers] * factor)[leaf] * depth
+            less = np.log((expected + 1.0) / pooled[:, : len(markers)]).clip(min=0.0)
             weight = expected / (expected + 1.0)
-            lack[cells] = (less * weight).sum(axis=1) / weight.sum(axis=1).clip(min=1.0)
-        return lack
+            missing[cells] = (less * weight).sum(axis=1) / weight.sum(axis=1).clip(min=1.0)
+            expected = (base[:, self.specific] * self.shift)[leaf] * depth
+            more = np.log(pooled[:, len(markers) :] / (expected + 1.0)).clip(min=0.0)
+            excess[cells] = more.mean(axis=1)
+        return missing, excess
 
 
 def thin(counts: sparse.csr_matrix, depth: float, rng: np.random.Generator) -> sparse.csr_matrix:
-    """Draw counts of cells as if each had been sequenced to at most a depth.
+    """Downsample the counts of each cell to a depth, if it has more.
 
     Examples
     --------
@@ -420,7 +437,7 @@ def thin(counts: sparse.csr_matrix, depth: float, rng: np.random.Generator) -> s
 
 
 def upper_share(values: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """Return the share of null values, one more among them, that are as large: p-values.
+    """Return p-values: the share of null values, and of the value itself, that are as large.
 
     Examples
     --------
@@ -445,5 +462,5 @@ def _as_shares(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def _normalise(shares: np.ndarray) -> np.ndarray:
-    shares = shares + FLOOR
+    shares = shares + MIN_SHARE
     return np.asarray(shares / shares.sum(axis=-1, keepdims=True))

@@ -12,7 +12,7 @@ from scipy import sparse
 from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.annotation._novelty import (
     Explained,
-    MarkerSupport,
+    MarkerEvidence,
     ReferenceBank,
     TypeProfiles,
     mean_share,
@@ -35,6 +35,8 @@ ALPHA_LINEAGE, ALPHA_TYPE = 0.02, 0.02
 ALPHA_MARKERS, MIN_MISSING = 0.005, 1.3
 #: Log ratio of expected to found counts that is attributed to the study.
 STUDY_EFFECT = 0.2
+#: Weight of the excess of specific genes, relative to the lack of markers.
+EXCESS_WEIGHT = 3.0
 #: Uncertainty of the lineage below which a cell has one.
 MIN_UNCERTAINTY = 0.3
 #: P-value above which a cell cannot be distinguished from an empty droplet.
@@ -159,7 +161,9 @@ class QueryJudge:
         self.known = [np.asarray(predict(cells)) for cells in thinned]
         self._fit_null()
         found = self._fit_shift(counts, probabilities[:, self.leaves], bins)
-        self.support = MarkerSupport(self.profiles, counts, found)
+        self.evidence = MarkerEvidence(self.profiles, counts, found)
+        excess = np.median(self.evidence.measure(found)[1]) - self.usual_excess
+        self.study_excess = max(float(excess), 0.0)
         self._simulate_droplets(found.depth)
         self.distinctness = self._distinctness(found, bins)
         self.similarity = self._similarity(counts, probabilities[:, self.leaves].mean(axis=0))
@@ -182,10 +186,12 @@ class QueryJudge:
         found = [self.profiles.explain(cells) for cells in self.held_out]
         leaf, gain = [each.leaf for each in found], [each.gain for each in found]
         bins = np.repeat(np.arange(N_DEPTHS), len(self.nodes))
-        self.null_missing = [
-            MarkerSupport(self.profiles, cells, each).missing(each)
+        by_depth = [
+            MarkerEvidence(self.profiles, cells, each).measure(each)
             for cells, each in zip(self.held_out, found, strict=True)
         ]
+        self.null_evidence = [missing + EXCESS_WEIGHT * excess for missing, excess in by_depth]
+        self.usual_excess = np.median([excess for _, excess in by_depth])
         self.null_uncertainty = np.concatenate(list(map(self._uncertainty, self.known, leaf)))
         self.usual_gain = self._by_type(leaf, gain)
         self.null_gain = self._scaled(np.concatenate(leaf), np.concatenate(gain), bins)
@@ -249,7 +255,7 @@ class QueryJudge:
             usual = median[np.searchsorted(self.droplet_edges, cells.depth)]
             return np.asarray(cells.ambient - usual)
 
-        known = [self.profiles.explain(cells) for cells in self.held_out]
+        known = [self.profiles.explain(cells, n_partners=0) for cells in self.held_out]
         by_type = self._by_type([each.leaf for each in known], list(map(excess, known)))
         usual = by_type[bins, found.leaf, 0]
         is_distinct = usual > np.median([np.std(droplets) for droplets in self.droplets])
@@ -303,23 +309,24 @@ class QueryJudge:
         no lineage (``no_lineage``); arrays of shape ``(n_cells,)``.
         """
         found = self.profiles.explain(sparse.csr_matrix(counts)[:, self.genes])
-        score, missing = self._score(found), self.support.missing(found)
+        score, (missing, excess) = self._score(found), self.evidence.measure(found)
+        evidence = missing - STUDY_EFFECT + EXCESS_WEIGHT * (excess - self.study_excess)
         p_type = upper_share(score, self.null_gain)
         uncertainty = self._uncertainty(probabilities, found.leaf)
         p_uncertain = upper_share(uncertainty, self.null_uncertainty)
         p_uncertain[uncertainty < MIN_UNCERTAINTY] = 1.0
-        p_missing, p_ambient = np.ones((2, len(score)))
+        p_lineage, p_ambient = np.ones((2, len(score)))
         bins = self._bin(found.depth)
-        for b, null in enumerate(self.null_missing):
-            p_missing[bins == b] = upper_share(missing[bins == b] - STUDY_EFFECT, null)
+        for b, null in enumerate(self.null_evidence):
+            p_lineage[bins == b] = upper_share(evidence[bins == b], null)
         nearest = np.searchsorted(self.droplet_edges, found.depth)
         for i, droplets in enumerate(self.droplets):
             p_ambient[nearest == i] = upper_share(found.ambient[nearest == i], droplets)
         # Empty droplets have fewer counts than most cells, doublets more.
         is_doublet = (p_type <= ALPHA_DOUBLET) & (found.depth >= self.median_depth)
-        lacks_markers = (p_missing <= ALPHA_MARKERS) & (missing >= MIN_MISSING)
+        lacks_markers = (p_lineage <= ALPHA_MARKERS) & (missing >= MIN_MISSING)
         return {
-            "lineage_p_value": p_missing,
+            "lineage_p_value": p_lineage,
             "type_p_value": p_type,
             "doublet_score": score,
             "ambient_score": p_ambient,

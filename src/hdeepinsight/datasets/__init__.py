@@ -1,4 +1,4 @@
-"""Get public references: named files, cells of the CELLxGENE Census, and blood cells offline."""
+"""Public references: named files, CELLxGENE Census cells, and bundled blood cells."""
 
 from hdeepinsight.datasets._blood import DemoData, demo, pbmc3k
 from hdeepinsight.datasets._census import census, label_terms, ontology_taxonomy

@@ -1,4 +1,4 @@
-"""Labelled blood cells without a download: PBMC 3k, and a small split for examples."""
+"""Bundled labelled blood cells: PBMC 3k, and a small dataset for examples."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sklearn.model_selection import train_test_split
 
 from hdeepinsight.data import recover_counts
 
-#: For each source, what its labels mean at every level; a type without subtypes keeps its name.
+#: Labels of each source and their names at each level; types without subtypes keep their names.
 _LABELS: Final = pd.read_csv(Path(__file__).with_name("blood_labels.tsv"), sep="\t")
 _HELD_OUT: Final = 0.3
 
 
 def _label(adata: AnnData, labels: pd.Series, source: str) -> None:
-    """Write one column per level, with categories in the order of the table."""
+    """Add one label column per level, with categories in the order of the table."""
     known = _LABELS[_LABELS["source"] == source].dropna(axis=1).set_index("label")
     for level in known.columns[1:]:
         names = known.loc[labels, level].to_numpy()
@@ -30,12 +30,13 @@ def _label(adata: AnnData, labels: pd.Series, source: str) -> None:
 
 
 def pbmc3k() -> AnnData:
-    """Return PBMC 3k, 2,638 labelled blood cells that come with the package.
+    """Return PBMC 3k: 2,638 labelled blood cells bundled with the package.
 
     Returns
     -------
-    Raw counts in ``X``, ``(2638, 13714)``, gene symbols in ``var_names``, and the labels of the
-    Seurat tutorial in ``obs["lineage"]``, ``obs["cell_type"]`` and ``obs["subtype"]``.
+    anndata.AnnData
+        Raw counts in ``X``, ``(2638, 13714)``, gene symbols in ``var_names``, and the labels of the
+        Seurat tutorial in ``obs["lineage"]``, ``obs["cell_type"]`` and ``obs["subtype"]``.
 
     Examples
     --------
@@ -47,9 +48,9 @@ def pbmc3k() -> AnnData:
     Notes
     -----
     Cells of one healthy donor, 10x 3' v1 (10x Genomics, CC BY 4.0; Zheng et al. 2017,
-    doi:10.1038/ncomms14049). The labels are clusters that were named by their markers, as clustifyr
-    shares them (MIT licence); part of the naive CD8 T cells is in the cluster "CD4 T naive". The
-    names and the three levels are ours. ``pbmc3k.md`` beside the file holds the licences.
+    doi:10.1038/ncomms14049). The labels are clusters annotated by markers, as distributed with
+    clustifyr (MIT licence); the cluster "CD4 T naive" contains some naive CD8 T cells. The names
+    and the three levels are ours. The licences are in ``pbmc3k.md`` next to the file.
     """
     with h5py.File(Path(__file__).with_name("pbmc3k.h5")) as file:
         counts = sparse.csr_matrix(file["counts"][()].T, dtype=np.float32)
@@ -61,14 +62,15 @@ def pbmc3k() -> AnnData:
 
 @dataclass(frozen=True, eq=False)
 class DemoData:
-    """Raw counts in ``X``, labels in ``obs["lineage"]`` and ``obs["cell_type"]``.
+    """Reference and query of `demo`, with raw counts and labels at two levels.
 
     Parameters
     ----------
     reference
-        Cells to train on, ``(490, 765)``.
+        Training cells, ``(490, 765)``: raw counts in ``X``, and labels in ``obs["lineage"]`` and
+        ``obs["cell_type"]``.
     query
-        Held-out cells, ``(210, 765)``, with every type in the same proportion.
+        Held-out cells, ``(210, 765)``, with the same proportions of types.
 
     Attributes
     ----------
@@ -89,19 +91,20 @@ class DemoData:
 
 
 def demo(seed: int = 0) -> DemoData:
-    """Return 700 blood cells that come with scanpy, as a reference and a held-out query.
+    """Return 700 blood cells bundled with scanpy, split into a reference and a query.
 
-    Small and quick to train on, for examples and tests. :func:`pbmc3k` has more cells and genes,
-    and labels that are better.
+    The dataset is small, for examples and tests. :func:`pbmc3k` has more cells, more genes and
+    better labels.
 
     Parameters
     ----------
     seed
-        Seed of the split.
+        Random seed of the split.
 
     Returns
     -------
-    Counts recovered from ``scanpy.datasets.pbmc68k_reduced``, and labels at two levels.
+    DemoData
+        Counts recovered from ``scanpy.datasets.pbmc68k_reduced``, and labels at two levels.
 
     Examples
     --------
@@ -112,20 +115,19 @@ def demo(seed: int = 0) -> DemoData:
 
     Notes
     -----
-    Zheng et al. (2017), doi:10.1038/ncomms14049. Labels come from the correlation of each cell
-    with sorted populations, and neighbouring T cell subsets overlap. The two levels and the names
-    in words are ours. All cells are of one donor, so the split is by cell.
+    Zheng et al. (2017), doi:10.1038/ncomms14049. Labels are based on the correlation of each cell
+    with sorted populations, and similar T cell subsets overlap. The two levels and the names are
+    ours. All cells are from one donor, so the split is by cell.
     """
     import scanpy
 
     with warnings.catch_warnings():
-        # The file is from 2018, in an encoding that anndata reads but warns about.
+        # anndata warns about the encoding of this file from 2018.
         warnings.simplefilter("ignore")
         adata = recover_counts(scanpy.datasets.pbmc68k_reduced(), use_raw=True)
     names = adata.obs["bulk_labels"].astype(str)
     _label(adata, names, "pbmc68k")
-    parts = train_test_split(
-        np.arange(adata.n_obs), test_size=_HELD_OUT, stratify=names, random_state=seed
-    )
+    rows = np.arange(adata.n_obs)
+    parts = train_test_split(rows, test_size=_HELD_OUT, stratify=names, random_state=seed)
     train, test = (np.sort(part) for part in parts)
     return DemoData(adata[train].copy(), adata[test].copy())

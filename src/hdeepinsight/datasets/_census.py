@@ -1,4 +1,4 @@
-"""Labelled cells of the CZ CELLxGENE Census, and taxonomies from their Cell Ontology ids."""
+"""Download labelled cells from the CZ CELLxGENE Census, and build their taxonomies."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ def census(
     version: str = "stable",
     uri: str | None = None,
 ) -> AnnData:
-    """Draw labelled cells from the CZ CELLxGENE Census.
+    """Download a random sample of labelled cells from the CZ CELLxGENE Census.
 
     Parameters
     ----------
     cell_types
-        Cell Ontology ids (``"CL:0000236"``) that cells may be labelled with, or a taxonomy with
-        such ids, such as :meth:`hdeepinsight.taxonomy.Taxonomy.immune`.
+        Cell Ontology ids (``"CL:0000236"``) of the cells, or a taxonomy with such ids, such as
+        :meth:`hdeepinsight.taxonomy.Taxonomy.immune`.
     organism
-        Organism, as the Census calls it.
+        Name of the organism in the Census.
     tissue, disease, assay
-        Values of ``tissue_general``, ``disease`` and ``assay`` to keep; ``None`` keeps all.
+        Values of ``tissue_general``, ``disease`` and ``assay`` to select; ``None`` for all.
     max_per_type
-        Most cells of each id; they are drawn at random.
+        Maximum number of cells per id, drawn at random.
     seed
-        Seed of the draw.
+        Random seed.
     version
-        Release of the Census: ``"stable"``, ``"latest"`` or a date. Name a date to get the same
-        cells again.
+        Release of the Census: ``"stable"``, ``"latest"`` or a date. Only a date is reproducible.
     uri
-        Copy of the Census in your own place, instead of the public one.
+        Location of a copy of the Census to use instead of the public one.
 
     Returns
     -------
-    Raw counts in ``X``, Ensembl ids in ``var_names`` and symbols in ``var["feature_name"]``;
-    columns of ``obs`` as in the Census, among them ``donor_id`` and
-    ``cell_type_ontology_term_id``. Every cell appears once, however many datasets hold it.
+    anndata.AnnData
+        Raw counts in ``X``, Ensembl ids in ``var_names`` and symbols in ``var["feature_name"]``;
+        columns of ``obs`` as in the Census, including ``donor_id`` and
+        ``cell_type_ontology_term_id``. Cells that are part of several datasets are included once.
 
     Raises
     ------
@@ -72,12 +72,12 @@ def census(
     ImportError
         If ``cellxgene-census`` is not installed.
     ValueError
-        If an id or a value is not valid, or no cell fits.
+        If an id or a value is invalid, or there are no such cells.
 
     Notes
     -----
-    Every cell carries ``dataset_id``: cite the studies that the cells come from
-    (https://cellxgene.cziscience.com), whose data are CC BY 4.0.
+    Cite the studies in the column ``dataset_id`` (https://cellxgene.cziscience.com). Their data are
+    licensed under CC BY 4.0.
 
     Examples
     --------
@@ -85,23 +85,29 @@ def census(
     >>> tax = hdi.Taxonomy.immune()
     >>> ref = hdi.datasets.census(tax, tissue="blood", version="2025-01-30")  # doctest: +SKIP
     """
-    terms = _terms_of(cell_types)
-    kept = {"tissue_general": tissue, "disease": disease, "assay": assay, ONTOLOGY_KEY: terms}
-    conditions = ["is_primary_data == True", *map(_one_of, kept, kept.values())]
-    wanted = " and ".join(filter(None, conditions))
+    listed = cell_types.ontology_ids.values() if isinstance(cell_types, Taxonomy) else cell_types
+    terms = list(dict.fromkeys(listed))
+    wrong = [term for term in terms if not _TERM.fullmatch(str(term))]
+    if wrong or not terms:
+        expected = "one or more Cell Ontology ids such as 'CL:0000236', or a taxonomy with ids"
+        hint = "Look them up at https://www.ebi.ac.uk/ols4/ontologies/cl."
+        raise invalid("cell_types", wrong[:3] or "none", expected, hint)
+    selected = {"tissue_general": tissue, "disease": disease, "assay": assay, ONTOLOGY_KEY: terms}
+    conditions = ["is_primary_data == True", *map(_condition, selected, selected.values())]
+    value_filter = " and ".join(filter(None, conditions))
     client = need_extra("cellxgene_census", "datasets", "hdi.datasets.census")
     try:
         census = client.open_soma(**({"census_version": version} if uri is None else {"uri": uri}))
     except OSError as error:
         raise DatasetError(
-            f"The Census ({uri or version}) could not be opened ({type(error).__name__}). It needs "
-            "a connection to https://census.cellxgene.cziscience.com, or uri=... of a copy. "
-            "Connect and try again."
+            f"The Census ({uri or version}) could not be opened ({type(error).__name__}). It "
+            "requires a connection to https://census.cellxgene.cziscience.com, or uri=... of a "
+            "copy. Connect and try again."
         ) from None
     with census as opened:
         columns = [_ROW, ONTOLOGY_KEY]
-        obs = client.get_obs(opened, organism, value_filter=wanted, column_names=columns)
-        rows = _drawn(obs, terms, max_per_type, np.random.default_rng(seed))
+        obs = client.get_obs(opened, organism, value_filter=value_filter, column_names=columns)
+        rows = _draw_rows(obs, terms, max_per_type, np.random.default_rng(seed))
         named = {"obs_column_names": list(_OBS), "var_column_names": [_GENE, _SYMBOL]}
         cells = {"X_name": "raw", "obs_coords": rows.tolist()}
         adata = client.get_anndata(opened, organism, **cells, **named)
@@ -111,44 +117,31 @@ def census(
     return adata
 
 
-def _terms_of(cell_types: Taxonomy | Iterable[str]) -> list[str]:
-    listed = cell_types.ontology_ids.values() if isinstance(cell_types, Taxonomy) else cell_types
-    terms = list(dict.fromkeys(listed))
-    odd = [term for term in terms if not _TERM.fullmatch(str(term))]
-    if odd or not terms:
-        expected = "Cell Ontology ids such as 'CL:0000236', or a taxonomy that has them"
-        hint = "Look names up at https://www.ebi.ac.uk/ols4/ontologies/cl."
-        raise invalid("cell_types", odd[:3] or "none", f"one or more {expected}", hint)
-    return terms
-
-
-def _one_of(column: str, values: str | Sequence[str] | None) -> str:
-    """Condition on a column in the query language of TileDB-SOMA; empty for no values."""
+def _condition(column: str, values: str | Sequence[str] | None) -> str:
+    """Return a condition in the query language of TileDB-SOMA; empty for all values."""
     if values is None:
         return ""
     listed = [values] if isinstance(values, str) else list(values)
-    odd = [value for value in listed if not value or set(value) & set("'\"\\")]
-    if odd or not listed:
-        hint = "See the values at https://cellxgene.cziscience.com/datasets."
-        raise invalid(column, odd or "none", "values without quotes, or None for all", hint)
+    wrong = [value for value in listed if not value or set(value) & set("'\"\\")]
+    if wrong or not listed:
+        hint = "The values are listed at https://cellxgene.cziscience.com/datasets."
+        raise invalid(column, wrong or "none", "values without quotes, or None for all", hint)
     return f"{column} in {listed}"
 
 
-def _drawn(
+def _draw_rows(
     obs: pd.DataFrame, terms: list[str], max_per_type: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Rows of the Census, at most so many of each term, in ascending order."""
-    obs = obs.sort_values(_ROW)  # the draw does not depend on the order that the Census answers in
+    """Draw at most ``max_per_type`` rows of the Census per term, and sort them."""
+    obs = obs.sort_values(_ROW)  # the Census does not return rows in a fixed order
     found, rows = obs[ONTOLOGY_KEY].astype(str).to_numpy(), obs[_ROW].to_numpy(dtype=np.int64)
     drawn = {term: rng.permutation(rows[found == term])[:max_per_type] for term in terms}
     absent = [term for term in terms if not len(drawn[term])]
     if len(absent) == len(terms):
-        raise ValueError(
-            f"The Census has no cell of {len(terms)} cell types with these values of tissue, "
-            "disease and assay. Name values that it has, or None for all."
-        )
+        hint = "Pass other values of tissue, disease and assay, or None for all."
+        raise ValueError(f"The Census has no cell of {len(terms)} cell types. {hint}")
     if absent:
-        logger.warning("The Census has no such cells of %s.", ", ".join(absent))
+        logger.warning("The Census has no such cells of the types %s.", ", ".join(absent))
     return np.sort(np.concatenate(list(drawn.values())))
 
 
@@ -159,29 +152,29 @@ def ontology_taxonomy(
     obo: str | os.PathLike[str] | None = None,
     on_multiple: Literal["raise", "first"] = "first",
 ) -> Taxonomy:
-    r"""Derive the taxonomy of labelled cells from the Cell Ontology.
+    r"""Build the taxonomy of labelled cells from the Cell Ontology.
 
     Parameters
     ----------
     terms
-        Cell Ontology ids of the cells, such as ``adata.obs["cell_type_ontology_term_id"]``; they
-        may repeat, and ``"unknown"`` or missing ones are left out.
+        Cell Ontology ids of the cells, such as ``adata.obs["cell_type_ontology_term_id"]``.
+        Repeated ids are allowed; ``"unknown"`` and missing values are ignored.
     groups
-        Ids of broader classes that become nodes above, such as ``"CL:0000084"`` (T cell). They
-        also decide which parent a type with several gets: the one that stands first.
+        Ids of broader classes to be added as inner nodes, such as ``"CL:0000084"`` (T cell). If a
+        type belongs to several, the first one becomes its parent.
     obo
-        Cell Ontology as an OBO file; by default release 2026-06-08, which is fetched once.
+        OBO file of the Cell Ontology; by default release 2026-06-08, which is downloaded once.
     on_multiple
         As in :meth:`hdeepinsight.taxonomy.Taxonomy.from_cell_ontology`.
 
     Raises
     ------
     DatasetError
-        If the ontology is to be fetched and cannot be.
+        If the ontology cannot be downloaded.
     ImportError
         If pronto is not installed.
     ValueError
-        If an id is not in the ontology, or has been retired there.
+        If an id is not in the ontology, or is obsolete.
 
     Examples
     --------
@@ -205,20 +198,21 @@ def ontology_taxonomy(
 
 
 def label_terms(terms: pd.Series, taxonomy: Taxonomy, *, unlabeled: str = "Unknown") -> pd.Series:
-    """Name the node of every cell, from its Cell Ontology id.
+    """Convert Cell Ontology ids of cells to labels of a taxonomy.
 
     Parameters
     ----------
     terms
-        Cell Ontology id of every cell.
+        Cell Ontology id of each cell.
     taxonomy
-        Tree with such ids. Where two nodes have the same id, the deeper one is meant.
+        Taxonomy with ids. If two nodes have the same id, the deeper one is used.
     unlabeled
-        Label of cells whose id no node has.
+        Label of cells whose id is not in the taxonomy.
 
     Returns
     -------
-    Path of the node of every cell as text, ready for a label column of ``setup_anndata``.
+    pandas.Series
+        Path of the node of each cell as text, a label column for ``setup_anndata``.
 
     Examples
     --------
@@ -228,10 +222,7 @@ def label_terms(terms: pd.Series, taxonomy: Taxonomy, *, unlabeled: str = "Unkno
     >>> hdi.datasets.label_terms(terms, hdi.Taxonomy.immune()).tolist()
     ['CD4+T > CD4+T_naive', 'CD4+T', 'Unknown']
     """
-    # Nodes come parents first: a deeper node takes the place of a broader one with the same id.
-    nodes = {
-        taxonomy.ontology_ids[p]: taxonomy.path_name(node)
-        for node, p in enumerate(taxonomy.names)
-        if p in taxonomy.ontology_ids
-    }
+    # Ids are in node order, so that a deeper node replaces its ancestor with the same id.
+    ids = taxonomy.ontology_ids.items()
+    nodes = {term: taxonomy.path_name(taxonomy.resolve(path)) for path, term in ids}
     return terms.astype(object).map(lambda term: nodes.get(term, unlabeled))

@@ -1,4 +1,4 @@
-"""Public files by name: what is known of each, and how it comes to this machine once, checked."""
+"""Download public files by name, with a local cache and verified checksums."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from hdeepinsight._errors import need_extra
 from hdeepinsight._io import sha256 as sha256_of
 from hdeepinsight.hub import cache_folder
 
-#: Further attempts after a transfer that broke off.
+#: Number of retries after a failed transfer.
 RETRIES: Final = 2
 logger = logging.getLogger(__name__)
 
 
 class DatasetError(OSError):
-    """Public data could not be fetched, or is not what it should be; the text says what to do."""
+    """Error in downloading or verifying public data, with advice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicFile:
-    """A file on the internet.
+    """Description of a public file.
 
     Parameters
     ----------
     name
-        What :func:`fetch` calls it.
+        Name for :func:`fetch`.
     url
-        Where it is: ``https://...``, or ``doi:.../file`` in an archive (Figshare, Zenodo).
+        Location: ``https://...``, or ``doi:.../file`` in an archive (Figshare, Zenodo).
     sha256
-        Checksum of its bytes. ``None`` where none is known beforehand: an archive states one, any
-        other place is remembered at the first download.
+        SHA-256 checksum. If ``None``, the checksum of the archive is used, or that of the first
+        download is recorded.
     description
-        What it holds.
+        Content of the file.
     license
-        Licence under which its owner shares it.
+        Licence of the file.
     citation
-        What to cite.
+        Reference to cite.
 
     Examples
     --------
@@ -61,7 +61,7 @@ class PublicFile:
     citation: str = ""
 
 
-#: What is known of each; checksums were stated by several projects that have nothing in common.
+#: Public files by name. Their checksums agree between several independent projects.
 FILES: Final = {
     name: PublicFile(name=name, **known)
     for name, known in json.loads(Path(__file__).with_name("files.json").read_text("utf-8")).items()
@@ -69,11 +69,12 @@ FILES: Final = {
 
 
 def list_files() -> pd.DataFrame:
-    """List the public files that have a name here.
+    """List the public files that :func:`fetch` knows by name.
 
     Returns
     -------
-    One row per file, by its name: ``url``, ``sha256``, ``description``, ``license``, ``citation``.
+    pandas.DataFrame
+        One row per name: ``url``, ``sha256``, ``description``, ``license``, ``citation``.
 
     Examples
     --------
@@ -87,7 +88,7 @@ def list_files() -> pd.DataFrame:
 def fetch(
     name: str, *, sha256: str | None = None, folder: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Get a public file, from this machine where it was fetched before.
+    """Download a public file, or return it from the cache.
 
     Parameters
     ----------
@@ -95,27 +96,28 @@ def fetch(
         Name of a file in :func:`list_files`, or any ``https://...``, ``http://...`` or
         ``doi:.../file`` (Figshare, Zenodo, Dataverse).
     sha256
-        SHA-256 that the file has to have; it wins over the known one.
+        Required SHA-256 checksum; by default the known one.
     folder
-        Where files are kept; by default ``HDEEPINSIGHT_CACHE``, or a folder in the user's cache.
+        Folder of the cache; by default ``HDEEPINSIGHT_CACHE``, or a folder in the user's cache.
 
     Returns
     -------
-    Path of the file, whose checksum has been verified.
+    pathlib.Path
+        Path of the file with a verified checksum.
 
     Raises
     ------
     DatasetError
-        If it cannot be reached, or is not what it should be.
+        If the file cannot be downloaded, or has a different checksum.
     ImportError
         If pooch is not installed.
     ValueError
-        If there is no file of that name.
+        If there is no file with this name.
 
     Notes
     -----
-    A file whose checksum nobody stated is taken as it is the first time; its SHA-256 is then
-    written beside it, and a later change of the file is an error. Give ``sha256`` to pin it.
+    Without a known checksum, the first download is accepted. Its SHA-256 is stored next to the
+    file, and a later change of the file is an error. Pass ``sha256`` to pin it.
 
     Examples
     --------
@@ -132,14 +134,12 @@ def fetch(
         file = PublicFile(name=name, url=name)
     else:
         near = difflib.get_close_matches(name, FILES, n=1)
-        meant = f"Did you mean {near[0]!r}?" if near else "Choose one of these."
-        known = f"{', '.join(FILES)}, and any address that starts with https:// or http://, or "
-        raise ValueError(
-            f"There is no public file {name!r}. There are {known}doi:.../file. {meant}"
-        )
+        hint = f"Did you mean {near[0]!r}?" if near else "Choose one of these."
+        known = f"{', '.join(FILES)}, and any URL with https://, http:// or doi:.../file"
+        raise ValueError(f"There is no public file {name!r}. There are {known}. {hint}")
     root = cache_folder() / "datasets" if folder is None else Path(folder).expanduser()
     base = file.url.rsplit("/", 1)[-1].partition("?")[0] or "file"
-    # Files of one name from several places have folders of their own.
+    # Files with the same name from different locations are stored in separate folders.
     own = file.name if file.name != file.url else quote(file.url.rpartition("/")[0], safe="")
     place = root / own / base
     record = place.with_name(f"{place.name}.sha256")
@@ -151,15 +151,13 @@ def fetch(
     if digest is None:
         found = sha256_of(place)
         record.write_text(f"{found}\n", encoding="utf-8")
-        said = (
-            f"It has the SHA-256 {found}, which is expected from now on; pass it as sha256 to pin"
-        )
-        logger.warning("No checksum of %s was known. %s it elsewhere.", file.name, said)
+        text = "No checksum of %s was known. Recorded the SHA-256 %s for later downloads; pass it "
+        logger.warning(text + "as sha256 to pin the file elsewhere.", file.name, found)
     return place
 
 
 def _download(pooch: Any, file: PublicFile, place: Path, known: str | None) -> None:
-    """Fetch to a temporary name; the file appears only when its checksum is right."""
+    """Download under a temporary name, and rename the file once its checksum is verified."""
     from requests import RequestException
 
     keeper = pooch.create(
@@ -171,18 +169,20 @@ def _download(pooch: Any, file: PublicFile, place: Path, known: str | None) -> N
     )
     try:
         if known is None and file.url.startswith("doi:"):
-            keeper.load_registry_from_doi()  # the archive states checksums of its own
+            keeper.load_registry_from_doi()  # checksums of the archive
         keeper.fetch(place.name)
     except RequestException as error:
         status = getattr(error.response, "status_code", None)
-        said = f"answered with status {status}" if status else "could not be reached or broke off"
-        said = f"{urlsplit(file.url).netloc or 'the archive'} {said} ({type(error).__name__})"
-        how = f"Connect and try again, or put the file at {place} yourself."
-        found = f"{file.name} could not be fetched: {said}. It needs a connection to {file.url}"
-        raise DatasetError(f"{found}. {how}") from None
+        host = urlsplit(file.url).netloc or "the archive"
+        problem = f"returned status {status}" if status else "could not be reached or disconnected"
+        hint = f"Connect and try again, or put the file at {place} yourself."
+        raise DatasetError(
+            f"{file.name} could not be downloaded from {file.url}: {host} {problem} "
+            f"({type(error).__name__}). {hint}"
+        ) from None
     except ValueError as error:
         raise DatasetError(
             f"{file.name} from {file.url} is not what was expected "
-            f"({' '.join(str(error).split())}). Try again; if it stays so, the file was changed: "
-            "look at its page, and pass sha256=... of the file that you trust."
+            f"({' '.join(str(error).split())}). Try again. If the error persists, the file was "
+            "changed: check its page, and pass sha256=... of the file that you trust."
         ) from None

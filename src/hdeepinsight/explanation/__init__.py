@@ -1,4 +1,4 @@
-"""Which genes speak for a node of a taxonomy: mathematics and results, whatever the model."""
+"""Attribute predictions to genes by expected gradients, for any hierarchical classifier."""
 
 from hdeepinsight.explanation._explanation import CellChoice as CellChoice
 from hdeepinsight.explanation._explanation import Explanation as Explanation

@@ -1,4 +1,4 @@
-"""The result of an explanation: attributions of genes, and what follows from them."""
+"""Results of gene attribution: rankings, signatures, gene sets and conversions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 
-from hdeepinsight._errors import check_choice, check_integer
+from hdeepinsight._errors import check_choice, check_integer, invalid
 from hdeepinsight.explanation._targets import Targets
 
 if TYPE_CHECKING:
@@ -23,17 +23,17 @@ CellChoice: TypeAlias = Scope | ArrayLike
 
 
 class GeneTotals:
-    """Mean and spread of attributions over the cells of every target, without keeping the cells.
+    """Running statistics of attributions over the cells of each target.
 
     Parameters
     ----------
     n_targets, n_genes
-        What is summed up.
+        Number of targets and of genes.
 
     Attributes
     ----------
     n_cells
-        Cells added so far, shape ``(n_targets,)``.
+        Number of added cells, shape ``(n_targets,)``.
 
     Examples
     --------
@@ -50,17 +50,17 @@ class GeneTotals:
         self._sums = np.zeros((4, n_targets, n_genes))
 
     def add(self, target: int, values: np.ndarray, expression: np.ndarray) -> None:
-        """Add cells to one target; both of shape ``(n_cells, n_genes)``."""
+        """Add cells to a target; both arrays have the shape ``(n_cells, n_genes)``."""
         self.n_cells[target] += len(values)
         values = values.astype(np.float64)
         parts = values, np.abs(values), values**2, expression
         self._sums[:, target] += [part.sum(axis=0, dtype=np.float64) for part in parts]
 
     def statistics(self, target: int) -> dict[str, np.ndarray]:
-        """Describe the cells of one target, each entry of shape ``(n_genes,)``; NaN without cells.
+        """Compute statistics over the cells of a target, shape ``(n_genes,)`` each.
 
-        Mean, mean absolute value, standard deviation (0 for a single cell) and standard error of
-        the attributions, and the mean scaled expression of the same cells.
+        These are the mean, mean absolute value, standard deviation (0 for a single cell) and
+        standard error of the attributions, and the mean scaled expression. NaN without cells.
         """
         n = self.n_cells[target]
         with np.errstate(invalid="ignore"):
@@ -73,47 +73,48 @@ class GeneTotals:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Explanation:
-    """How much every gene speaks for a node of the taxonomy, cell by cell.
+    """Attributions of genes to nodes of the taxonomy, per cell.
 
-    A *row* is one cell and one target. ``values[row].sum()`` is the difference between the
+    A *row* is a pair of a cell and a target. ``values[row].sum()`` is the difference between the
     model's output for the cell and its mean output for the background, up to
     :attr:`additivity_error`.
 
     Parameters
     ----------
     targets
-        Nodes, what they are contrasted with, and which output of theirs.
+        Explained nodes, their alternative, and the kind of output.
     obs_names
         Names of the cells, shape ``(n_cells,)``.
     genes
         Names of the genes, shape ``(n_genes,)``.
     cell, target
-        Cell and target of every row, int64, shape ``(n_rows,)``. Cells without counts have none.
+        Cell and target of each row, int64, shape ``(n_rows,)``. Cells without counts have no rows.
     own
-        Whether the model puts the cell at or under the node of the target, shape ``(n_rows,)``.
+        Whether the predicted leaf of the cell is at or below the node of the target, shape
+        ``(n_rows,)``.
     outputs
-        The explained output (log-probability, log-odds or logit) of every row.
+        Explained output (log-probability, log-odds or logit) of each row.
     sums
-        Sum of the attributions of every row.
+        Sum of the attributions of each row.
     base_values
-        Mean output for the background, by the same network as the row's output, shape
+        Mean output for the background, by the same network as the output of the row, shape
         ``(n_rows,)``.
     totals
-        Mean and spread over all cells (``"all"``), and over those of the node (``"own"``).
+        Statistics over all cells (``"all"``), and over the cells of the node (``"own"``).
     background_expression
         Mean scaled expression of the background, shape ``(n_genes,)``.
     values
-        Attributions, float32, shape ``(n_rows, n_genes)``; ``None`` where they were not kept.
+        Attributions, float32, shape ``(n_rows, n_genes)``; ``None`` if they were not stored.
     expression
-        Scaled expression in [0, 1], CSR, shape ``(n_cells, n_genes)``; ``None`` with ``values``.
+        Scaled expression in [0, 1], CSR, shape ``(n_cells, n_genes)``; ``None`` if ``values`` is.
     background
-        What the cells were compared with, in words.
+        Description of the background.
     note
-        What else there is to know: which network was explained, which cells were left out.
+        Further remarks: the explained network, and omitted cells.
 
     Examples
     --------
-    The demo cells were measured at few of the model's genes, which is warned of:
+    The demo cells have few of the model's genes, which raises a warning:
 
     >>> import warnings
     >>> import hdeepinsight as hdi
@@ -125,9 +126,9 @@ class Explanation:
 
     Notes
     -----
-    Attributions describe the model, not biology: of genes that go together it may use one and
-    leave the others, and they refer to the background. A gene may speak for a type because it is
-    there or because it is *not*; ``expression`` and ``background`` in :meth:`ranking` tell which.
+    Attributions describe the model, not biology, and depend on the background. Of correlated genes,
+    the model may use only one. A gene may support a type by its presence or by its *absence*, which
+    ``expression`` and ``background`` in :meth:`ranking` distinguish.
     """
 
     targets: Targets
@@ -148,23 +149,23 @@ class Explanation:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Path of the node of every target."""
+        """Path of the node of each target."""
         return self.targets.names
 
     @property
     def against(self) -> str | None:
-        """Path of the node that all targets are contrasted with."""
+        """Path of the alternative node of all targets, if any."""
         rival = self.targets.against
         return None if rival is None else self.targets.taxonomy.path_name(rival)
 
     @property
     def additivity_error(self) -> np.ndarray:
-        """Sum of attributions minus the difference that they explain, shape ``(n_rows,)``."""
+        """Sum of attributions minus the explained difference of outputs, shape ``(n_rows,)``."""
         return np.asarray(self.sums - (self.outputs - self.base_values))
 
     @property
     def rows(self) -> pd.DataFrame:
-        """Table of each row's cell, node, output, base value, sum of attributions and its error."""
+        """Table of rows with cell, node, output, base value, sum of attributions and its error."""
         return pd.DataFrame(
             {
                 "cell": self.obs_names.to_numpy()[self.cell],
@@ -185,24 +186,25 @@ class Explanation:
         Parameters
         ----------
         node
-            Name of an explained node; not needed where there is one.
+            Name of an explained node; not required if there is only one.
         cells
-            ``"own"``: the cells that the model puts at or under the node. ``"all"``: all that it
-            was explained for. Or a mask ``(n_cells,)``, where values were kept.
+            ``"own"``: cells predicted at or below the node. ``"all"``: all cells explained for the
+            node. Or a mask of cells, ``(n_cells,)``, if values were stored.
         by
-            ``"mean"``: what speaks for the node comes first, what speaks against it last.
-            ``"mean_abs"``: what matters most in either direction.
+            ``"mean"``: genes that support the node come first, genes against it last.
+            ``"mean_abs"``: genes with the largest effect in either direction come first.
 
         Returns
         -------
-        Table of all genes, best first: ``mean`` attribution, ``mean_abs``, the mean absolute one,
-        ``std`` over cells, ``sem``, its standard error, mean scaled ``expression`` in these cells
-        and in the ``background``, and ``rank`` from 1.
+        pandas.DataFrame
+            All genes, sorted: ``mean`` attribution, ``mean_abs`` (mean absolute attribution),
+            ``std`` (over cells), ``sem`` (standard error), mean scaled ``expression`` in these
+            cells and in the ``background``, and ``rank`` from 1.
 
         Raises
         ------
         ValueError
-            If the node was not explained, there are no such cells, or a choice is none of these.
+            If the node was not explained, there are no such cells, or a choice is invalid.
 
         Examples
         --------
@@ -215,13 +217,27 @@ class Explanation:
         ['mean', 'mean_abs', 'std', 'sem', 'expression', 'background', 'rank']
         """
         check_choice("by", by, get_args(Statistic))
-        columns = self._statistics(node, cells) | {"background": self.background_expression}
+        at = position = self.position_of(node)
+        rows = self.rows_of(node, cells)
+        if isinstance(cells, str):
+            totals = self.totals[cast("Scope", cells)]
+        else:
+            totals, at = GeneTotals(1, len(self.genes)), 0
+            expression = self._kept(self.expression)[self.cell[rows]].toarray()
+            totals.add(0, self._kept(self.values)[rows], expression)
+        if not totals.n_cells[at]:
+            asked = repr(cells) if isinstance(cells, str) else "a mask"
+            found = f"none of {len(self.obs_names):,} cells (cells={asked})"
+            hint = "Pass cells='all', or explain cells of this type."
+            name = self.nodes[position]
+            raise ValueError(f"There must be cells predicted as {name!r}, got {found}. {hint}")
+        columns = totals.statistics(at) | {"background": self.background_expression}
         table = pd.DataFrame(columns, index=self.genes)
         table = table.sort_values(by, ascending=False, kind="stable")
         return table.assign(rank=np.arange(1, len(table) + 1))
 
     def signatures(self, *, by: Statistic = "mean", cells: Scope = "own") -> pd.DataFrame:
-        """Average the attributions of every gene for every node, over the cells of that node.
+        """Compute the mean attribution of each gene per node.
 
         Parameters
         ----------
@@ -232,8 +248,9 @@ class Explanation:
 
         Returns
         -------
-        Table of nodes × genes, without nodes that have no cells: what tools that score gene sets
-        in samples (such as decoupler) take.
+        pandas.DataFrame
+            Nodes × genes, without nodes that have no cells; an input of tools that score gene sets
+            in samples, such as decoupler.
 
         Examples
         --------
@@ -248,13 +265,13 @@ class Explanation:
         check_choice("by", by, get_args(Statistic))
         check_choice("cells", cells, get_args(Scope))
         totals = self.totals[cells]
-        there = np.flatnonzero(totals.n_cells).tolist()
-        values = [totals.statistics(target)[by] for target in there]
-        named = [self.nodes[target] for target in there]
-        return pd.DataFrame(values, index=named, columns=self.genes)
+        targets = np.flatnonzero(totals.n_cells).tolist()
+        values = [totals.statistics(target)[by] for target in targets]
+        names = [self.nodes[target] for target in targets]
+        return pd.DataFrame(values, index=names, columns=self.genes)
 
     def ranked_list(self, node: str | None = None, *, cells: CellChoice = "own") -> pd.Series:
-        """Return the mean attribution of every gene, highest first, for pre-ranked enrichment.
+        """Return the mean attribution of each gene, highest first, for pre-ranked enrichment.
 
         Parameters
         ----------
@@ -263,8 +280,9 @@ class Explanation:
 
         Returns
         -------
-        Series over genes; those without any attribution are left out, since ties at 0 have no
-        order.
+        pandas.Series
+            Mean attributions of genes. Genes with a mean of 0 are excluded, because the order of
+            ties is arbitrary.
 
         Examples
         --------
@@ -280,19 +298,20 @@ class Explanation:
         return means[means != 0]
 
     def to_gene_sets(self, n_genes: int = 50, *, present: bool = True) -> dict[str, list[str]]:
-        """Return the genes that speak most for each node, for over-representation tests.
+        """Return the top genes of each node, for over-representation tests.
 
         Parameters
         ----------
         n_genes
-            Most genes per node.
+            Maximum number of genes per node.
         present
-            Only genes that the node's cells express more than the background does. Without, genes
-            whose absence speaks for the node are among them.
+            Only include genes with a higher expression in the cells of the node than in the
+            background. Otherwise, genes that support the node by their absence are included.
 
         Returns
         -------
-        Genes by node, best first; only those with a positive mean, and nodes that have cells.
+        dict of str to list of str
+            Genes with a positive mean attribution by node, best first, for nodes with cells.
 
         Raises
         ------
@@ -321,7 +340,7 @@ class Explanation:
         return sets
 
     def to_frame(self, node: str | None = None) -> pd.DataFrame:
-        """Return the attributions of one node, cells × genes.
+        """Return the attributions of a node as a table of cells × genes.
 
         Examples
         --------
@@ -337,7 +356,7 @@ class Explanation:
         return pd.DataFrame(self._kept(self.values)[rows], index=names, columns=self.genes)
 
     def to_anndata(self, node: str | None = None) -> anndata.AnnData:
-        """Return a new AnnData of one node's cells and of the model's genes.
+        """Return the attributions of a node as an AnnData.
 
         Parameters
         ----------
@@ -346,8 +365,9 @@ class Explanation:
 
         Returns
         -------
-        Attributions in ``X``, scaled expression in ``layers["expression"]``, the columns of
-        :attr:`rows` in ``obs``, the ranking of the same cells in ``var``.
+        anndata.AnnData
+            Attributions in ``X``, scaled expression in ``layers["expression"]``, the columns of
+            :attr:`rows` in ``obs``, and the ranking over the same cells in ``var``.
 
         Examples
         --------
@@ -368,7 +388,7 @@ class Explanation:
         return anndata.AnnData(frame.to_numpy(), obs=obs, var=var, layers=layers)
 
     def to_shap(self, node: str | None = None) -> shap.Explanation:
-        """Return one node for the plots of shap.
+        """Return the attributions of a node for the plots of shap.
 
         Parameters
         ----------
@@ -377,7 +397,8 @@ class Explanation:
 
         Returns
         -------
-        Values, base values, scaled expression and gene names.
+        shap.Explanation
+            Attributions, base values, scaled expression and gene names.
 
         Examples
         --------
@@ -416,56 +437,34 @@ class Explanation:
         return f"{text}. {self.note}" if self.note else text
 
     def position_of(self, node: str | None = None) -> int:
-        """Return the position of a node among the targets; raises ``ValueError`` without one."""
+        """Return the position of a node among the targets; ``ValueError`` if there is none."""
         if node is None and len(self.targets) == 1:
             return 0
         wanted = None if node is None else self.targets.taxonomy.resolve(node)
         found = np.flatnonzero(self.targets.nodes == wanted)
         if not len(found):
-            asked = "No node was named" if node is None else f"{node!r} was not explained"
             shown = ", ".join(map(repr, self.nodes[:10]))
-            raise ValueError(f"{asked}. Name one of {shown}, or explain it.")
+            raise invalid("node", node, f"an explained node, one of {shown}", "Pass one of them.")
         return int(found[0])
 
     def rows_of(self, node: str | None = None, cells: CellChoice = "all") -> np.ndarray:
-        """Return the rows about a node and some cells, chosen as in :meth:`ranking`."""
+        """Return the rows of a node and of cells, selected as in :meth:`ranking`."""
         chosen = self.target == self.position_of(node)
         if isinstance(cells, str):
             check_choice("cells", cells, get_args(Scope))
             return np.flatnonzero(chosen & (self.own | (cells == "all")))
-        # Positions and names would be taken for a mask that holds everywhere.
+        # Positions and names are refused, since they would be read as a mask of True values.
         given: Any = cells if hasattr(cells, "dtype") else np.asarray(cells)
         if not pd.api.types.is_bool_dtype(given) or given.shape != self.obs_names.shape:
-            raise ValueError(
-                f"cells must be 'own', 'all' or a mask of booleans, ({len(self.obs_names)},), got "
-                f"{given.dtype} of shape {given.shape}. Turn names or positions into a mask, such "
-                "as result.obs_names.isin(names)."
-            )
+            expected = f"'own', 'all' or a mask of booleans, ({len(self.obs_names)},)"
+            found = f"{given.dtype} of shape {given.shape}"
+            hint = "Convert names by result.obs_names.isin(names)."
+            raise ValueError(f"cells must be {expected}, got {found}. {hint}")
         return np.flatnonzero(chosen & np.asarray(given, dtype=bool)[self.cell])
 
-    def _statistics(self, node: str | None, cells: CellChoice) -> dict[str, np.ndarray]:
-        """Return the statistics of every gene over some cells of a node."""
-        at = position = self.position_of(node)
-        rows = self.rows_of(node, cells)
-        if isinstance(cells, str):
-            totals = self.totals[cast("Scope", cells)]
-        else:
-            totals, at = GeneTotals(1, len(self.genes)), 0
-            expression = self._kept(self.expression)[self.cell[rows]].toarray()
-            totals.add(0, self._kept(self.values)[rows], expression)
-        if not totals.n_cells[at]:
-            asked = repr(cells) if isinstance(cells, str) else "a mask"
-            raise ValueError(
-                f"None of these {len(self.obs_names):,} cells is {self.nodes[position]!r} to the "
-                f"model (cells={asked}). Pass cells='all', or explain cells of this type."
-            )
-        return totals.statistics(at)
-
     def _kept(self, what: Any) -> Any:
-        """Return values or expression; raises ``ValueError`` where they were not kept."""
+        """Return values or expression; ``ValueError`` if they were not stored."""
         if what is None:
-            raise ValueError(
-                "Attributions of single cells were not kept, so that there are ranking, "
-                "signatures, ranked_list and to_gene_sets alone. Explain with keep_values=True."
-            )
+            hint = "Explain with keep_values=True."
+            raise ValueError(f"Attributions of individual cells are required, got none. {hint}")
         return what

@@ -1,4 +1,4 @@
-"""Explain the cells of a query by expected gradients, mini-batch by mini-batch."""
+"""Compute expected gradients for the cells of a query in mini-batches."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from hdeepinsight.data import AlignedQuery, InputError
 from hdeepinsight.explanation._explanation import Explanation, GeneTotals, Scope
 from hdeepinsight.explanation._targets import Background, Targets
 
-#: Steps of this length around a circle leave gaps as even as steps of one length can.
+#: Golden ratio: points at multiples of it, modulo 1, are evenly distributed for any number of them.
 GOLDEN = (5**0.5 - 1) / 2
 
 
 class Draws(NamedTuple):
-    """Points on lines from background cells to explained cells.
+    """Points on the lines from background cells to explained cells.
 
     Parameters
     ----------
     rows
-        Background cell where each line starts, int64, shape ``(n_cells, n_samples)``.
+        Background cell of each point, int64, shape ``(n_cells, n_samples)``.
     times
-        How far along it the point lies, from 0 (background) to 1 (the cell), the same shape.
+        Position of each point from 0 (background) to 1 (explained cell), of the same shape.
 
     Examples
     --------
@@ -49,28 +49,28 @@ class Draws(NamedTuple):
 def balanced_draws(
     content: np.ndarray, per_stratum: int, n_strata: int, *, n_samples: int, seed: int = 0
 ) -> Draws:
-    """Draw points so that types and positions are covered evenly.
+    """Draw points that are balanced over background types and over positions.
 
     Parameters
     ----------
     content
-        What is in the cells, shape ``(n_cells, n_genes)``.
+        Counts of the explained cells, shape ``(n_cells, n_genes)``.
     per_stratum, n_strata
         Shape of the background: row ``i * n_strata + j`` is cell ``i`` of type ``j``.
     n_samples
-        Points per cell.
+        Number of points per cell.
     seed
-        Seed of the draws.
+        Random seed.
 
     Notes
     -----
-    Of the ``n_samples`` points of a cell, every type of the background gets as many as any other,
-    or one more, and so does every background cell of a type. Positions start at random and go on
-    in steps of the golden ratio, around and around, from one background cell to the next: they
-    cover [0, 1] evenly, also for each background cell alone. Every point is uniform by itself, so
-    that the mean over draws is that of independent ones, at a smaller variance. Draws follow from
-    the seed and from what is in the cell, and so depend neither on other cells nor on the order or
-    the size of mini-batches.
+    The ``n_samples`` points of a cell are distributed equally (up to one point) over the types of
+    the background, and over the background cells of each type. Positions start at random and
+    continue in steps of the golden ratio modulo 1, from one background cell to the next. They cover
+    [0, 1] evenly, overall and for each background cell. Each single point is uniformly distributed,
+    so that estimates are unbiased and have a smaller variance than with independent points. Draws
+    are determined by the seed and the counts of the cell, and do not depend on other cells or on
+    the mini-batches.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def balanced_draws(
     for i, cell in enumerate(np.ascontiguousarray(content)):
         rng = np.random.default_rng([seed, zlib.crc32(cell.data)])
         shuffled = [
-            # First which cell of a type comes in which round, then the order of types in it.
+            # Permute the cells of each type over rounds, then the order of types in each round.
             rng.permuted(rng.permuted(table, axis=0), axis=1).ravel()
             for _ in range(-(-n_samples // table.size))
         ]
@@ -104,27 +104,28 @@ def expected_gradients(
     *,
     batch_size: int = 1024,
 ) -> Tensor:
-    r"""Compute the share of every gene in the difference between a cell and the background.
+    r"""Attribute the difference of scores between each cell and the background to genes.
 
     Parameters
     ----------
     scores
-        Differentiable function from expression ``(n, n_genes)`` to scores ``(n, n_scores)``, each
-        row on its own.
+        Differentiable function from expression ``(n, n_genes)`` to scores ``(n, n_scores)`` that
+        treats rows independently.
     cells
         Expression of the cells to explain, shape ``(n_cells, n_genes)``.
     background
-        Expression of the cells that they are compared with, shape ``(n_background, n_genes)``.
+        Expression of the background cells, shape ``(n_background, n_genes)``.
     draws
-        Points at which to take gradients, shape ``(n_cells, n_samples)``.
+        Points at which gradients are computed, shape ``(n_cells, n_samples)``.
     weights
-        Weights of the scores in every target, shape ``(n_targets, n_cells, n_scores)``.
+        Weights of the scores per target, shape ``(n_targets, n_cells, n_scores)``.
     batch_size
-        Most points in one pass.
+        Maximum number of points per forward pass.
 
     Returns
     -------
-    Attributions, shape ``(n_targets, n_cells, n_genes)``.
+    torch.Tensor
+        Attributions, shape ``(n_targets, n_cells, n_genes)``.
 
     Notes
     -----
@@ -135,8 +136,9 @@ def expected_gradients(
         \frac{\partial F}{\partial s_g}\bigl(s' + t (s - s')\bigr)\Bigr]
 
     (Erion et al. 2021, doi:10.1038/s42256-021-00343-w), the mean of integrated gradients over the
-    background. It is what :class:`shap.GradientExplainer` estimates, for all cells of a pass at
-    once; all targets share points and forward pass, so that they add up exactly.
+    background. :class:`shap.GradientExplainer` estimates the same quantity. Here, cells are
+    processed in batches, and all targets share points and forward passes, so that their
+    attributions are exactly additive.
 
     Examples
     --------
@@ -151,7 +153,7 @@ def expected_gradients(
     total = cells.new_zeros(len(weights), *cells.shape)
     rows, times = (part.to(cells.device) for part in draws)
     n_cells, n_samples = rows.shape
-    several = max(1, batch_size // n_samples)  # cells whose points fit into one pass
+    several = max(1, batch_size // n_samples)  # number of cells per forward pass
     blocks = [
         (slice(start, start + several), slice(first, first + batch_size))
         for start in range(0, n_cells, several)
@@ -172,30 +174,30 @@ def expected_gradients(
     return total / n_samples
 
 
-#: Cells between two additions to the result, each held once for every target.
+#: Number of cells per call of `ExplanationRun.explain`.
 CELLS = 128
 
 
 class ExplanationRun:
-    """Explain mini-batches of cells that were measured in the same genes.
+    """Expected gradients of a network for mini-batches of cells with the same measured genes.
 
     Parameters
     ----------
     module
-        The network, which is not changed. It has a ``normalizer`` of raw counts,
-        ``read(values, measured)`` with ``"logits"`` per edge, ``generative(logits)`` with
-        ``"conditional"`` log-probabilities per edge, a ``temperature`` per level and a ``tree``
-        (:class:`~hdeepinsight.taxonomy.TreeAlgebra`).
+        Network, which is not modified. It has a ``normalizer`` of raw counts,
+        ``read(values, measured)`` that returns ``"logits"`` per edge, ``generative(logits)`` that
+        returns ``"conditional"`` log-probabilities per edge, a ``temperature`` per level and a
+        ``tree`` (:class:`~hdeepinsight.taxonomy.TreeAlgebra`).
     measured
-        Whether the query has each gene, shape ``(n_genes,)``.
+        Whether each gene was measured in the query, shape ``(n_genes,)``.
     targets
-        What is explained.
+        Nodes to explain.
     background
-        Cells to compare with.
+        Background cells.
     batch
-        Batch whose adapters take part, where the network has adapters; -1 for none.
+        Batch of a query with adapters; -1 to use none.
     every
-        Explain every target for every cell; otherwise each cell is explained for its own node.
+        Explain each target for each cell; otherwise each cell only for its own node.
     n_samples, seed, batch_size
         As in :meth:`~hdeepinsight.models.SCHDeepInsight.explain`.
 
@@ -227,7 +229,7 @@ class ExplanationRun:
         batch_size: int | None = None,
     ) -> None:
         self.module = deepcopy(module).eval().requires_grad_(False)
-        freeze_norms(self.module, batch)  # which makes them quick to differentiate
+        freeze_norms(self.module, batch)  # makes gradients faster
         device = module.temperature.device
         self.measured = torch.tensor(measured, dtype=torch.float32, device=device)
         self.targets, self.every = targets, every
@@ -244,7 +246,8 @@ class ExplanationRun:
 
         Returns
         -------
-        What :meth:`AttributionAccumulator.add` takes, by name.
+        dict of str to numpy.ndarray
+            Input of :meth:`AttributionAccumulator.add`.
         """
         values, tree = self._normalize(counts), self.module.tree
         scores, conditional = self._read(values)
@@ -277,13 +280,13 @@ class ExplanationRun:
 
     @torch.no_grad()
     def _normalize(self, counts: np.ndarray) -> Tensor:
-        """Scale raw counts as the network does for the query's genes."""
+        """Normalise raw counts like the network, given the genes of the query."""
         raw = torch.from_numpy(counts.astype(np.float32, copy=False)).to(self.measured)
         values: Tensor = self.module.normalizer(raw, self.measured)
         return values
 
     def _outputs(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what targets weigh, and conditional log-probabilities, ``(n_cells, n_edges)``."""
+        """Return the scores of edges, and conditional log-probabilities, ``(n_cells, n_edges)``."""
         logits = self.module.read(values, self.measured)["logits"]
         conditional = self.module.generative(logits)["conditional"]
         if self.targets.kind != "logit":
@@ -292,24 +295,24 @@ class ExplanationRun:
 
     @torch.no_grad()
     def _read(self, values: Tensor) -> list[Tensor]:
-        """Compute both outputs of many cells."""
+        """Compute both outputs in mini-batches."""
         parts = [self._outputs(some) for some in torch.split(values, self.batch_size)]
         return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
 class AttributionAccumulator:
-    """Totals and, if wanted, attributions of all cells.
+    """Collector of attributions that builds an `Explanation` from mini-batches.
 
     Parameters
     ----------
     targets
-        What is explained.
+        Explained nodes.
     obs_names, genes
-        Names.
+        Names of cells and genes.
     every
-        Whether every cell gets every target; one target each otherwise.
+        Whether each cell is explained for each target; otherwise for a single target.
     keep_values
-        Keep the attributions of single cells.
+        Store the attributions of individual cells.
 
     Examples
     --------
@@ -344,22 +347,22 @@ class AttributionAccumulator:
             self.rows["values"] = np.zeros((n_rows, len(genes)), dtype=np.float32)
         self.is_filled = np.zeros(n_rows, dtype=bool)
         self.cells: list[np.ndarray] = [np.zeros(0, dtype=int)]
-        # The first row is that of cells without expression.
+        # The first row is used for cells without counts.
         self.expression = [sparse.csr_matrix((1, len(genes)), dtype=np.float32)]
         self.totals = {scope: GeneTotals(len(targets), len(genes)) for scope in get_args(Scope)}
 
     def add(self, cells: np.ndarray, chunk: Mapping[str, np.ndarray]) -> None:
-        """Add a mini-batch: rows of one target each, and of one of its cells.
+        """Add a mini-batch, whose rows are pairs of a cell and a target.
 
         Parameters
         ----------
         cells
-            Positions of its cells in the query, shape ``(n_cells,)``.
+            Positions of the cells in the query, shape ``(n_cells,)``.
         chunk
-            ``"cell"`` within the mini-batch and ``"target"`` of every row, whether the cell is of
-            the node (``"own"``), the explained ``"outputs"`` and their mean over the background
-            (``"base_values"``), all ``(n_rows,)``; attributions (``"values"``), ``(n_rows,
-            n_genes)``; and scaled ``"expression"`` of the cells, ``(n_cells, n_genes)``.
+            ``"cell"`` in the mini-batch and ``"target"`` of each row, whether the cell is predicted
+            at or below the node (``"own"``), the explained ``"outputs"`` and their mean over the
+            background (``"base_values"``), all ``(n_rows,)``; attributions (``"values"``),
+            ``(n_rows, n_genes)``; and scaled ``"expression"`` of the cells, ``(n_cells, n_genes)``.
         """
         target, values, at = chunk["target"], chunk["values"], cells[chunk["cell"]]
         rows = at + target * len(self.obs_names) if self.every else at
@@ -377,7 +380,7 @@ class AttributionAccumulator:
                 totals.add(int(each), values[chosen], expression)
 
     def finish(self, **about: Any) -> Explanation:
-        """Return the result; cells that were not added have no rows in it.
+        """Return the result, without rows for cells that were not added.
 
         Parameters
         ----------
@@ -407,29 +410,30 @@ def explain_cells(
     note: str = "",
     **options: Any,
 ) -> Explanation:
-    """Explain all cells of a query.
+    """Explain all cells of a query by expected gradients.
 
     Parameters
     ----------
     module, targets, background
         As in :class:`ExplanationRun`.
     query
-        The query, aligned to the genes of the network.
+        Query, aligned to the genes of the network.
     batch
-        Number of each cell's batch, of which the network has adapters, shape ``(n_cells,)``; -1
-        for cells that are read without.
+        Batch of each cell for a network with adapters, shape ``(n_cells,)``; -1 for cells to which
+        no adapter is applied.
     keep_values
-        Keep the attributions of single cells.
+        Store the attributions of individual cells.
     note
-        What the result says beside its figures.
+        Remark for the result.
     **options
         Further options of :class:`ExplanationRun`: ``every``, ``n_samples``, ``seed`` and
         ``batch_size``.
 
     Returns
     -------
-    The explanation. Cells without counts in the model's genes have nothing to explain; the note
-    says how many were left out.
+    Explanation
+        Attributions. Cells without counts in the model's genes are omitted, and their number is
+        added to the note.
 
     Raises
     ------
@@ -448,12 +452,12 @@ def explain_cells(
     >>> explain_cells(model.module, opened, targets, background, n_samples=4).values.shape
     (5, 2048)
     """
-    # The absence of a gene would count as not expressed, and the gene as a reason.
+    # A gene that is missing in the background would be read as not expressed, with attributions.
     if len(lacking := np.flatnonzero(query.measured & ~background.measured)):
         listed = ", ".join(query.genes[i] for i in lacking[:5])
         raise InputError(
             f"The background lacks {len(lacking):,} genes that the query has ({listed}).",
-            "It must have every gene of the query.",
+            "It must have all genes of the query.",
             "Pass other cells, or a query without these genes.",
         )
     names, every = (query.obs_names, query.genes), options.get("every", True)

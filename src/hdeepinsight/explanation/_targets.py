@@ -1,4 +1,4 @@
-"""What is explained, and what with: nodes as weights on edges, and cells to compare with."""
+"""Define the targets and the background of an explanation."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ TargetKind = Literal["conditional", "joint", "logit"]
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    r"""Nodes to explain, and which output of each.
+    r"""Nodes to explain, and the kind of output.
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        Taxonomy of the model.
     nodes
         Nodes to explain, int64, shape ``(n_targets,)``.
     against
-        Node that all of them are contrasted with; ``None`` for none.
+        Alternative node of all targets; ``None`` for no alternative.
     kind
-        ``"conditional"``: log-probability of the node given its parent, that is, against its
-        siblings. ``"joint"``: log-probability of the node. ``"logit"``: its score before siblings
-        are compared.
+        ``"conditional"``: log-probability of the node given its parent, compared with its siblings.
+        ``"joint"``: log-probability of the node. ``"logit"``: logit of the node before the softmax
+        over siblings.
 
     Raises
     ------
     ValueError
-        If the kind is unknown, or there is nothing to explain: the root, a node against itself,
-        or logits of two nodes, which share no zero.
+        If the kind is unknown, or a target is meaningless: the root, a node against itself, or a
+        difference of logits from different sibling groups, which are not comparable.
 
     Notes
     -----
-    Every target is a weighted sum of one score per edge: the conditional log-probabilities
-    :math:`c`, or the logits. ``"joint"`` adds up the path. A contrast is
-    :math:`\log P(v) - \log P(w)`: ancestors that both share cancel, so that ``"conditional"`` and
-    ``"joint"`` are the same. An only child is as probable as its parent; its ``"conditional"``
-    is that of the lowest ancestor that has siblings.
+    Each target is a weighted sum of one score per edge: of conditional log-probabilities, or of
+    logits. ``"joint"`` is the sum along the path. With an alternative, the target is
+    :math:`\log P(v) - \log P(w)`. Common ancestors cancel, so that ``"conditional"`` and
+    ``"joint"`` are the same. An only child has the probability of its parent; its ``"conditional"``
+    is that of its closest ancestor with siblings.
 
     Examples
     --------
@@ -70,16 +70,14 @@ class Targets:
         check_choice("target", self.kind, get_args(TargetKind))
         asked = self.nodes.tolist() + ([] if self.against is None else [self.against])
         if 0 in asked:
-            raise ValueError("The root has probability 1 for every cell. Name a node below it.")
+            raise ValueError("The root has probability 1 for every cell. Pass a node below it.")
         if self.against in self.nodes.tolist():
             name = self.taxonomy.path_name(asked[-1])
-            raise ValueError(
-                f"{name!r} stands against itself, which explains nothing. Name another node."
-            )
+            raise ValueError(f"A node cannot be explained against itself: {name!r}. Pass another.")
         if self.against is not None and self.kind == "logit":
             raise ValueError(
-                "target='logit' was asked for a contrast, but logits of different families share "
-                "no zero. Use 'conditional' or 'joint', which explain the log-odds of both nodes."
+                "target must not be 'logit' with against=, because logits of different sibling "
+                "groups are not comparable. Use 'conditional' or 'joint' to explain log-odds."
             )
 
     @classmethod
@@ -92,24 +90,24 @@ class Targets:
         level: int | str | None = None,
         kind: TargetKind = "conditional",
     ) -> Targets:
-        """Resolve named nodes, or take all nodes of a level.
+        """Build targets from names of nodes, or from all nodes of a level.
 
         Parameters
         ----------
         taxonomy
-            The tree.
+            Taxonomy of the model.
         nodes, against
-            Names, synonyms or paths, as :meth:`~hdeepinsight.taxonomy.Taxonomy.resolve` takes them.
+            Names, synonyms or paths, as in :meth:`~hdeepinsight.taxonomy.Taxonomy.resolve`.
         level
-            Without ``nodes``: all nodes of this level, by depth or name, with leaves that end above
-            it; all leaves by default.
+            Without ``nodes``: all nodes of this level, by depth or name, and leaves above it; by
+            default all leaves.
         kind
-            As above.
+            As in the class.
 
         Raises
         ------
         ValueError
-            If a node or level is unknown, or the choice contradicts itself.
+            If a node or level is unknown, or the arguments are incompatible.
 
         Examples
         --------
@@ -124,28 +122,24 @@ class Targets:
         if nodes is None and against is None:
             depth = taxonomy.max_depth if level is None else taxonomy.level_depth(level)
             if depth == 0:
-                raise ValueError(
-                    "Level 0 is the root, which has probability 1 for every cell. Name a level "
-                    f"from 1 to {taxonomy.max_depth}."
-                )
+                hint = f"Pass a level from 1 to {taxonomy.max_depth}."
+                raise ValueError(f"Level 0 is the root, with probability 1 for every cell. {hint}")
             table = taxonomy.node_at_level[taxonomy.leaves, :depth]
             return cls(taxonomy, np.unique(table.max(axis=1)), None, kind)
         if nodes is None or level is not None:
-            given = "against was" if nodes is None else "nodes and level were"
-            raise ValueError(
-                f"{given} given, but it takes nodes, with or without against, or level alone. "
-                "Name the nodes, or leave both out."
-            )
-        named = [nodes] if isinstance(nodes, str) else list(nodes)
-        if not named:
-            raise ValueError("nodes is empty. Name one node at least, or leave it out.")
-        found = np.array([taxonomy.resolve(name) for name in named], dtype=np.int64)
+            found = "against without nodes" if nodes is None else "nodes and level"
+            found += ". Name the nodes, or omit both."
+            raise ValueError(f"Pass nodes, with or without against, or level alone, got {found}")
+        names = [nodes] if isinstance(nodes, str) else list(nodes)
+        if not names:
+            raise ValueError("nodes is empty. Pass at least one node, or omit it.")
+        resolved = np.array([taxonomy.resolve(name) for name in names], dtype=np.int64)
         rival = None if against is None else taxonomy.resolve(against)
-        return cls(taxonomy, found, rival, kind)
+        return cls(taxonomy, resolved, rival, kind)
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """Weight of every edge's score, float32, shape ``(n_targets, n_edges)``."""
+        """Weights of the scores of edges, float32, shape ``(n_targets, n_edges)``."""
         weights = np.zeros((len(self.nodes), self.taxonomy.n_edges), dtype=np.float32)
         for row, node in zip(weights, self.nodes.tolist(), strict=True):
             path = self.taxonomy.ancestors(node)
@@ -160,12 +154,12 @@ class Targets:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Path of every node in text."""
+        """Path of each node as text."""
         return tuple(self.taxonomy.path_name(node) for node in self.nodes.tolist())
 
     @cached_property
     def is_member(self) -> np.ndarray:
-        """Whether a leaf is at or under each node, shape ``(n_leaves, n_targets)``."""
+        """Whether each leaf is at or below each node, shape ``(n_leaves, n_targets)``."""
         return np.asarray(self.taxonomy.ancestor_matrix[:, self.nodes])
 
     def __len__(self) -> int:
@@ -174,18 +168,19 @@ class Targets:
 
 @dataclass(frozen=True, eq=False)
 class Background:
-    """Raw counts of as many cells of every type, types running fastest.
+    """Background cells: raw counts of an equal number of cells per type.
 
     Parameters
     ----------
     counts
-        In the order of the model's genes, CSR, shape ``(per_type * n_types, n_genes)``.
+        Counts with the model's genes, CSR, shape ``(per_type * n_types, n_genes)``. Row
+        ``i * n_types + j`` is cell ``i`` of type ``j``.
     measured
-        Whether each gene was measured in them, shape ``(n_genes,)``.
+        Whether each gene was measured in the background, shape ``(n_genes,)``.
     per_type, n_types
-        How many cells of how many types.
+        Number of cells per type, and number of types.
     source
-        Where they come from, in words.
+        Description of the origin of the cells.
 
     Examples
     --------
@@ -210,20 +205,20 @@ class Background:
 def background_from_cells(
     query: AlignedQuery, nodes: np.ndarray, *, per_type: int, seed: int, source: str
 ) -> Background:
-    """Draw as many cells of every node; cells of rare types more than once.
+    """Draw an equal number of cells per node, with repeated cells of rare types.
 
     Parameters
     ----------
     query
         Cells, aligned to the genes of the model.
     nodes
-        Node of every cell, 0 for cells without one, shape ``(n_cells,)``.
+        Node of each cell, 0 for unlabelled cells, shape ``(n_cells,)``.
     per_type
-        Cells of every node.
+        Number of cells per node.
     seed
-        Seed of the draw.
+        Random seed.
     source
-        Where the cells come from, in words.
+        Description of the origin of the cells.
 
     Raises
     ------
@@ -247,13 +242,11 @@ def background_from_cells(
     """
     types = np.unique(nodes[nodes > 0])
     if not len(types):
-        raise ValueError(
-            f"No cell of {source} has a type that the taxonomy knows. Pass labelled cells as "
-            "background."
-        )
+        hint = "Pass labelled cells as background."
+        raise ValueError(f"Background cells must have a type, got none in {source}. {hint}")
     rng = np.random.default_rng(seed)
     drawn = []
-    for node in types:  # every cell of a type as often as any other, or once more
+    for node in types:  # all cells of a type are drawn equally often, up to one
         cells = np.flatnonzero(nodes == node)
         rounds = [rng.permutation(cells) for _ in range(-(-per_type // len(cells)))]
         drawn.append(np.concatenate(rounds)[:per_type])
@@ -267,19 +260,19 @@ def background_from_cells(
 
 
 def background_from_profiles(profiles: LeafProfiles, *, per_type: int, seed: int) -> Background:
-    """Draw cells from the mean profile of every type that has one.
+    """Draw synthetic cells from the mean profile of each type.
 
-    Counts are Poisson around the mean log values turned back: such cells are as sparse as real
-    ones, but differ within a type by chance alone.
+    Counts are Poisson-distributed with rates from the mean log values. Such cells are as sparse as
+    real ones, but differ within a type only by chance.
 
     Parameters
     ----------
     profiles
         Mean log values of the leaves.
     per_type
-        Cells of every leaf.
+        Number of cells per leaf.
     seed
-        Seed of the draw.
+        Random seed.
 
     Examples
     --------

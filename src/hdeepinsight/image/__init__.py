@@ -1,4 +1,4 @@
-"""Genes to pixels: the layout that places every gene once, and the raster that draws cells."""
+"""Gene layouts, and conversion of expression to gene images."""
 
 from hdeepinsight.image._fit import MIN_DISTINCT as MIN_DISTINCT
 from hdeepinsight.image._fit import LayoutMethod as LayoutMethod

@@ -1,4 +1,4 @@
-"""A pixel of its own for every gene, at the least total squared distance."""
+"""Assign genes to distinct pixels with minimum total squared distance."""
 
 from __future__ import annotations
 
@@ -11,39 +11,41 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-#: Temperatures end here, in squared pixels: sharp enough to rank neighbours, safe from underflow.
+#: Final temperature in squared pixels: low enough to rank neighbours, without underflow.
 _FINEST = 2.0
 _ROUNDS = 50
-#: Genes × pixels up to which the exact solver is used.
+#: Maximum number of gene-pixel pairs for the exact solver.
 DENSE_LIMIT = 20_000_000
-#: Share of filled pixels from which genes compete, so that prices shorten the search.
+#: Fraction of filled pixels above which genes compete for pixels, and prices shorten the search.
 CROWDED = 0.5
 _FIRST_WINDOW = 64
 
 
 def pixel_prices(coords: np.ndarray, side: int) -> np.ndarray:
-    """Approximate the prices at which every pixel is wanted by at most one gene.
+    """Approximate the dual prices of pixels in the assignment problem.
 
-    Entropic optimal transport (Sinkhorn's iteration) from coarse to fine. The Gaussian kernel of a
-    squared distance is a product of a row and a column part, so that one round costs two small
-    matrix products and the genes × pixels kernel is never formed.
+    The prices are computed by entropic optimal transport (Sinkhorn iterations) with decreasing
+    temperature. The Gaussian kernel of a squared distance is a product of a row and a column
+    factor, so that an iteration consists of two small matrix products, without the genes × pixels
+    kernel.
 
     Parameters
     ----------
     coords
-        (row, column) of each gene in pixels, ``(n_genes, 2)``.
+        Row and column of each gene in pixels, ``(n_genes, 2)``.
     side
-        Pixels along one side.
+        Number of pixels along one side.
 
     Returns
     -------
-    Prices ``(side * side,)`` in squared pixels; zeros where the iteration leaves the range of
-    floating point numbers (prices only guide the solvers, so zeros cost time, not correctness).
+    numpy.ndarray
+        Prices in squared pixels, ``(side * side,)``; zeros if the iteration overflows. Prices only
+        guide the solvers, so that zeros affect the time, not the result.
 
     Notes
     -----
-    Our decision. With 4,050 genes on 64 × 64 pixels, prices shorten the exact assignment about
-    twentyfold.
+    Our design. With 4,050 genes on 64 × 64 pixels, prices make the exact assignment about 20 times
+    faster.
     """
     prices = np.zeros((side, side))
     with np.errstate(all="ignore"):
@@ -57,7 +59,7 @@ def pixel_prices(coords: np.ndarray, side: int) -> np.ndarray:
 
 
 def _sinkhorn(coords: np.ndarray, prices: np.ndarray, temperature: float) -> np.ndarray:
-    """Run Sinkhorn's rounds at one temperature, from the given prices ``(side, side)``."""
+    """Run Sinkhorn iterations at a temperature, starting from prices ``(side, side)``."""
     side = len(prices)
     centres = np.arange(side) + 0.5
     rows = np.exp(-((coords[:, :1] - centres) ** 2) / temperature)
@@ -67,36 +69,37 @@ def _sinkhorn(coords: np.ndarray, prices: np.ndarray, temperature: float) -> np.
     for _ in range(_ROUNDS):
         share = 1.0 / ((rows @ appeal) * columns).sum(axis=1)
         demand = (rows.T * share) @ columns
-        # A pixel may stay empty unless all are needed; an empty one is free.
+        # Unless all pixels are required, a pixel may remain empty, with price 0.
         appeal = 1.0 / (demand if full else np.maximum(demand, 1.0))
     return -temperature * np.log(appeal)
 
 
 def pixel_centres(side: int) -> np.ndarray:
-    """Centres of all pixels as (row, column), row-major, ``(side * side, 2)``."""
+    """Return the centres of all pixels as (row, column), row-major, ``(side * side, 2)``."""
     return np.stack(np.divmod(np.arange(side * side), side), axis=1) + 0.5
 
 
 def assign_pixels(
     coords: np.ndarray, side: int, *, solver: Literal["auto", "dense", "sparse"] = "auto"
 ) -> np.ndarray:
-    """Give each gene its own pixel so that the sum of squared distances is smallest.
+    """Assign genes to distinct pixels, minimising the sum of squared distances.
 
     Parameters
     ----------
     coords
-        (row, column) of each gene in pixels, ``(n_genes, 2)``, ``n_genes <= side * side``.
+        Row and column of each gene in pixels, ``(n_genes, 2)``, ``n_genes <= side * side``.
     side
-        Pixels along one side.
+        Number of pixels along one side.
     solver
         ``"dense"`` is exact over all pixels. ``"sparse"`` is exact over the nearest pixels of each
-        gene, widened until every gene finds one, hence near-optimal; it becomes slow when fewer
-        than a few per cent of the pixels stay empty. ``"auto"`` takes the dense one up to
-        2·10⁷ gene-pixel pairs.
+        gene, whose number is increased until there is an assignment; it is nearly optimal, and slow
+        if fewer than a few per cent of the pixels remain empty. ``"auto"`` uses the dense solver
+        for up to 2·10⁷ gene-pixel pairs.
 
     Returns
     -------
-    Row-major pixel of each gene, int64 ``(n_genes,)``, all different.
+    numpy.ndarray
+        Row-major pixel of each gene, int64, ``(n_genes,)``.
     """
     if solver == "auto":
         solver = "dense" if len(coords) * side**2 <= DENSE_LIMIT else "sparse"
@@ -107,9 +110,9 @@ def assign_pixels(
 
 
 def _match_dense(coords: np.ndarray, centres: np.ndarray, prices: np.ndarray) -> np.ndarray:
-    """Solve exactly; prices leave the optimum alone and shorten the solver's search."""
-    # A price shifts a whole column, which changes no optimum as long as every column is taken:
-    # genes without a wish fill the rows up to a square.
+    """Solve the assignment exactly; prices shorten the search without changing the optimum."""
+    # A price is added to a complete column, which does not change the optimum if all columns are
+    # assigned. Therefore, rows of zero cost make the matrix square.
     n_rows = len(centres) if prices.any() else len(coords)
     cost = np.zeros((n_rows, len(centres)))
     cost[: len(coords)] = cdist(coords, centres, "sqeuclidean")
@@ -120,9 +123,9 @@ def _match_dense(coords: np.ndarray, centres: np.ndarray, prices: np.ndarray) ->
 
 
 def _match_sparse(coords: np.ndarray, centres: np.ndarray, prices: np.ndarray) -> np.ndarray:
-    """Match over the pixels that are nearest once their price is added to the distance."""
-    # The square root of the price is a third coordinate: |gene - pixel|² in 3-D is then
-    # squared distance + price, and a k-d tree finds the best offers.
+    """Solve the assignment over the pixels with the lowest sum of squared distance and price."""
+    # With the square root of the price as a third coordinate, squared distances in three dimensions
+    # are this sum, so that a k-d tree finds the best pixels.
     height = np.sqrt(prices - prices.min())
     tree = cKDTree(np.column_stack([centres, height]))
     lifted = np.column_stack([coords, np.zeros(len(coords))])
@@ -131,13 +134,12 @@ def _match_sparse(coords: np.ndarray, centres: np.ndarray, prices: np.ndarray) -
         offers = tree.query(lifted, k=np.arange(1, window + 1))[1]
         rows = np.repeat(np.arange(len(coords)), window)
         cost = ((coords[rows] - centres[offers.ravel()]) ** 2).sum(axis=1)
-        # A cost of zero would vanish from a sparse matrix; adding one to all changes no optimum.
-        graph = sparse.csr_array(
-            (cost + 1.0, (rows, offers.ravel())), shape=(len(coords), len(centres))
-        )
+        # Zeros are not stored in a sparse matrix; adding one to all costs keeps the optimum.
+        shape = len(coords), len(centres)
+        graph = sparse.csr_array((cost + 1.0, (rows, offers.ravel())), shape=shape)
         try:
             return np.asarray(min_weight_full_bipartite_matching(graph)[1])
-        except ValueError:  # scipy's word for "no full matching exists"
+        except ValueError:  # raised by scipy if there is no full matching
             if window == len(centres):
                 raise
             window = min(2 * window, len(centres))

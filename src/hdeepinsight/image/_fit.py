@@ -1,4 +1,4 @@
-"""Fit the pixels of genes: profiles, plane, rectangle, grid, pixels, report."""
+"""Fit gene layouts: embed gene profiles, align them to the image and assign pixels."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LayoutMethod = Literal["tsne", "tsne_published", "umap", "mde", "random"]
 Report = dict[str, float]
 
 N_COMPONENTS = 50
-#: Settings of t-SNE. Ours place 4,096 genes in a fifth of the time of the published ones, keep as
-#: many neighbours, and gave networks of the same macro-F1.
+#: Settings of t-SNE. Ours place 4,096 genes in a fifth of the time of the published ones, preserve
+#: the same fraction of neighbours, and resulted in the same macro F1 of networks.
 TSNE: dict[str, dict[str, Any]] = {
     "tsne": {"perplexity": 15.0, "early_exaggeration": 2.0, "max_iter": 300, "angle": 1.0},
     "tsne_published": {
@@ -32,40 +32,37 @@ TSNE: dict[str, dict[str, Any]] = {
         "angle": 0.5,
     },
 }
-#: Below this many distinct genes there is no neighbourhood to preserve.
+#: Minimum number of distinct points with meaningful neighbourhoods.
 MIN_DISTINCT = 8
 N_NEIGHBORS = 15
 N_NEAREST = 10
 _CHUNK = 1024
 
 
-def gene_profiles(
-    x: Any, *, n_components: int = N_COMPONENTS, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Describe each gene by a short unit vector whose inner products are cosines between genes.
+def gene_profiles(x: Any, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Compute low-dimensional unit vectors of genes, whose inner products approximate cosines.
 
-    Each gene is scaled to unit length over the cells, so that squared Euclidean distance is
-    ``2 (1 - cosine)``; the genes × cells matrix is then cut to its leading singular vectors and
-    the result is scaled to unit length again.
+    Each gene is scaled to unit length over the cells, so that squared Euclidean distances are
+    ``2 (1 - cosine)``. The genes × cells matrix is then reduced to its leading singular vectors and
+    scaled to unit length again.
 
     Parameters
     ----------
     x
         Log-normalised expression, ``(n_cells, n_genes)``, dense or scipy sparse.
-    n_components
-        Singular vectors that are kept, at most.
     seed
-        Seed of the randomised decomposition.
+        Random seed of the decomposition.
 
     Returns
     -------
-    ``(profiles, expressed)``: profiles of the expressed genes ``(n_expressed, d)`` with
-    ``d <= n_components``, and the mask ``(n_genes,)`` of genes with a value other than zero.
+    profiles, expressed
+        Profiles of the expressed genes, ``(n_expressed, d)`` with ``d <= 50``, and the
+        mask of genes with values other than zero, ``(n_genes,)``.
 
     Raises
     ------
     ValueError
-        If a value is NaN or infinite, or if no gene is expressed.
+        If a value is NaN or infinite, or no gene is expressed.
     """
     if sparse.issparse(x):
         genes = sparse.csr_array(x.T, dtype=np.float64)
@@ -74,28 +71,23 @@ def gene_profiles(
         genes = np.asarray(x, dtype=np.float64).T
         norms = np.linalg.norm(genes, axis=1)
     if not np.isfinite(norms).all():
-        raise ValueError(
-            f"The expression of {int((~np.isfinite(norms)).sum())} genes holds NaN or infinite "
-            "values. A layout is fitted on finite log-normalised values. Remove the cells or genes "
-            "with such values, or normalise the counts again."
-        )
+        found = f"NaN or infinite values of {int((~np.isfinite(norms)).sum())} genes"
+        hint = "Remove these cells or genes, or normalise the counts again."
+        raise ValueError(f"Log-normalised expression must be finite, got {found}. {hint}")
     expressed = norms > 0
     if not expressed.any():
-        raise ValueError(
-            f"None of the {norms.size} genes has a value other than zero. A layout is fitted on "
-            "log-normalised values with at least one expressed gene. Check the layer that was "
-            "passed, or use GeneLayout.random(genes), which needs no expression."
-        )
+        hint = "Check the layer, or use GeneLayout.random(genes), which needs no expression."
+        raise ValueError(f"At least one of {norms.size} genes must be expressed, got none. {hint}")
     unit = sparse.diags_array(1.0 / norms[expressed]) @ genes[np.flatnonzero(expressed)]
-    if min(unit.shape) <= n_components:  # already narrow: exact
+    if min(unit.shape) <= N_COMPONENTS:  # exact decomposition of a small matrix
         dense = unit.toarray() if sparse.issparse(unit) else np.asarray(unit)
         left, values, _ = np.linalg.svd(dense, full_matrices=False)
     else:
-        from sklearn.utils.extmath import randomized_svd  # half a second, for fitting alone
+        from sklearn.utils.extmath import randomized_svd  # imports for half a second
 
-        left, values, _ = randomized_svd(unit, n_components, n_iter=4, random_state=seed)
+        left, values, _ = randomized_svd(unit, N_COMPONENTS, n_iter=4, random_state=seed)
     profiles = np.asarray(left * values)
-    # A gene that is orthogonal to every kept component has no direction left: it stays at zero.
+    # The profile of a gene that is orthogonal to all components remains zero.
     lengths = np.linalg.norm(profiles, axis=1, keepdims=True)
     return profiles / np.where(lengths > np.finfo(np.float64).eps, lengths, np.inf), expressed
 
@@ -108,57 +100,45 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
     profiles
         Unit vectors, ``(n_genes, d)``.
     method
-        ``"tsne"``, ``"tsne_published"``, ``"umap"`` or ``"mde"``.
+        ``"tsne"`` or ``"tsne_published"`` (Barnes-Hut t-SNE with a perplexity of at most a third of
+        the genes), ``"umap"`` or ``"mde"``.
     seed
-        Seed of the embedding.
+        Random seed.
 
     Returns
     -------
-    Coordinates ``(n_genes, 2)`` in arbitrary units.
+    numpy.ndarray
+        Coordinates in arbitrary units, ``(n_genes, 2)``.
 
     Notes
     -----
-    With fewer than eight distinct profiles the two leading components are returned whatever the
-    method, because neighbour graphs and perplexities have no meaning there (our decision).
+    With fewer than eight distinct profiles, any method returns the first two components, because
+    neighbour graphs and perplexities are then not meaningful (our design).
     """
     wide = np.pad(profiles, ((0, 0), (0, max(0, 2 - profiles.shape[1]))))
     if len(np.unique(wide.round(6), axis=0)) < MIN_DISTINCT:
         return wide[:, :2]
     wide = wide.astype(np.float32)
+    n_others = len(wide) - 1
     if method in TSNE:
-        found = _tsne(wide, seed, **TSNE[method])
+        from sklearn import manifold
+
+        settings = {**TSNE[method], "metric": "cosine", "init": "pca", "random_state": seed}
+        settings["perplexity"] = min(settings["perplexity"], n_others / 3)
+        found = np.asarray(manifold.TSNE(learning_rate="auto", **settings).fit_transform(wide))
     elif method == "umap":
-        found = _umap(wide, seed)
+        with warnings.catch_warnings():
+            # On import, umap warns that its TensorFlow variant is not available.
+            warnings.simplefilter("ignore", ImportWarning)
+            from umap import UMAP
+
+        # Unlike spectral initialisation, PCA also works for disconnected graphs.
+        settings = {"metric": "cosine", "init": "pca", "random_state": seed, "n_jobs": 1}
+        model = UMAP(n_neighbors=min(N_NEIGHBORS, n_others), **settings)
+        found = np.asarray(model.fit_transform(wide))
     else:
         found = preserve_neighbors(wide, N_NEIGHBORS, seed, noise=0.1)
     return found.astype(np.float64)
-
-
-def _tsne(profiles: np.ndarray, seed: int, *, perplexity: float, **settings: Any) -> np.ndarray:
-    """Barnes-Hut t-SNE; small panels lower the perplexity to a third of the genes."""
-    from sklearn.manifold import TSNE
-
-    model = TSNE(
-        metric="cosine",
-        perplexity=min(perplexity, (len(profiles) - 1) / 3),
-        init="pca",
-        learning_rate="auto",
-        random_state=seed,
-        **settings,
-    )
-    return np.asarray(model.fit_transform(profiles))
-
-
-def _umap(profiles: np.ndarray, seed: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        # umap warns on import that its TensorFlow variant, which nobody asked for, is missing.
-        warnings.simplefilter("ignore", ImportWarning)
-        from umap import UMAP
-
-    # The PCA start, unlike the spectral one, also works on graphs that fall into pieces.
-    n_neighbors = min(N_NEIGHBORS, len(profiles) - 1)
-    how = {"metric": "cosine", "init": "pca", "random_state": seed, "n_jobs": 1}
-    return np.asarray(UMAP(n_neighbors=n_neighbors, **how).fit_transform(profiles))
 
 
 def preserve_neighbors(
@@ -170,31 +150,32 @@ def preserve_neighbors(
     constraint: Any = None,
     **options: Any,
 ) -> np.ndarray:
-    """Embed points in two dimensions by minimum distortion, the same for the same seed.
+    """Compute a reproducible two-dimensional minimum-distortion embedding.
 
     Parameters
     ----------
     points
         Coordinates, float32, ``(n, d)``.
     n_neighbors
-        Neighbours that are to stay near; all others where there are fewer.
+        Number of neighbours to be kept close; all other points if there are fewer.
     seed
-        Seed of whatever is random.
+        Random seed.
     noise
-        How far the start is from the principal components. It parts equal points, whose distance
-        would have no gradient.
+        Standard deviation of the noise added to the initial principal components. It separates
+        equal points, whose distance would have no gradient.
     constraint
-        Constraint of pymde, onto which the start is projected.
+        Constraint of pymde, onto which the initial coordinates are projected.
     **options
-        Of ``pymde.preserve_neighbors``.
+        Further arguments of ``pymde.preserve_neighbors``.
 
     Returns
     -------
-    Coordinates, float32, ``(n, 2)``.
+    numpy.ndarray
+        Coordinates, float32, ``(n, 2)``.
 
     Notes
     -----
-    pymde's own spectral start comes from ARPACK, which takes no seed.
+    The spectral initialisation of pymde uses ARPACK, which cannot be seeded.
 
     Examples
     --------
@@ -218,7 +199,7 @@ def preserve_neighbors(
 
 
 def principal_plane(profiles: np.ndarray) -> np.ndarray:
-    """Return two leading principal components, unit spread together, float32 ``(n_genes, 2)``.
+    """Return the first two principal components with joint unit spread, float32 ``(n, 2)``.
 
     Examples
     --------
@@ -234,7 +215,7 @@ def principal_plane(profiles: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def global_seeds(seed: int) -> Iterator[None]:
-    """Seed every generator that pymde draws from, and give the caller's states back.
+    """Seed the global generators that pymde uses, and restore their states afterwards.
 
     Examples
     --------
@@ -259,30 +240,36 @@ def global_seeds(seed: int) -> Iterator[None]:
 
 
 def align_to_rectangle(points: np.ndarray) -> np.ndarray:
-    """Rotate points so that their rectangle of least area lies on the axes, long side horizontal.
+    """Rotate points so that the sides of their minimum-area rectangle are parallel to the axes.
 
     Parameters
     ----------
     points
-        Coordinates ``(n, 2)``; a single point or points on one line are fine.
+        Coordinates, ``(n, 2)``; a single point or collinear points are allowed.
 
     Returns
     -------
-    Rotated coordinates ``(n, 2)``: column 0 runs along the long side, column 1 along the short one.
+    numpy.ndarray
+        Rotated coordinates, ``(n, 2)``, with the longer side along column 0.
     """
-    turned: np.ndarray = points @ _rotation(minimum_area_angle(points))
-    width, height = np.ptp(turned, axis=0)
-    # A quarter turn, exactly: (x, y) becomes (y, -x).
-    return turned[:, ::-1] * (1.0, -1.0) if height > width else turned
+    rotated: np.ndarray = points @ _rotation(minimum_area_angle(points))
+    width, height = np.ptp(rotated, axis=0)
+    # An exact rotation by 90 degrees: (x, y) becomes (y, -x).
+    return rotated[:, ::-1] * (1.0, -1.0) if height > width else rotated
 
 
 def minimum_area_angle(points: np.ndarray) -> float:
-    """Return the angle in ``[0, π/2)`` of the rectangle of least area around the points.
+    """Return the angle in ``[0, π/2)`` of the minimum-area rectangle around the points.
 
-    One side of that rectangle lies on an edge of the convex hull, so only the hull's edges are
-    tried; of equal areas the smaller angle wins.
+    One side of this rectangle contains an edge of the convex hull, so that only these edges are
+    considered. For equal areas, the smaller angle is returned.
     """
-    hull = _hull(points)
+    try:
+        hull = points[ConvexHull(points).vertices]
+    except (QhullError, ValueError):  # fewer than three points, or collinear points: use both ends
+        centred = points - points.mean(axis=0)
+        along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+        hull = points[[along.argmin(), along.argmax()]]
     edges = np.roll(hull, -1, axis=0) - hull
     angles = np.arctan2(edges[:, 1], edges[:, 0]) % (np.pi / 2)
     angles[np.isclose(angles, np.pi / 2)] = 0.0
@@ -293,22 +280,24 @@ def minimum_area_angle(points: np.ndarray) -> float:
 
 
 def scale_to_grid(points: np.ndarray, side: int, *, equalize: bool) -> np.ndarray:
-    """Scale each axis on its own to ``[0, side]``.
+    """Scale each axis separately to ``[0, side]``.
 
     Parameters
     ----------
     points
-        Aligned coordinates ``(n, 2)`` as (long axis, short axis).
+        Aligned coordinates as (long axis, short axis), ``(n, 2)``.
     side
-        Pixels along one side of the image.
+        Number of pixels along one side of the image.
     equalize
-        Replace each axis by its ranks first, which fills a crowded image evenly.
+        First replace each axis by its ranks, which distributes genes evenly on a crowded image.
 
     Returns
     -------
-    ``(n, 2)`` as (row, column), in pixels; the centre of pixel ``i`` is at ``i + 0.5``.
+    numpy.ndarray
+        Coordinates as (row, column) in pixels, ``(n, 2)``; the centre of pixel ``i`` is
+        ``i + 0.5``.
     """
-    from scipy.stats import rankdata  # half a second, for fitting alone
+    from scipy.stats import rankdata  # imports for half a second
 
     unit = np.empty(points.shape)
     for axis in range(2):
@@ -322,46 +311,36 @@ def scale_to_grid(points: np.ndarray, side: int, *, equalize: bool) -> np.ndarra
 
 
 def _rotation(angle: float) -> np.ndarray:
-    """Matrix that turns row vectors by ``-angle``."""
+    """Return the matrix that rotates row vectors by ``-angle``."""
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-
-
-def _hull(points: np.ndarray) -> np.ndarray:
-    """Corners of the convex hull; the two ends where the points have no area."""
-    try:
-        corners = ConvexHull(points).vertices
-    except (QhullError, ValueError):  # fewer than three points, or all of them on one line
-        centred = points - points.mean(axis=0)
-        along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
-        corners = np.array([along.argmin(), along.argmax()])
-    return np.asarray(points[corners])
 
 
 def neighbors_kept(
     profiles: np.ndarray, pixel: np.ndarray, side: int, *, k: int = N_NEAREST
 ) -> float:
-    """Return the share of the `k` nearest genes (cosine) that are also nearest on the image.
+    """Compute the fraction of the `k` nearest genes (cosine) that are also nearest on the image.
 
     Parameters
     ----------
     profiles
-        Unit vectors ``(n_genes, d)``.
+        Unit vectors, ``(n_genes, d)``.
     pixel
-        Row-major pixel of each gene ``(n_genes,)``.
+        Row-major pixel of each gene, ``(n_genes,)``.
     side
-        Pixels along one side.
+        Number of pixels along one side.
     k
-        Neighbours that are compared; at most the number of other genes.
+        Number of neighbours; at most the number of other genes.
 
     Returns
     -------
-    A number in ``[0, 1]``; 1 for a single gene, which has no neighbour to lose.
+    float
+        Fraction in ``[0, 1]``; 1 for a single gene.
     """
     k = min(k, len(profiles) - 1)
     if k == 0:
         return 1.0
     positions = np.stack(np.divmod(pixel, side), axis=1)
-    # Pixels are distinct, so the nearest one is the gene itself.
+    # The closest position is that of the gene itself, since pixels are distinct.
     on_image = cKDTree(positions).query(positions, k=np.arange(2, k + 2))[1]
     shared = 0
     for start in range(0, len(profiles), _CHUNK):
@@ -374,29 +353,30 @@ def neighbors_kept(
 
 
 def default_side(n_genes: int) -> int:
-    """Return the smallest multiple of 8 whose square holds all genes."""
+    """Return the smallest multiple of 8 whose square is at least the number of genes."""
     side = math.isqrt(n_genes - 1) + 1
     return 8 * math.ceil(side / 8)
 
 
 def random_pixels(n_genes: int, side: int, seed: int) -> np.ndarray:
-    """Draw distinct pixels at random, int64 ``(n_genes,)``."""
+    """Draw distinct random pixels, int64, shape ``(n_genes,)``."""
     return np.random.default_rng(seed).permutation(side * side)[:n_genes]
 
 
 def fit_pixels(x: Any, side: int, *, method: LayoutMethod, seed: int) -> tuple[np.ndarray, Report]:
-    """Place the genes of an expression matrix ``(n_cells, n_genes)`` on a ``side × side`` grid.
+    """Compute the pixels of genes on a ``side × side`` grid from expression.
 
-    Genes without any expression have no profile. They take the pixels that the others leave free,
-    from the rim inwards, in the order of the genes.
+    Genes without expression have no profile. They are assigned to free pixels in the order of the
+    genes, starting at the edge of the image.
 
     Returns
     -------
-    Row-major pixels ``(n_genes,)`` and the report.
+    pixel, report
+        Row-major pixels, ``(n_genes,)``, and the report.
     """
     check_choice("method", method, get_args(LayoutMethod))
-    # One thread: sums over threads differ in the last bit with the number of cores, and an
-    # embedding amplifies that to another picture for the same seed.
+    # With several threads, rounding errors depend on the number of cores, and the embedding
+    # amplifies them to a different layout for the same seed.
     with threadpool_limits(limits=1):
         profiles, expressed = gene_profiles(x, seed=seed)
         random = random_pixels(len(expressed), side, seed)
@@ -425,7 +405,7 @@ def fit_pixels(x: Any, side: int, *, method: LayoutMethod, seed: int) -> tuple[n
 
 
 def rim_first(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Order pixels by their distance to the edge of the image, then by index."""
+    """Sort pixels by their distance to the edge of the image, then by index."""
     row, column = np.divmod(pixels, side)
     to_edge = np.minimum.reduce([row, column, side - 1 - row, side - 1 - column])
     return pixels[np.lexsort((pixels, to_edge))]

@@ -1,4 +1,4 @@
-"""Where each gene lives on the image, and each protein beside it."""
+"""Gene layouts: the pixel of each gene, and of each protein."""
 
 from __future__ import annotations
 
@@ -25,64 +25,59 @@ from hdeepinsight.image._fit import (
 
 def _names(genes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(genes, str):
-        raise TypeError(
-            f"The genes must be a sequence of names, got the text {genes!r}, whose letters would "
-            "be taken for genes. Pass a list, even for one gene."
-        )
+        raise TypeError(f"genes must be a list of names, got the string {genes!r}. Pass a list.")
     names = tuple(genes)
     if others := [name for name in names if not isinstance(name, str)]:
-        raise TypeError(
-            f"Gene names must be strings, got {others[0]!r} of type {type(others[0]).__name__}. "
-            "Pass the names, for example adata.var_names, not positions."
-        )
+        found = f"{others[0]!r} of type {type(others[0]).__name__}"
+        hint = "Pass names such as adata.var_names, not positions."
+        raise TypeError(f"Gene names must be strings, got {found}. {hint}")
     if not names:
         raise ValueError("A layout needs at least one gene, got none. Check the gene selection.")
     if len(set(names)) < len(names):
         repeated = [name for name, count in Counter(names).items() if count > 1]
-        raise ValueError(
-            f"Gene names must be unique, since each gene has one pixel, got {len(repeated)} that "
-            f"occur more than once: {repeated[:5]}. Merge or drop the repeated genes."
-        )
+        found = f"{len(repeated)} repeated names: {repeated[:5]}"
+        raise ValueError(f"Gene names must be unique, got {found}. Merge or drop these genes.")
     return tuple(map(str, names))
 
 
-def _checked_side(side: int, n_genes: int) -> int:
-    hint = f"Each of {n_genes} genes takes a pixel. Leave it out to use {default_side(n_genes)}."
-    check_integer("side", side, math.isqrt(n_genes - 1) + 1, hint=hint)
-    return int(side)
+def _checked_side(side: int | None, n_genes: int) -> int:
+    """Validate the side of an image; None gives the default."""
+    hint = f"Each of {n_genes} genes takes a pixel. Omit it to use {default_side(n_genes)}."
+    check_integer("side", side, math.isqrt(n_genes - 1) + 1, optional=True, hint=hint)
+    return default_side(n_genes) if side is None else int(side)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GeneLayout:
-    """A pixel of its own for every gene of a model.
+    """Assignment of each gene of a model to a distinct pixel of a square image.
 
-    Frozen and validated. Build one from expression with :meth:`fit`, as a control with
-    :meth:`random`, or from pixels that you chose yourself.
+    Layouts are immutable and validated. Build one from expression with :meth:`fit`, a random
+    control with :meth:`random`, or a custom one from pixels.
 
     Parameters
     ----------
     genes
-        Unique gene names; their order is the column order of every matrix that is drawn.
+        Unique gene names, in the order of the columns of expression matrices.
     pixel
-        Row-major pixel of each gene (``row * side + column``), ``(n_genes,)``, all different and
-        in ``[0, side * side)``. Stored as a read-only int64 array.
+        Row-major pixel of each gene (``row * side + column``), ``(n_genes,)``, distinct and in
+        ``[0, side * side)``. Stored as a read-only int64 array.
     side
-        Pixels along one side of the square image.
+        Number of pixels along one side of the square image.
     method
-        How the layout was made.
+        Method by which the layout was computed.
     report
-        Plain numbers about the fit. Distances are in pixels: ``displacement_mean``,
+        Statistics of the fit. Distances are in pixels: ``displacement_mean``,
         ``displacement_p95`` and ``displacement_max`` (absent for ``"random"``); ``occupancy`` is
-        the share of filled pixels; ``silent_genes`` counts genes without expression;
-        ``neighbors_kept`` is the share of each gene's 10 nearest genes (cosine of profiles) found
-        among its 10 nearest on the image, and ``neighbors_kept_random`` the same for random pixels.
+        the fraction of filled pixels; ``silent_genes`` the number of genes without expression;
+        ``neighbors_kept`` the fraction of each gene's 10 nearest genes (cosine of profiles) among
+        its 10 nearest genes on the image, and ``neighbors_kept_random`` the same for random pixels.
 
     Raises
     ------
     TypeError
         If a gene name is not a string or a pixel is not an integer.
     ValueError
-        If names or pixels repeat, a pixel lies outside the image, or lengths differ.
+        If names or pixels are repeated, a pixel is outside the image, or lengths differ.
 
     Examples
     --------
@@ -97,9 +92,9 @@ class GeneLayout:
 
     Notes
     -----
-    Source: DeepInsight's image transformation as used by scHDeepInsight
-    (doi:10.1101/2025.06.23.661045); the singular value decomposition of the profiles, the rank
-    equalisation and the report are our decisions.
+    Source: the image transformation of DeepInsight, as used in scHDeepInsight
+    (doi:10.1101/2025.06.23.661045). The singular value decomposition of the profiles, the rank
+    equalisation and the report are our design.
     """
 
     genes: tuple[str, ...]
@@ -113,31 +108,23 @@ class GeneLayout:
         side = _checked_side(self.side, len(genes))
         pixel = np.asarray(self.pixel)
         if not np.issubdtype(pixel.dtype, np.integer):
-            raise TypeError(
-                f"Pixels must be integers, row * side + column, got the dtype {pixel.dtype}. "
-                "Convert them before building the layout."
-            )
+            found = f"dtype {pixel.dtype}. Convert them."
+            raise TypeError(f"Pixels must be integers (row * side + column), got {found}")
         if pixel.shape != (len(genes),):
-            raise ValueError(
-                f"Each gene must have exactly one pixel, got {len(genes)} genes and pixels of "
-                f"shape {pixel.shape}. Pass a flat list in the order of the genes."
-            )
+            found = f"{len(genes)} genes and pixels of shape {pixel.shape}"
+            hint = "Pass a flat list in the order of the genes."
+            raise ValueError(f"Each gene must have exactly one pixel, got {found}. {hint}")
         pixel = pixel.astype(np.int64)
         if pixel.min() < 0 or pixel.max() >= side**2:
-            raise ValueError(
-                f"On {side} × {side} pixels must lie in [0, {side**2 - 1}], got {pixel.min()} to "
-                f"{pixel.max()}. Choose a larger side or correct them."
-            )
+            found = f"{pixel.min()} to {pixel.max()}. Choose a larger side or correct them."
+            raise ValueError(f"Pixels must be in [0, {side**2 - 1}] for side {side}, got {found}")
         values, counts = np.unique(pixel, return_counts=True)
-        if len(values) < len(genes):
-            raise ValueError(
-                f"Each gene must have a pixel of its own, got {int((counts > 1).sum())} pixels "
-                f"that hold more than one gene, the first is pixel {values[counts > 1][0]}. Move "
-                "one of the genes."
-            )
+        if len(repeated := values[counts > 1]):
+            found = f"{len(repeated)} pixels with several genes, the first is pixel {repeated[0]}"
+            raise ValueError(f"Each gene must have a distinct pixel, got {found}. Move genes.")
         pixel.setflags(write=False)
-        normal = {"genes": genes, "pixel": pixel, "side": side, "method": self.method}
-        for name, value in {**normal, "report": dict(self.report)}.items():
+        validated = {"genes": genes, "pixel": pixel, "side": side, "report": dict(self.report)}
+        for name, value in validated.items():
             object.__setattr__(self, name, value)
 
     @classmethod
@@ -150,33 +137,35 @@ class GeneLayout:
         side: int | None = None,
         seed: int = 0,
     ) -> GeneLayout:
-        """Fit a layout in which co-varying genes are neighbours.
+        """Fit a layout that places co-varying genes close to each other.
 
         Parameters
         ----------
         x
-            Log-normalised expression, ``(n_cells, n_genes)``, dense or scipy sparse; not changed.
+            Log-normalised expression, ``(n_cells, n_genes)``, dense or scipy sparse; not modified.
             Pass a label-stratified sample of at most 20,000 training cells.
         genes
             Names of the columns of `x`.
         method
-            ``"tsne"`` (perplexity 15, early exaggeration 2, 300 iterations), ``"tsne_published"``
-            (perplexity 70, early exaggeration 8, 1,000 iterations), both on cosines from a PCA
-            start, ``"umap"``, ``"mde"`` (pymde) or ``"random"`` (control).
+            ``"tsne"`` (perplexity 15, early exaggeration 2, 300 iterations) or
+            ``"tsne_published"`` (perplexity 70, early exaggeration 8, 1,000 iterations), both with
+            cosine distances and PCA initialisation, ``"umap"``, ``"mde"`` (pymde) or ``"random"``
+            (control).
         side
-            Pixels along one side; by default the smallest multiple of 8 that holds all genes.
+            Number of pixels along one side; by default the smallest multiple of 8 for all genes.
         seed
-            Same data and seed, same layout, whatever the number of cores.
+            Random seed; the same data and seed give the same layout for any number of cores.
 
         Returns
         -------
-        The layout, with its report.
+        GeneLayout
+            The layout with its report.
 
         Raises
         ------
         ValueError
-            If `x` does not have one column per gene, holds NaN or infinite values, or is all zero;
-            if names repeat; if `side` is too small; if a mode is not known.
+            If `x` does not have one column per gene, contains NaN or infinite values, or is zero;
+            if names are repeated, `side` is too small, or `method` is unknown.
 
         Examples
         --------
@@ -188,38 +177,37 @@ class GeneLayout:
 
         Notes
         -----
-        Where genes fill more than half of the pixels, each axis is replaced by its ranks. t-SNE
-        runs on 50 singular vectors of the unit-length profiles; published: on all cells
-        without reduction. Panels with few genes lower the perplexity to a third of them. With
-        4,096 genes ``"tsne"`` takes a fifth of the time of ``"tsne_published"`` and keeps as many
-        neighbours (0.27 and 0.27 of them); the macro-F1 of networks was the same.
+        If genes fill more than half of the pixels, each axis is replaced by its ranks. t-SNE uses
+        50 singular vectors of the unit-length profiles (the published method used all cells without
+        reduction). For small panels, the perplexity is at most a third of the genes. With 4,096
+        genes, ``"tsne"`` takes a fifth of the time of ``"tsne_published"`` and preserves the same
+        fraction of neighbours (0.27); networks had the same macro F1.
         """
         names = _names(genes)
         if getattr(x, "ndim", 2) != 2 or np.shape(x)[1] != len(names):
-            raise ValueError(
-                f"The expression must have one column per name, (n_cells, {len(names)}), got the "
-                f"shape {np.shape(x)}. Subset or transpose it."
-            )
-        side = default_side(len(names)) if side is None else _checked_side(side, len(names))
+            expected = f"x must have one column per name, (n_cells, {len(names)})"
+            raise ValueError(f"{expected}, got the shape {np.shape(x)}. Subset or transpose it.")
+        side = _checked_side(side, len(names))
         pixel, report = fit_pixels(x, side, method=method, seed=seed)
         return cls(names, pixel, side, method, report)
 
     @classmethod
     def random(cls, genes: Sequence[str], side: int | None = None, seed: int = 0) -> GeneLayout:
-        """Place genes at random: the control for every claim about a learned layout.
+        """Place genes at random, as a control for fitted layouts.
 
         Parameters
         ----------
         genes
             Unique gene names.
         side
-            Pixels along one side; by default the smallest multiple of 8 that holds all genes.
+            Number of pixels along one side; by default the smallest multiple of 8 for all genes.
         seed
-            Seed of the draw.
+            Random seed.
 
         Returns
         -------
-        A layout with ``method="random"``, the same as ``fit(..., method="random")`` gives.
+        GeneLayout
+            The same layout as from ``fit(..., method="random")``.
 
         Examples
         --------
@@ -228,7 +216,7 @@ class GeneLayout:
         GeneLayout(3 genes on 8 × 8 pixels, method='random', occupancy 5%)
         """
         names = _names(genes)
-        side = default_side(len(names)) if side is None else _checked_side(side, len(names))
+        side = _checked_side(side, len(names))
         report: Report = {"occupancy": len(names) / side**2}
         return cls(names, random_pixels(len(names), side, seed), side, "random", report)
 
@@ -239,11 +227,11 @@ class GeneLayout:
 
     @property
     def coordinates(self) -> npt.NDArray[np.int64]:
-        """(row, column) of each gene, int64 ``(n_genes, 2)``."""
+        """Row and column of each gene, int64, shape ``(n_genes, 2)``."""
         return np.stack(np.divmod(self.pixel, self.side), axis=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the layout as plain Python types, fit for JSON and for safe model files.
+        """Return the layout as plain Python types, for JSON and model files.
 
         Examples
         --------
@@ -256,7 +244,7 @@ class GeneLayout:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> GeneLayout:
-        """Rebuild a layout from :meth:`to_dict`, with every check of the constructor.
+        """Rebuild a layout from the output of :meth:`to_dict`, with validation.
 
         Raises
         ------
@@ -270,10 +258,8 @@ class GeneLayout:
         GeneLayout(2 genes on 2 × 2 pixels, method='custom', occupancy 50%)
         """
         if missing := [key for key in ("genes", "pixel", "side") if key not in data]:
-            raise ValueError(
-                f"A stored layout must hold 'genes', 'pixel' and 'side', got none of {missing}. "
-                "Write it again with GeneLayout.to_dict()."
-            )
+            found = f"no {missing}. Write it again with GeneLayout.to_dict()."
+            raise ValueError(f"A stored layout must have 'genes', 'pixel' and 'side', got {found}")
         return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
     def __eq__(self, other: object) -> bool:
@@ -290,28 +276,29 @@ class GeneLayout:
 
 
 def protein_layout(layout: GeneLayout, genes: Mapping[str, Sequence[str]]) -> GeneLayout:
-    """Place proteins on the image of a gene layout.
+    """Place proteins at the pixels of their genes.
 
     Parameters
     ----------
     layout
-        Where the genes are.
+        Gene layout.
     genes
-        Genes of every protein, by its name; a protein without any, or with none on the layout, is
-        unplaced.
+        Genes of each protein by its name. Proteins without genes in the layout are unplaced.
 
     Returns
     -------
-    Layout of the proteins, sorted by name so that their order does not matter, on an image of the
-    same side. Each has a pixel of its own among proteins: that of its gene, the one nearest to the
-    centre of several genes, or a neighbouring one where proteins share a gene (least sum of
-    squared distances). Unplaced proteins take pixels that hold neither gene nor protein, from the
-    rim inwards, then any that hold no protein. The report counts both kinds.
+    GeneLayout
+        Layout of the proteins, sorted by name so that their order does not matter, on an image of
+        the same size. Each protein has a distinct pixel: that of its gene, the one closest to the
+        centre of several genes, or a neighbouring one if proteins share a gene (minimum sum of
+        squared distances). Unplaced proteins are assigned to pixels without a gene or protein,
+        starting at the edge of the image, then to any pixels without a protein. The report contains
+        the numbers of placed and unplaced proteins.
 
     Raises
     ------
     ValueError
-        If there are no proteins, or more than pixels.
+        If there are no proteins, or more proteins than pixels.
 
     Examples
     --------
@@ -324,10 +311,8 @@ def protein_layout(layout: GeneLayout, genes: Mapping[str, Sequence[str]]) -> Ge
     """
     names = _names(sorted(genes))
     if len(names) > layout.side**2:
-        raise ValueError(
-            f"Each protein must have a pixel of its own, got {len(names)} proteins and "
-            f"{layout.side} × {layout.side} pixels. Pass a larger side."
-        )
+        found = f"{len(names)} proteins and {layout.side} × {layout.side} pixels"
+        raise ValueError(f"Each protein must have a pixel, got {found}. Pass a larger side.")
     where = dict(zip(layout.genes, layout.coordinates, strict=True))
     centres = {
         name: np.mean([where[gene] for gene in genes[name] if gene in where], axis=0) + 0.5
@@ -338,7 +323,7 @@ def protein_layout(layout: GeneLayout, genes: Mapping[str, Sequence[str]]) -> Ge
     placed = np.array([name in centres for name in names])
     if centres:
         pixel[placed] = assign_pixels(np.stack(list(centres.values())), layout.side)
-    # The others take pixels without a protein: first those without a gene, from the rim inwards.
+    # Unplaced proteins: first pixels without a gene, starting at the edge of the image.
     free = np.setdiff1d(np.arange(layout.side**2), pixel[placed])
     empty = ~np.isin(free, layout.pixel)
     order = [rim_first(part, layout.side) for part in (free[empty], free[~empty])]

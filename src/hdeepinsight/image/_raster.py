@@ -1,4 +1,4 @@
-"""Cells to images: one differentiable scatter per mini-batch, nothing stored."""
+"""Differentiable conversion of expression to gene images."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _N_CHANNELS: dict[Channels, int] = {"masked": 2, "single": 1, "rgb": 3}
 
 
 class Raster(torch.nn.Module):
-    """Draw cells as images with a fixed gene layout, on the device of the values.
+    """Module that converts expression to images with a fixed gene layout.
 
     Parameters
     ----------
     layout
-        Where each gene goes.
+        Gene layout.
     channels
-        ``"masked"``: channel 0 holds the values and channel 1 the measured mask, which tells "not
-        measured" from "not expressed". ``"single"``: values only. ``"rgb"``: three equal copies of
-        the values, as published.
+        ``"masked"``: values in channel 0, and the mask of measured genes in channel 1, which
+        distinguishes genes that are not measured from genes that are not expressed. ``"single"``:
+        values only. ``"rgb"``: three copies of the values, as published.
 
     Attributes
     ----------
     n_genes, side, n_channels
-        Genes of the layout, pixels along one side, channels of the images.
+        Number of genes, of pixels along one side, and of channels.
 
     Examples
     --------
@@ -45,8 +45,8 @@ class Raster(torch.nn.Module):
 
     Notes
     -----
-    Source: our decision for the mask channel; the gene image is that of DeepInsight and
-    scHDeepInsight (doi:10.1101/2025.06.23.661045).
+    Source: the gene image is that of DeepInsight and scHDeepInsight
+    (doi:10.1101/2025.06.23.661045); the mask channel is our design.
     """
 
     pixel: torch.Tensor
@@ -60,43 +60,43 @@ class Raster(torch.nn.Module):
         self.register_buffer("pixel", torch.tensor(layout.pixel), persistent=False)
 
     def forward(self, values: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
-        """Draw a mini-batch.
+        """Convert a mini-batch to images.
 
         Parameters
         ----------
         values
-            Scaled expression in ``[0, 1]``, ``(n_cells, n_genes)``, genes in layout order; 0 where
-            a gene was not measured.
+            Scaled expression in ``[0, 1]``, ``(n_cells, n_genes)``, with genes in layout order; 0
+            for genes that were not measured.
         measured
-            Mask ``(n_cells, n_genes)`` or ``(n_genes,)``, bool or 0/1; ``None`` means all genes.
-            Only ``"masked"`` draws it.
+            Mask of measured genes, ``(n_cells, n_genes)`` or ``(n_genes,)``, bool or 0/1; ``None``
+            for all genes. Only used with ``"masked"``.
 
         Returns
         -------
-        Images ``(n_cells, n_channels, side, side)`` in the dtype of `values`; pixels without a gene
-        are 0 in every channel.
+        torch.Tensor
+            Images, ``(n_cells, n_channels, side, side)``, in the dtype of `values`. Pixels without
+            a gene are 0 in all channels.
 
         Raises
         ------
         ValueError
-            If the number of genes is not that of the layout.
+            If the number of genes differs from that of the layout.
         """
         if values.ndim != 2 or values.shape[1] != self.n_genes:
-            raise ValueError(
-                f"The values must have the shape (n_cells, {self.n_genes}), one column per gene of "
-                f"the layout, got {tuple(values.shape)}. Align the genes with the layout first."
-            )
+            expected = f"values must have the shape (n_cells, {self.n_genes})"
+            hint = "Align the genes with the layout."
+            raise ValueError(f"{expected}, got {tuple(values.shape)}. {hint}")
         planes = [values]
         if self.channels == "masked":
             mask = values.new_ones(self.n_genes) if measured is None else measured.to(values.dtype)
             planes.append(mask.expand_as(values))
         stacked = torch.stack(planes, dim=1)
-        # One row per plane: torch gathers the gradient of rows far faster than that of planes.
+        # Flattened images, because gradients of index_copy are much faster for matrices.
         flat = values.new_zeros(len(values) * len(planes), self.side**2)
         drawn = flat.index_copy(1, self.pixel, stacked.flatten(0, 1))
         images = drawn.view(len(values), len(planes), self.side, self.side)
         return images.expand(-1, 3, -1, -1) if self.channels == "rgb" else images
 
     def extra_repr(self) -> str:
-        """Summarise the module in one line."""
+        """Return a one-line summary of the module."""
         return f"{self.n_genes} genes on {self.side} × {self.side}, channels={self.channels!r}"

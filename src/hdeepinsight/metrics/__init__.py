@@ -1,4 +1,4 @@
-"""Scores of hierarchical annotations and of topics, for any method's output."""
+"""Scores of hierarchical annotations and of topics, for the output of any method."""
 
 from hdeepinsight.annotation import Evaluation, evaluate_annotation, expected_calibration_error
 from hdeepinsight.data import LeakReport, check_leakage

@@ -1,4 +1,4 @@
-"""Scores of topics, for the loadings of any model: topic models, linear decoders, NMF."""
+"""Evaluate topics from the loadings of any model (topic models, linear decoders, NMF)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import false_discovery_control, hypergeom
+from sklearn.preprocessing import normalize
 
 from hdeepinsight._errors import check_integer, invalid
 
 
 class TopicEnrichment(NamedTuple):
-    """Gene sets that are over-represented among the top genes of topics.
+    """Result of `topic_enrichment`: gene sets enriched in the top genes of topics.
 
     Parameters
     ----------
     table
         One row per topic and set: ``topic`` (position), ``gene_set``, ``overlap``, ``p_adjusted``.
     n_hits
-        Pairs of topic and set below the threshold.
+        Number of significant pairs of topic and set.
     n_sets
-        Different sets among them.
+        Number of distinct sets among them.
 
     Examples
     --------
@@ -40,7 +41,7 @@ class TopicEnrichment(NamedTuple):
 
     @property
     def uniqueness(self) -> float:
-        """Different sets per hit, 0 where there is no hit."""
+        """Number of distinct sets per hit; 0 without hits."""
         return self.n_sets / max(self.n_hits, 1)
 
 
@@ -51,28 +52,29 @@ def topic_coherence(
     *,
     n_top: int = 10,
 ) -> float:
-    """Compute how often the top genes of a topic occur together, averaged over topics.
+    """Compute the mean co-occurrence of the top genes of each topic.
 
     Parameters
     ----------
     loadings
-        Weight of every gene in every topic, shape ``(n_topics, n_genes)``.
+        Weights of genes in topics, shape ``(n_topics, n_genes)``.
     genes
         Names of the genes.
     gene_sets
-        Documents: gene sets by name; or cells, each with the genes that are detected in it.
+        Documents: gene sets by name, or cells with their detected genes.
     n_top
-        Genes per topic.
+        Number of top genes per topic.
 
     Returns
     -------
-    Mean normalised pointwise mutual information over pairs of top genes, from -1 to 1. Pairs that
-    occur in no document together count as 0.
+    float
+        Mean normalised pointwise mutual information over pairs of top genes, from -1 to 1. Pairs
+        without common documents count as 0.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, or no document holds any of these genes.
+        If shapes do not match, or no document contains any of these genes.
 
     References
     ----------
@@ -95,7 +97,8 @@ def topic_coherence(
         documents[row, [column[gene] for gene in members if gene in column]] = 1
     if not documents.any():
         found = f"{len(gene_sets):,} sets without any of them"
-        raise invalid("gene_sets", found, "sets with top genes of the topics", "Use their names.")
+        hint = "Use the same gene names."
+        raise invalid("gene_sets", found, "sets that contain top genes of the topics", hint)
     together = (documents.T @ documents).astype(np.float64) / len(documents)
     alone = together.diagonal()
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -107,18 +110,19 @@ def topic_coherence(
 
 
 def topic_diversity(loadings: ArrayLike, *, n_top: int = 10) -> float:
-    """Compute the share of top genes that are top genes of one topic only.
+    """Compute the fraction of top genes that are top genes of a single topic.
 
     Parameters
     ----------
     loadings
-        Weight of every gene in every topic, shape ``(n_topics, n_genes)``.
+        Weights of genes in topics, shape ``(n_topics, n_genes)``.
     n_top
-        Genes per topic.
+        Number of top genes per topic.
 
     Returns
     -------
-    From 0 (all topics alike) to 1 (no gene twice).
+    float
+        From 0 (all topics have the same top genes) to 1 (no top gene is shared).
 
     Examples
     --------
@@ -138,20 +142,25 @@ def topic_enrichment(
     n_top: int = 10,
     fdr: float = 0.01,
 ) -> TopicEnrichment:
-    """Find gene sets that are over-represented among the top genes of every topic.
+    """Test gene sets for over-representation among the top genes of each topic.
 
     Parameters
     ----------
     loadings
-        Weight of every gene in every topic, shape ``(n_topics, n_genes)``.
+        Weights of genes in topics, shape ``(n_topics, n_genes)``.
     genes
-        Names of the genes, which are the background too.
+        Names of the genes, which are also the background.
     gene_sets
-        Genes of every set by its name.
+        Genes of each set by its name.
     n_top
-        Genes per topic.
+        Number of top genes per topic.
     fdr
-        Largest false discovery rate (Benjamini and Hochberg, over the sets of a topic).
+        Threshold of the false discovery rate (Benjamini and Hochberg, over the sets of a topic).
+
+    Returns
+    -------
+    TopicEnrichment
+        Table of all tests, and numbers of significant ones.
 
     Examples
     --------
@@ -180,7 +189,7 @@ def topic_enrichment(
 
 
 def topic_stability(loadings: Sequence[ArrayLike]) -> float:
-    """Compute how alike the topics of several runs are.
+    """Compute the similarity of the topics of several runs.
 
     Parameters
     ----------
@@ -189,7 +198,8 @@ def topic_stability(loadings: Sequence[ArrayLike]) -> float:
 
     Returns
     -------
-    Mean cosine of topics that are matched one to one, over all pairs of runs.
+    float
+        Mean cosine similarity of topics matched one to one, over all pairs of runs.
 
     Examples
     --------
@@ -201,12 +211,9 @@ def topic_stability(loadings: Sequence[ArrayLike]) -> float:
     if len(runs) < 2 or len({run.shape for run in runs}) > 1:
         shapes = [run.shape for run in runs]
         raise invalid("loadings", shapes, "at least two tables of one shape", "Fix n_topics.")
-    runs = [run / np.maximum(np.linalg.norm(run, axis=1, keepdims=True), 1e-12) for run in runs]
-    likeness = []
-    for one, other in combinations(runs, 2):
-        cosine = one @ other.T
-        likeness.append(cosine[linear_sum_assignment(-cosine)].mean())
-    return float(np.mean(likeness))
+    runs = [normalize(run) for run in runs]
+    cosines = [one @ other.T for one, other in combinations(runs, 2)]
+    return float(np.mean([each[linear_sum_assignment(-each)].mean() for each in cosines]))
 
 
 def _top(loadings: ArrayLike, n_genes: int, n_top: int) -> np.ndarray:
@@ -214,6 +221,6 @@ def _top(loadings: ArrayLike, n_genes: int, n_top: int) -> np.ndarray:
     table = np.asarray(loadings)
     check_integer("n_top", n_top, 2)
     if table.ndim != 2 or table.shape[1] != n_genes or n_top > n_genes:
-        wanted = f"a table of {n_genes:,} genes per topic, {n_top} at least"
-        raise invalid("loadings", f"shape {table.shape}", wanted, "One row per topic.")
+        expected = f"a table of {n_genes:,} genes per topic, at least {n_top}"
+        raise invalid("loadings", f"shape {table.shape}", expected, "Pass one row per topic.")
     return np.argsort(-table, axis=1, kind="stable")[:, :n_top]
