@@ -103,7 +103,7 @@ def test_perturbations_move_cells_to_a_target(trained):
         ({"topics": ["topic_99"]}, "names or positions up to topic_11"),
         ({"topics": [12]}, "names or positions up to topic_11"),
         ({"topics": list(range(12))}, "Keep at least one topic"),
-        ({"topics": [0], "mode": "set"}, "needs target cells"),
+        ({"topics": [0], "mode": "set"}, "requires target cells"),
         ({"topics": [0], "mode": "double"}, "mode must be one of"),
     ],
 )
