@@ -67,7 +67,7 @@ BAD_QUERIES = {
     "scaled": Bad(_scaled, "negative"),
     "log_without_counts": Bad(_logged, "log1p"),
     "fractions": Bad(_fractions, "fraction"),
-    "all_zero": Bad(lambda q: _zeros(q), "zeros"),
+    "all_zero": Bad(lambda q: _zeros(q), "all values are zero"),
 }
 
 
