@@ -1,4 +1,4 @@
-"""Which models are listed, and that nothing is waited for that does not answer."""
+"""Listing of models, without waiting for missing hubs."""
 
 import shutil
 import socket
@@ -29,16 +29,16 @@ def test_lists(published, fake_hub, home, monkeypatch):
         hdi.hub.list_models(where="hub")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     fake_hub.fault("/api/models", "403")
-    with pytest.warns(UserWarning, match=r"Only models that are here.*\(403\)"):
+    with pytest.warns(UserWarning, match=r"Only local models.*\(403\)"):
         assert hdi.hub.list_models()["where"].tolist() == ["bundled", "here"]
 
 
-def test_a_list_does_not_wait_for_a_hub_that_is_not_there(home, monkeypatch):
+def test_listing_does_not_wait_for_a_missing_hub(home, monkeypatch):
     with socket.socket() as nobody:  # bound, but nothing listens
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
         start = time.monotonic()
-        with pytest.warns(UserWarning, match="Only models that are here"):
+        with pytest.warns(UserWarning, match="Only local models"):
             assert hdi.hub.list_models()["where"].tolist() == ["bundled"]
         assert time.monotonic() - start < 5
 
@@ -49,13 +49,11 @@ def test_a_mirror_folder_is_listed(published_folder, home, monkeypatch):
     assert hdi.hub.list_models(where="hub")["model"].tolist() == ["atlas/blood"]
 
 
-def test_a_plain_install_lists_what_is_here_and_says_what_the_extra_adds(
-    published, fake_hub, home, monkeypatch
-):
+def test_listing_without_the_extra(published, fake_hub, home, monkeypatch):
     hdi.hub.pull("atlas/blood")
     for package in ("huggingface_hub", "huggingface_hub.utils", "s3fs", "fsspec"):
         monkeypatch.setitem(sys.modules, package, None)
-    with pytest.warns(UserWarning, match=r"Only models that are here.*hub.*hdeepinsight\[hub\]"):
+    with pytest.warns(UserWarning, match=r"Only local models.*hub.*hdeepinsight\[hub\]"):
         found = hdi.hub.list_models()
     assert found["where"].tolist() == ["bundled", "here"]
     assert hdi.hub.list_models("blood", where="here")["n_types"].tolist() == ["7"]

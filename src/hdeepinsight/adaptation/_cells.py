@@ -13,13 +13,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from hdeepinsight.adaptation._layers import use_adapters
-from hdeepinsight.nn import (
-    LeafProfiles,
-    LeafSums,
-    ProfileEnsemble,
-    ProfileMatcher,
-    SparseCounts,
-)
+from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileEnsemble, ProfileMatcher, SparseCounts
 from hdeepinsight.taxonomy import TreeAlgebra
 
 PART_CELLS = 1024

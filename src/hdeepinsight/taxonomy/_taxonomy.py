@@ -29,8 +29,6 @@ NodeLike = NodeName | SupportsIndex
 #: Maximum size of a derived table. The other methods work on larger trees, too.
 MAX_TABLE_BYTES = 2**29
 
-_PRINTED_LINES = 200
-
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     array.setflags(write=False)
@@ -719,4 +717,4 @@ class Taxonomy:
         return f"Taxonomy({size}, {counted(self.max_depth, 'level')}: {levels})"
 
     def __str__(self) -> str:
-        return self.show(max_lines=_PRINTED_LINES)
+        return self.show(max_lines=200)

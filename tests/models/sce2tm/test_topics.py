@@ -93,7 +93,7 @@ def test_perturbations_move_cells_to_a_target(trained):
     assert none.shift_score == pytest.approx(0.0, abs=1e-6)
     assert found.log_fold_change.shape == (120,)
     assert trained.perturb_topics(source, [0]).towards is None
-    with pytest.raises(ValueError, match="no target"):
+    with pytest.raises(ValueError, match="requires target cells"):
         _ = trained.perturb_topics(source, [0]).shift_score
 
 
@@ -103,7 +103,7 @@ def test_perturbations_move_cells_to_a_target(trained):
         ({"topics": ["topic_99"]}, "names or positions up to topic_11"),
         ({"topics": [12]}, "names or positions up to topic_11"),
         ({"topics": list(range(12))}, "Keep at least one topic"),
-        ({"topics": [0], "mode": "set"}, "needs target cells"),
+        ({"topics": [0], "mode": "set"}, "requires target cells"),
         ({"topics": [0], "mode": "double"}, "mode must be one of"),
     ],
 )

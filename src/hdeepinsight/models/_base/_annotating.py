@@ -29,12 +29,7 @@ from hdeepinsight.annotation import (
     evaluate_annotation,
     judgement,
 )
-from hdeepinsight.data import (
-    SAMPLE_CELLS,
-    draw_evenly,
-    is_paired,
-    open_store,
-)
+from hdeepinsight.data import SAMPLE_CELLS, draw_evenly, is_paired, open_store
 from hdeepinsight.models._base._blocks import QueryBlocks
 from hdeepinsight.models._base._reader import QueryReader, query_cells
 from hdeepinsight.models._base._setup import as_label_keys

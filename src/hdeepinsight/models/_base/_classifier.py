@@ -14,18 +14,8 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from hdeepinsight.adaptation import QueryCells, reference_sums
-from hdeepinsight.annotation import (
-    Annotation,
-    ReferenceBank,
-    calibrate,
-)
-from hdeepinsight.data import (
-    InputError,
-    align_genes,
-    deal_out,
-    draw_evenly,
-    is_paired,
-)
+from hdeepinsight.annotation import Annotation, ReferenceBank, calibrate
+from hdeepinsight.data import InputError, align_genes, deal_out, draw_evenly, is_paired
 from hdeepinsight.models._base._annotating import AnnotatingMixin
 from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._reader import CellReader, QueryReader, as_cells, query_cells
