@@ -31,6 +31,7 @@ from hdeepinsight.data._matrix import (
     Scan,
     canonical,
     spread_rows,
+    stacked,
     wrap,
 )
 from hdeepinsight.data._recover import Denormalizer, Normalisation
@@ -274,7 +275,7 @@ class CountSource:
         matrix, seen = self.matrix.take(rows), self.inspection.seen
         looked_at = spread_rows(self.n_obs, SAMPLE_CELLS)
         if seen is not None and self.matrix.rows is None and np.array_equal(looked_at, rows):
-            matrix = wrap(sp.vstack(seen.sample, "csr"))  # in memory, of what was looked at
+            matrix = wrap(stacked(list(seen.sample)))  # in memory, of what was looked at
         return replace(
             self,
             matrix=matrix,

@@ -77,7 +77,9 @@ class PackedArray:
                 if piece is None:
                     piece = self._unpacked(first, min(first + size, self.stored.shape[0]))
                 if self.keep and piece.nbytes * (len(self.held) + 1) <= MOST_HELD:
-                    self.held[at] = piece
+                    with np.errstate(invalid="ignore"):  # which are not equal afterwards
+                        small = piece.astype(np.uint16)
+                    self.held[at] = small if np.array_equal(small, piece) else piece
                 self.last = first, piece
             low, high = max(start, first), min(stop, first + size)
             result[low - start : high - start] = self.last[1][low - first : high - first]
@@ -195,7 +197,7 @@ class RowMatrix:
             if self.columns is not None:
                 blocks = ((rows, block[:, self.columns]) for rows, block in blocks)
             if place is not None:
-                whole = _stacked([block for _, block in blocks])[place]
+                whole = stacked([block for _, block in blocks])[place]
                 blocks = _blocks(whole, size, unpack)
             yield from blocks
 
@@ -323,10 +325,11 @@ def _blocks(
         apart = np.flatnonzero((np.diff(piece) > 1) | (np.diff(rows // size) > 0)) + 1
         runs = np.split(rows, apart)
         parts = [read(run[0], run[-1] + 1)[run - run[0]] for run in runs]
-        yield slice(first, first + len(rows)), _stacked(parts)
+        yield slice(first, first + len(rows)), stacked(parts)
 
 
-def _stacked(blocks: list[Block]) -> Block:
+def stacked(blocks: list[Block]) -> Block:
+    """Stack blocks of rows; a single one is not copied."""
     if len(blocks) == 1:
         return blocks[0]
     return sp.vstack(blocks, "csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
@@ -349,7 +352,7 @@ def _reader(matrix: Any, unpack: Callable[[Any], Any]) -> Callable[[int, int], B
                 for k in range(first, last + 1)
                 if edges[k] < edges[k + 1]
             ]
-            return _stacked(pieces)
+            return stacked(pieces)
 
         return read_pieces
 
