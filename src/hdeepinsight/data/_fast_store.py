@@ -13,8 +13,8 @@ import numpy as np
 from hdeepinsight.data._files import encoding_of, open_file
 from hdeepinsight.data._matrix import CHUNK_CELLS, wrap
 
-#: Values per chunk of a zarr store.
-CHUNK_VALUES: Final = 2**20
+#: Values per chunk of a zarr store: larger ones are read for a sample almost completely.
+CHUNK_VALUES: Final = 2**18
 
 
 def write_fast_store(source: str | Path, target: str | Path) -> None:
