@@ -58,7 +58,7 @@ def _network_alone() -> type:
     class NetworkAlone(hdi.SCHDeepInsight):
         """Does without the mean profiles that are heard where types have few cells."""
 
-        few_profiles = None
+        combined_profiles = None
 
     return NetworkAlone
 

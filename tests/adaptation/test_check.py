@@ -1,4 +1,4 @@
-"""The label-free check: weights of changes from probabilities alone, and what they lead to."""
+"""The label-free check: weights of label changes, and decisions."""
 
 import re
 from dataclasses import replace
@@ -50,13 +50,13 @@ def random_opinions(n_cells: int = 300, seed: int = 0) -> list[torch.Tensor]:
         pytest.param({"shift_query": 0.0, "genes": 0.8}, 1.0, id="genes_are_missing"),
     ],
 )
-def test_what_is_followed_goes_with_each_figure(figures: dict, share: float) -> None:
+def test_weights_follow_each_measurement(figures: dict, share: float) -> None:
     trust, doubt = replace(GOOD, **figures).doubt()
     assert trust == pytest.approx(share)
     assert bool(doubt) == (share < 1)
 
 
-def test_one_more_batch_of_the_reference() -> None:
+def test_another_batch_of_the_reference() -> None:
     alike = {"shift_query": 0.5, "shift_reference": 0.2}
     assert replace(GOOD, **alike).like_a_batch
     assert not replace(GOOD, **alike | {"shift_query": 0.7}).like_a_batch
@@ -74,15 +74,13 @@ def test_one_more_batch_of_the_reference() -> None:
         ({"unlike": 0.5, "n_types": 1.2}, "one type"),
     ],
 )
-def test_the_strongest_doubt_is_said_with_its_figure(figures: dict, words: str) -> None:
+def test_the_reason_states_the_decisive_measurement(figures: dict, words: str) -> None:
     assert re.search(words, replace(GOOD, **figures).doubt()[1])
 
 
 @pytest.mark.parametrize("least", range(3))
 @pytest.mark.parametrize(("support", "weight"), [(0.3, 0.0), (0.42, 0.64), (0.5, 1.0)])
-def test_the_opinion_that_supports_a_change_least_decides(
-    least: int, support: float, weight: float
-) -> None:
+def test_the_lowest_support_decides(least: int, support: float, weight: float) -> None:
     heard = [two_leaves(0.1) for _ in range(3)]
     heard[least] = two_leaves(1 - support)
     weights, (change,) = weigh_changes(two_leaves(0.9), *heard, LABELS)
@@ -92,7 +90,7 @@ def test_the_opinion_that_supports_a_change_least_decides(
     assert weights[0, 1] == pytest.approx(weight, abs=1e-4)
 
 
-def test_few_cells_say_little() -> None:
+def test_few_cells_are_weak_evidence() -> None:
     found = []
     for n_cells in (1, 5, 50):
         heard = [two_leaves(0.5 - 1e-3, n_cells)] * 3
@@ -109,7 +107,7 @@ def test_order_of_cells_does_not_matter() -> None:
     assert sum(c.n_cells for c in changes) < 300
 
 
-def test_two_tenths_of_a_point_flip_nothing() -> None:
+def test_small_differences_change_weights_little() -> None:
     plain = two_leaves(0.9)
     shares = []
     for support in np.arange(0.3, 0.5, 0.002):
@@ -119,7 +117,7 @@ def test_two_tenths_of_a_point_flip_nothing() -> None:
     assert (shares[0], shares[-1]) == (0.0, 1.0)
 
 
-def test_what_is_followed_is_a_distribution_between_both() -> None:
+def test_followed_probabilities_are_a_distribution() -> None:
     plain, network, profiles, held_out = random_opinions()
     weights, _ = weigh_changes(plain, network, profiles, held_out, LABELS)
     proposed = (network + profiles) / 2
@@ -132,7 +130,7 @@ def test_what_is_followed_is_a_distribution_between_both() -> None:
     torch.testing.assert_close(everything, proposed)
 
 
-def test_opinions_that_are_noise_change_nothing() -> None:
+def test_noise_changes_no_label() -> None:
     plain, *heard = random_opinions(2000)
     weights, report = check_adaptation(plain, *heard, LABELS)
     assert report.decision == "zero-shot"
@@ -142,7 +140,7 @@ def test_opinions_that_are_noise_change_nothing() -> None:
     assert "% of the labels would change without" in report.reason
 
 
-def test_one_that_is_refused_does_not_hold_up_the_others() -> None:
+def test_a_rejected_change_does_not_affect_the_others() -> None:
     plain = torch.cat([two_leaves(0.9), two_leaves(0.1, 200), torch.eye(3)[[2] * 40].float()])
     heard = plain.clone()
     heard[:30] = torch.tensor([0.1, 0.9, 0.0])
@@ -160,7 +158,7 @@ def test_one_that_is_refused_does_not_hold_up_the_others() -> None:
     assert weights[0].tolist() == [0.5, 1.0, 0.0]
 
 
-def test_like_one_more_batch_cells_that_keep_their_label_keep_their_probabilities() -> None:
+def test_unchanged_labels_of_another_batch_keep_their_probabilities() -> None:
     opinions = [each.roll(shift, 0) for shift, each in enumerate(random_opinions())]
     near, far = (
         check_adaptation(*opinions, LABELS, shift_query=shift, shift_reference=0.2)[0]
@@ -170,7 +168,7 @@ def test_like_one_more_batch_cells_that_keep_their_label_keep_their_probabilitie
     torch.testing.assert_close(near - near.diag().diag(), far - far.diag().diag())
 
 
-def test_switched_off_it_follows_all_and_says_what_it_would_have_said() -> None:
+def test_switched_off_it_applies_all_changes_and_reports_the_check() -> None:
     plain, *heard = random_opinions(2000)
     weights, report = check_adaptation(plain, *heard, LABELS, guard=False)
     assert report.decision == "adapted"
@@ -186,13 +184,13 @@ def test_a_few_cells_of_one_type_change_nothing(n_cells: int) -> None:
     assert "little more than one type" in report.reason
 
 
-def test_opinions_that_agree_change_nothing() -> None:
+def test_classifiers_that_agree_change_nothing() -> None:
     plain = random_opinions()[0]
     _, report = check_adaptation(plain, plain, plain, plain, LABELS)
     assert (report.decision, report.reason) == ("zero-shot", "no label would change")
 
 
-def test_figures_by_hand() -> None:
+def test_measurements_equal_values_computed_by_hand() -> None:
     before = torch.tensor([[0.95, 0.05], [0.6, 0.4], [0.5, 0.5]])
     after = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     held_out = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.4, 0.6]])
@@ -210,7 +208,7 @@ def test_effective_number_of_types_of_a_uniform_query_is_their_number() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::hdeepinsight.data.GeneCoverageWarning")
-def test_cells_whose_genes_come_from_different_cells_are_not_adapted_to() -> None:
+def test_shuffled_genes_are_not_adapted_to() -> None:
     query = hdi.datasets.demo().query
     rng = np.random.default_rng(0)
     query.X = sparse.csr_matrix(rng.permuted(query.X.toarray(), axis=0))  # the mean stays

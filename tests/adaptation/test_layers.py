@@ -1,4 +1,4 @@
-"""Adapters around frozen parts: identity at the start, their own rows, the reference untouched."""
+"""Adapter layers: identity initially, separate rows per batch, reference unchanged."""
 
 import copy
 import pickle
@@ -45,7 +45,7 @@ def test_starts_as_the_identity(norm: BatchNorm1d, shape: tuple[int, ...]) -> No
     assert torch.equal(adapter(cells), norm(cells))
 
 
-def test_each_batch_is_changed_on_its_own_and_unknown_ones_never(norm: BatchNorm1d) -> None:
+def test_batches_are_changed_separately_and_unknown_ones_never(norm: BatchNorm1d) -> None:
     adapter, switch = adapted(norm, [1.0, 0.25])
     nn.init.ones_(adapter.shift)
     cells = torch.randn(3, 3)
@@ -98,7 +98,7 @@ def test_every_norm_and_the_head_get_one_adapter_with_one_switch() -> None:
     assert len(parameters) == 2 * len(norms) + 2
 
 
-def test_threads_switch_on_their_own_and_copies_are_off(norm: BatchNorm1d) -> None:
+def test_switches_are_thread_local_and_copies_are_off(norm: BatchNorm1d) -> None:
     adapter, switch = adapted(norm, [1.0])
     nn.init.ones_(adapter.shift)
     cells, found = torch.randn(4, 3), []
@@ -116,7 +116,7 @@ def test_threads_switch_on_their_own_and_copies_are_off(norm: BatchNorm1d) -> No
             assert torch.equal(each(cells), here)
 
 
-def test_reads_the_old_name_of_its_shrinkage(norm: BatchNorm1d) -> None:
+def test_the_former_name_of_the_shrinkage_is_read(norm: BatchNorm1d) -> None:
     old, _switch = adapted(norm, [0.25])
     state = old.state_dict()
     state["trust"] = state.pop("shrinkage")

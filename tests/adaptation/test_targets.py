@@ -19,7 +19,7 @@ def one_hot(leaves: list[int], n_leaves: int) -> torch.Tensor:
     return torch.eye(n_leaves)[leaves]
 
 
-def test_half_of_a_timid_class_takes_part() -> None:
+def test_half_of_a_class_with_low_confidence_is_used() -> None:
     sure = torch.tensor([[0.9, 0.05, 0.05]] * 4)
     timid = torch.tensor([[0.3, 0.3 + 0.01 * i, 0.4 - 0.01 * i] for i in range(6, 10)])
     weights = select_targets(torch.cat([sure, timid])).weights

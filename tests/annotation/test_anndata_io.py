@@ -355,7 +355,7 @@ def test_columns_of_the_user_stay(with_ids, annotated):
     adata = cells(hdi_lineage=["mine"] * 60, cell_type_ontology_term_id=["CL:0000000"] * 60)
     adata.uns["hdi"] = "mine"
     before, result = adata.copy(), annotated(with_ids)
-    taken = r"holds obs/cell_type_ontology_term_id, obs/hdi_lineage, uns/hdi already.*overwrite"
+    taken = r"already has obs/cell_type_ontology_term_id, obs/hdi_lineage, uns/hdi.*overwrite"
     with pytest.raises(ValueError, match=taken):
         result.to_adata(adata, schema="cellxgene")
     pd.testing.assert_frame_equal(adata.obs, before.obs)

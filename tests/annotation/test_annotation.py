@@ -66,13 +66,13 @@ def test_why_a_label_stops_is_said_of_every_cell_that_stops(ragged, annotated):
         if ragged.is_leaf(stop):
             assert reason == ""
         else:
-            expected = "no type below is probable enough" if improbable else given[cell]
+            expected = "no child type reaches the threshold" if improbable else given[cell]
             assert reason == expected
     assert set(result.stop_reason) == {
         "",
         "few counts",
         "unlike all types",
-        "no type below is probable enough",
+        "no child type reaches the threshold",
     }
 
 
@@ -233,13 +233,13 @@ def test_a_restricted_annotation_has_the_probabilities_of_what_remains(ragged, a
     assert (sorted_cells.labels["level_1"] == "T").all()
     assert set(sorted_cells.leaf_nodes) <= set(leaves)
     assert sorted_cells.recipe == {"types": ["T"], "exclude": ["CD8"]}
-    with pytest.raises(ValueError, match="carries no calibration"):
+    with pytest.raises(ValueError, match="has no calibration"):
         sorted_cells.label_sets()
     with pytest.raises(
         ValueError, match=r"types: The taxonomy has no node 'CD9'.*Similar names: .*CD8"
     ):
         result.restricted(["CD9"])
-    with pytest.raises(ValueError, match=r"leave no type.*'CD4' lies within 'T'\. Exclude less"):
+    with pytest.raises(ValueError, match=r"leave no type.*'CD4' is below 'T'\. Exclude fewer"):
         result.restricted(["CD4"], exclude=["T"])
 
 

@@ -268,7 +268,7 @@ def test_bad_arguments_are_refused(two_levels, annotated, arguments, says):
 def test_a_calibration_of_another_tree_is_refused(two_levels, ragged, annotated):
     foreign = annotated(ragged)
     calibration = calibrate(foreign, foreign.leaf_nodes)
-    with pytest.raises(ValueError, match=r"another taxonomy .*Make one"):
+    with pytest.raises(ValueError, match=r"another taxonomy .*Create one"):
         annotated(two_levels).label_sets(calibration=calibration)
 
 

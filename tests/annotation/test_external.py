@@ -178,7 +178,7 @@ def test_what_is_no_whole_annotation_is_not_read(ragged, annotated, lost):
         del adata.uns["hdi"]["taxonomy"]
     else:
         del adata.obs["hdi_stop_depth"]
-    with pytest.raises(KeyError, match="no annotation under 'hdi': that takes"):
+    with pytest.raises(KeyError, match="no annotation under 'hdi': expected"):
         Annotation.from_adata(adata)
 
 

@@ -351,7 +351,7 @@ def test_bad_arguments_are_refused(novel_cells, arguments, says):
 
 
 def test_rejection_without_novelty_is_refused(two_levels, annotated):
-    with pytest.raises(ValueError, match=r"nothing about novelty.*validation_size"):
+    with pytest.raises(ValueError, match=r"no novelty.*validation_size"):
         annotated(two_levels).rejected()
 
 

@@ -71,7 +71,7 @@ class Payload:
         ([1, 2], "holds a list"),
         (
             {"attr_dict": {"registry_": {"model_name": "AdaptedSCHDeepInsight"}, "x": {1}}},
-            "model of a query",
+            "pickled query model",
         ),
     ],
 )

@@ -60,7 +60,7 @@ def test_versions_are_left_out_on_either_side():
     for query, model in [(versioned, IDS), (IDS, versioned), (versioned[::-1], versioned)]:
         assert align_genes(query, model).measured.all()
     report = align_genes(versioned, IDS).report
-    assert "4 genes matched after leaving out Ensembl versions." in report.messages
+    assert "4 genes matched without Ensembl versions." in report.messages
 
 
 def test_exact_names_win_over_stripped_ones():
@@ -127,7 +127,10 @@ def test_limits_themselves_are_accepted():
             id="transposed",
         ),
         pytest.param(
-            ["ACTB", "GAPDH"], MODEL, "Check that.*same genes.*like ACTB, GAPDH", id="other_genes"
+            ["ACTB", "GAPDH"],
+            MODEL,
+            "Check that.*same genes.*such as ACTB, GAPDH",
+            id="other_genes",
         ),
         pytest.param(
             [n.lower() for n in MODEL], MODEL, "4 names differ only in case", id="lower_case"
@@ -267,7 +270,7 @@ def test_odd_characters_are_shown_as_what_they_are():
     spoilt = [f"{gene}\u200b" for gene in GENES]
     messages = align_genes(spoilt, GENES).report.messages
     assert messages == ("8 genes matched without zero width space (U+200B).",)
-    with pytest.raises(GeneMatchError, match=r"like 'ACTB\\xa0'"):
+    with pytest.raises(GeneMatchError, match=r"such as 'ACTB\\xa0'"):
         align_genes(["ACTB\xa0", "GAPDH\xa0"], GENES)
 
 
@@ -275,7 +278,7 @@ def test_signs_are_taken_for_one_another():
     dots = [gene.replace("-", ".") for gene in GENES]
     alignment = align_genes(dots, GENES)
     assert alignment.measured.all()
-    said = "4 genes matched taking '-', '.', '_' and blanks for one another."
+    said = "4 genes matched regardless of '-', '.', '_' and spaces."
     assert said in alignment.report.messages
     # Two genes of the model with one such spelling match none.
     assert align_genes(
@@ -298,7 +301,7 @@ def test_a_change_that_gives_little_is_told_and_not_made():
 
 
 def test_a_prefix_and_another_case_are_told_together():
-    with pytest.raises(GeneMatchError, match=r"only in case once .*without the prefix 'MM10_'"):
+    with pytest.raises(GeneMatchError, match=r"only in case when .*without the prefix 'MM10_'"):
         align_genes([f"mm10_{gene.capitalize()}" for gene in GENES], GENES)
 
 
@@ -340,7 +343,7 @@ def test_what_is_no_gene_by_its_type_matches_nothing(column, gene, other, dtype)
     kinds = pd.Series([gene] * 6 + [other] * 2, index=GENES, dtype=object).astype(dtype)
     alignment = align_genes(pd.DataFrame({column: kinds}), GENES)
     assert alignment.measured.tolist() == [True] * 6 + [False] * 2
-    assert f"2 columns are not genes ({other}) and are left out." in alignment.report.messages
+    assert f"2 columns are not genes ({other}) and are ignored." in alignment.report.messages
 
 
 @pytest.mark.parametrize("kinds", ["protein_coding", "protein coding", "lncRNA", "TR_V_gene"])

@@ -70,17 +70,17 @@ def make_scale(name: str, counts: np.ndarray, normalise) -> np.ndarray:
     [
         ("counts", "counts", "all values are whole numbers from 0 to"),
         ("binary", "binary", "0 or 1"),
-        ("log1p_cp10k", "log1p_counts", "after expm1, .* whole multiples of one unit"),
+        ("log1p_cp10k", "log1p_counts", "after expm1, .* integer multiples of one unit"),
         ("log1p_of_counts", "log1p_counts", "after expm1"),
         ("log1p_tpm", "log1p", "same sum, and in none of the bases e, 2 and 10"),
         ("imputed", "log1p", "fractions up to"),
-        ("cp10k", "normalized", "whole multiples of one unit"),
+        ("cp10k", "normalized", "integer multiples of one unit"),
         ("tpm", "normalized", "same sum"),
         ("ambient_corrected", "fractional_counts", "not whole numbers"),
         ("some_estimated", "fractional_counts", "not whole numbers"),
         ("halves", "fractional_counts", "not whole numbers"),
         ("scaled", "scaled", "values are negative"),
-        ("zeros", "empty", "no values but zeros"),
+        ("zeros", "empty", "all values are zero"),
         ("no_cells", "empty", "0 cells × 60 genes"),
         ("no_genes", "empty", "97 cells × 0 genes"),
     ],
@@ -179,7 +179,7 @@ def test_what_can_be_read_is_no_problem(small, normalise):
     adata.layers["counts"] = small.X
     report = inspect_input(adata)
     assert (report.scale, report.problems) == ("log1p_counts", ())
-    assert report.notes[0].startswith("1 cell holds zeros only")
+    assert report.notes[0].startswith("1 cell has no counts")
 
 
 def test_report_reads_well_and_is_plain(small):
@@ -189,7 +189,7 @@ def test_report_reads_well_and_is_plain(small):
         f"  scale     counts: {report.evidence}",
         "  genes     symbol, human",
     ]
-    assert "note      1 cell holds zeros only" in str(report)
+    assert "note      1 cell has no counts" in str(report)
     plain = json.loads(json.dumps(report.to_dict()))
     assert plain["n_obs"] == 97
     assert plain["duplicated_genes"] == []
@@ -251,7 +251,7 @@ def test_values_beyond_all_counts_are_not_taken_for_counts(small, value):
     report = inspect_input(as_adata(counts, small))
     assert (report.scale, report.evidence) == (
         "scaled",
-        f"values go up to {value:.3g}, where no counts are",
+        f"values up to {value:.3g} are too large for counts",
     )
 
 
@@ -370,7 +370,10 @@ def test_shares_are_not_taken_for_logs(total):
 def test_shares_of_some_genes_are_shares():
     rates = np.random.default_rng(0).gamma(0.3, 1.0, (60, 200)) + 1e-3
     report = inspect_input(ad.AnnData((rates / rates.sum(1, keepdims=True))[:, :40]))
-    assert (report.scale, "they are shares" in report.evidence) == ("normalized", True)
+    assert (report.scale, "values are fractions with sums" in report.evidence) == (
+        "normalized",
+        True,
+    )
 
 
 @pytest.mark.parametrize("base", [np.e, 2, 10, 1.5])
@@ -386,7 +389,7 @@ def test_the_base_of_logarithms_is_found(small, normalise, base, dtype, told):
         return
     assert report.scale == "log1p_counts"
     assert report.log_base == pytest.approx(base)
-    assert ("to base" in report.repairs[0]) == (base != np.e)
+    assert ("base" in report.repairs[0]) == (base != np.e)
     recovered = open_counts(logged).read(open_counts(logged).align(list(small.var_names)))
     np.testing.assert_array_equal(recovered.toarray(), small.X.toarray())
     np.testing.assert_array_equal(recover_counts(logged).X.toarray(), small.X.toarray())
@@ -407,7 +410,7 @@ def test_columns_that_are_no_genes_do_not_spoil_the_scale(small):
     adata.var["feature_types"] = ["Antibody Capture"] * 3 + ["Gene Expression"] * 57
     report = inspect_input(adata)
     assert (report.scale, report.n_vars, report.problems) == ("counts", 57, ())
-    assert report.repairs[0] == "3 columns are not genes (Antibody Capture) and are left out."
+    assert report.repairs[0] == "3 columns are not genes (Antibody Capture) and are ignored."
 
 
 def test_antibodies_alone_are_refused(small):

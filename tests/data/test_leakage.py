@@ -1,4 +1,4 @@
-"""Leaks between cells that were learned from and cells that a model is judged by."""
+"""Shared cells and donors of training and test data."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_a_clean_split_is_clean(parts):
     report = check_leakage(*parts, donor_key="donor")
     assert report.is_clean
     assert report.same_names == {"train": 0}
-    assert str(report) == "No test cell was learned from."
+    assert str(report) == "No leakage was found."
 
 
 def test_a_planted_cell_is_found_under_another_name_and_with_other_genes(parts):

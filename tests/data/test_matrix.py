@@ -59,7 +59,7 @@ def test_each_byte_is_unpacked_once(counts, tmp_path, how, kind):
     np.testing.assert_array_equal(read(opened), counts.toarray())
     assert (opened.n_scans, opened.n_passes) == (1, 1)
     assert opened.source.matrix.counter["bytes"] == stored
-    assert not opened.source.matrix.held
+    assert not opened.source.matrix.cache
     # From then on the report is what a look at every value gives.
     assert opened.input_report == inspect_input(path)
 
@@ -124,7 +124,7 @@ def test_values_that_were_not_looked_at_are_checked_as_they_are_read(counts, tmp
     data = cells(other) if kind == "memory" else write(tmp_path / "cells.h5ad", other)
     opened = open_query(data, GENES)
     assert opened.input_report.scale == "counts"
-    assert "that were looked at so far" in opened.input_report.evidence
+    assert "in a sample of" in opened.input_report.evidence
     told = inspect_input(data).problems[0]
     looked_at = spread_rows(N_CELLS, 2000)
     np.testing.assert_array_equal(read(opened.subset(looked_at)), counts[looked_at].toarray())

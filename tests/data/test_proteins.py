@@ -162,7 +162,7 @@ def test_storage_does_not_matter(kind):
     ("adata", "message"),
     [
         pytest.param(modality(["X1", "X2"]), "None of the 2 proteins", id="no_name_matches"),
-        pytest.param(modality(["CD4", "CD8"], np.zeros((4, 2))), "zeros only", id="zeros"),
+        pytest.param(modality(["CD4", "CD8"], np.zeros((4, 2))), "are zero", id="zeros"),
         pytest.param(modality([], np.zeros((4, 0))), "empty", id="no_columns"),
         pytest.param(modality(["CD4"], np.zeros((0, 1))), "empty", id="no_cells"),
     ],

@@ -1,4 +1,4 @@
-"""A file server on loopback that misbehaves on demand, and a Census that fits on a page."""
+"""A local file server with simulated failures, and a minimal Census."""
 
 import contextlib
 import gc
@@ -23,7 +23,7 @@ CENSUS_TYPES = {
 
 
 class Files:
-    """Contents by path; what goes wrong with the next requests; and what was asked for."""
+    """Contents by path, failures of the next requests, and received requests."""
 
     def __init__(self):
         self.contents, self.faults, self.requests = {}, [], []
@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def files():
-    """Server of one test."""
+    """Server of a test."""
     server = Files()
     yield server
     server.go_offline()
@@ -65,19 +65,19 @@ def files():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Empty cache, and no waiting between attempts."""
+    """Empty cache, without delays between retries."""
     monkeypatch.setenv("HDEEPINSIGHT_CACHE", str(tmp_path))
     monkeypatch.setattr("time.sleep", lambda _: None)
     yield tmp_path / "datasets"
     with warnings.catch_warnings():
-        # pooch leaves the connection of a refused answer to the garbage collector.
+        # pooch does not close the connection of a failed response.
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
 
 
 @pytest.fixture
 def census_cells() -> ad.AnnData:
-    """Cells in the columns of the Census, in an order of its own, with what must be left out."""
+    """Cells with the columns of the Census, unsorted, including cells to be excluded."""
     parts = []
     for term, (name, n) in CENSUS_TYPES.items():
         common = {"cell_type_ontology_term_id": term, "cell_type": name}
@@ -104,7 +104,7 @@ def census_cells() -> ad.AnnData:
 
 @pytest.fixture
 def client(monkeypatch, census_cells):
-    """The functions of ``cellxgene_census`` that are called, over these cells."""
+    """The functions of ``cellxgene_census`` that are used, for these cells."""
     cells = census_cells
     module = types.ModuleType("cellxgene_census")
     module.opened = []

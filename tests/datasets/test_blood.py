@@ -1,4 +1,4 @@
-"""Blood cells without a download: counts and labels are those of their sources."""
+"""Bundled blood cells: counts and labels agree with their sources."""
 
 import anndata as ad
 import numpy as np
@@ -30,7 +30,7 @@ def test_pbmc3k_is_the_file_that_it_was_packed_from(hdi_data):
     assert len(source.obs.groupby(["label_original", adata.obs["subtype"]], observed=True)) == 9
 
 
-def test_levels_of_pbmc3k_are_a_tree_whose_markers_agree():
+def test_levels_of_pbmc3k_form_a_taxonomy_consistent_with_markers():
     adata = pbmc3k()
     tree = hdi.Taxonomy.from_obs(adata, ["lineage", "cell_type", "subtype"])
     assert tree.n_leaves == 9
@@ -67,6 +67,6 @@ def test_counts_give_the_values_of_the_file_again(data, pbmc68k):
     values = pbmc68k.raw[data.query.obs_names].X.toarray()
     counts = data.query.X.toarray()
     assert (counts == np.round(counts)).all()
-    # One factor per cell leads from counts to the values; the file is rounded to three decimals.
+    # Values are counts times one factor per cell; the file is rounded to three decimals.
     scale = np.expm1(values).sum(1, keepdims=True) / counts.sum(1, keepdims=True)
     np.testing.assert_allclose(np.log1p(counts * scale), values, atol=2e-3)

@@ -1,4 +1,4 @@
-"""Cells of the Census: which are asked for, how they are drawn, how they are named."""
+"""Census cells: queries, sampling and names."""
 
 import sys
 
@@ -57,23 +57,23 @@ def test_a_copy_is_opened_instead(client):
 
 
 @pytest.mark.parametrize("cell_types", [["B cell"], [], ["CL:1"], ["CL:0000236' or 1 == 1"]])
-def test_what_is_no_term_is_refused(client, cell_types):
+def test_invalid_terms_are_refused(client, cell_types):
     with pytest.raises(ValueError, match="must be one or more Cell Ontology ids"):
         census(cell_types)
 
 
 @pytest.mark.parametrize("value", ["", "blood' or True", ["blood", '"'], []])
-def test_what_is_no_value_is_refused(client, value):
+def test_invalid_filter_values_are_refused(client, value):
     with pytest.raises(ValueError, match="tissue_general"):
         census(TERMS, tissue=value)
 
 
-def test_no_cell_at_all_is_an_error(client):
+def test_no_labelled_cell_is_an_error(client):
     with pytest.raises(ValueError, match="no cell of 3 cell types"):
         census(TERMS, tissue="heart")
 
 
-def test_offline_is_one_sentence(client, monkeypatch):
+def test_the_error_without_a_connection_is_one_sentence(client, monkeypatch):
     def unreachable(**_):
         raise ConnectionError("<urlopen error [Errno -2]>")
 

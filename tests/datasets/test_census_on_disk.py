@@ -1,4 +1,4 @@
-"""The real client of the Census, on a small one on disk; needs the ``datasets`` extra."""
+"""The Census client on a small local Census; requires the ``datasets`` extra."""
 
 import warnings
 
@@ -16,7 +16,7 @@ def uri(tmp_path, census_cells):
     import tiledbsoma.io
 
     cells = census_cells.copy()
-    cells.obs = cells.obs.drop(columns="soma_joinid")  # the store gives rows numbers of its own
+    cells.obs = cells.obs.drop(columns="soma_joinid")  # the store numbers rows itself
     cells.var = cells.var.drop(columns="soma_joinid")
     root = str(tmp_path / "census")
     with warnings.catch_warnings():

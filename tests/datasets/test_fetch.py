@@ -1,4 +1,4 @@
-"""Public files: checked at every use, and one clear sentence where they cannot be had."""
+"""Public files: verification, caching and errors."""
 
 import hashlib
 import logging
@@ -36,7 +36,7 @@ def test_a_damaged_file_is_fetched_again(url, files):
 
 
 @pytest.mark.parametrize("fault", ["truncate", 503])
-def test_a_transfer_that_breaks_off_is_tried_again(url, files, fault):
+def test_a_failed_transfer_is_retried(url, files, fault):
     files.faults = [fault]
     assert fetch(url, sha256=DIGEST).read_bytes() == CONTENT
     assert len(files.requests) == 2
@@ -60,13 +60,13 @@ def test_a_truncated_file_is_refused_whether_its_checksum_is_known_or_not(
     assert [p for p in cache.rglob("*") if p.is_file()] == []
 
 
-def test_a_missing_file_says_so_and_where_to_put_it(url, files, cache):
+def test_the_error_for_a_missing_file_states_where_to_put_it(url, files, cache):
     with pytest.raises(DatasetError, match=r"status 404.*put the file at .*gone\.h5ad") as error:
         fetch(f"{files.url}/gone.h5ad")
     assert "\n" not in str(error.value)
 
 
-def test_offline_is_one_sentence(url, files, cache):
+def test_the_error_without_a_connection_is_one_sentence(url, files, cache):
     files.go_offline()
     with pytest.raises(DatasetError, match=r"could not be reached.*Connect and try again") as error:
         fetch(url)
@@ -139,7 +139,7 @@ def test_an_archive_states_the_checksum(files, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["pbmc3", "ftp://x/y", "https://x/", "", "../x"])
-def test_what_is_no_file_is_refused(name):
+def test_unknown_files_are_refused(name):
     with pytest.raises(ValueError, match="There are pbmc3k"):
         fetch(name)
 

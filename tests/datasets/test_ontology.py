@@ -60,7 +60,7 @@ def test_every_cell_gets_the_path_of_its_node(obo):
     assert tree.encode(labels, unlabeled="Unknown")[:3].tolist() == [3, 2, 1]
 
 
-def test_where_two_nodes_share_an_id_the_deeper_one_is_meant():
+def test_the_deeper_node_is_used_for_a_repeated_id():
     labels = label_terms(pd.Series(["CL:0000815"]), Taxonomy.immune())
     assert labels.tolist() == ["Treg > Treg"]
 
@@ -70,7 +70,7 @@ def test_the_ontology_is_fetched_where_none_is_given(monkeypatch, obo):
     assert ontology_taxonomy(["CL:0000236"]).names[1:] == (("B cell",),)
 
 
-def test_offline_the_ontology_is_one_sentence(monkeypatch, cache, files):
+def test_the_error_for_the_ontology_without_a_connection_is_one_sentence(monkeypatch, cache, files):
     gone = PublicFile(name="cell_ontology", url=f"{files.url}/cl.obo")
     monkeypatch.setattr("hdeepinsight.datasets._fetch.FILES", {"cell_ontology": gone})
     files.go_offline()

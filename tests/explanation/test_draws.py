@@ -1,4 +1,4 @@
-"""Draws cover types and positions evenly, and follow from the cell alone."""
+"""Balanced draws over types and positions."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_rows_and_positions_are_not_linked():
         assert abs(mean - 0.5) < 4 * np.sqrt(1 / 12 / 4000)
 
 
-def test_a_cell_is_drawn_for_alike_whatever_its_neighbours():
+def test_draws_of_a_cell_do_not_depend_on_other_cells():
     counts = cells(8)
     whole, part = (balanced_draws(c, 3, 4, n_samples=10, seed=3) for c in (counts, counts[[5, 2]]))
     np.testing.assert_array_equal(part.rows, whole.rows[[5, 2]])

@@ -1,4 +1,4 @@
-"""What follows from attributions that are known."""
+"""Results computed from known attributions."""
 
 import anndata as ad
 import numpy as np
@@ -95,13 +95,13 @@ def test_signatures_and_lists_go_to_enrichment_tools():
     np.testing.assert_allclose(table.loc["B"], [0.5, 3.0, 0.0])
     ranked = found.ranked_list("B")
     assert ranked.to_dict() == {"MS4A1": 3.0, "CD3D": 0.5}  # no tie at 0
-    # CD3D is absent in B, and MS4A1 in CD4: their absence speaks for the type.
+    # CD3D is absent in B, and MS4A1 in CD4: their absence supports the type.
     assert found.to_gene_sets() == {"T > CD4": ["CD3D"], "B": ["MS4A1"]}
     assert found.to_gene_sets(present=False)["B"] == ["MS4A1", "CD3D"]
     assert found.to_gene_sets(1, present=False)["T > CD4"] == ["CD3D"]
 
 
-def test_one_node_becomes_a_frame_an_anndata_and_an_explanation_of_shap():
+def test_a_node_is_converted_to_frame_anndata_and_shap():
     found = explain()
     np.testing.assert_array_equal(found.to_frame("B").loc["cell 2"], [0.5, 3.0, 0.0])
     adata = found.to_anndata("B")
@@ -125,12 +125,12 @@ def test_one_node_becomes_a_frame_an_anndata_and_an_explanation_of_shap():
         pytest.param([True] * 4, id="too_long"),
     ],
 )
-def test_cells_are_chosen_by_a_mask_and_nothing_that_looks_like_one(cells):
+def test_positions_and_names_are_refused_as_masks(cells):
     with pytest.raises(ValueError, match=r"mask of booleans, \(3,\)"):
         explain().ranking("CD4", cells=cells)
 
 
-def test_a_mask_may_be_any_kind_of_booleans():
+def test_masks_may_have_any_boolean_type():
     chosen = [False, True, True]
     expected = explain().ranking("CD4", cells=np.array(chosen))
     for mask in (chosen, pd.Series(chosen), pd.array(chosen, dtype="boolean")):
@@ -161,7 +161,7 @@ def test_a_node_that_was_not_explained_is_refused_by_name():
     assert explain(nodes=["B"]).ranking().index[0] == "MS4A1"
 
 
-def test_a_node_without_cells_is_refused_with_the_way_out():
+def test_a_node_without_cells_is_refused_with_advice():
     found = explain(nodes=["B"], batches=((0, 2),))
     with pytest.raises(ValueError, match="cells='all'"):
         found.ranking("B")

@@ -1,4 +1,4 @@
-"""Expected gradients: identities, and the same numbers as shap from the same draws."""
+"""Expected gradients: identities, and comparison with shap."""
 
 import numpy as np
 import pytest
@@ -125,7 +125,7 @@ def test_shapley_values_of_a_network_are_near(network, cells, background):
 
 
 @pytest.mark.gpu
-def test_a_gpu_finds_the_same(network, cells, background):
+def test_results_are_the_same_on_a_gpu(network, cells, background):
     draws, weights = draw(cells, background, 20), torch.ones(1, 4, 5)
     expected = expected_gradients(network, cells, background, draws, weights)
     cuda = torch.device("cuda")

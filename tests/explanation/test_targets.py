@@ -1,4 +1,4 @@
-"""Nodes and targets as weights on the scores of edges."""
+"""Targets as weights of edge scores."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_siblings_differ_by_their_logits(tree):
     torch.testing.assert_close(found[:, 0], expected)
 
 
-def test_an_only_child_is_judged_where_its_path_had_a_choice(tree):
+def test_an_only_child_is_explained_at_its_closest_ancestor_with_siblings(tree):
     np.testing.assert_array_equal(Targets.of(tree, "B cell").weights, Targets.of(tree, "B").weights)
 
 
@@ -56,7 +56,7 @@ def test_a_logit_is_the_score_of_one_edge(tree):
     assert weights[0].nonzero()[0].tolist() == [tree.resolve("Treg") - 1]
 
 
-def test_a_level_asks_for_its_nodes_and_the_leaves_above(tree):
+def test_targets_of_a_level_include_leaves_above_it(tree):
     assert Targets.of(tree, level=1).names == ("T", "B")
     assert Targets.of(tree, level=2).names == ("T > CD4", "T > CD8", "B > B cell")
     leaves = Targets.of(tree)
@@ -80,6 +80,6 @@ def test_the_root_is_no_level_to_explain(tree):
         pytest.param("Treg", {"kind": "proba"}, "'conditional', 'joint', 'logit'", id="target"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(tree, nodes, options, words):
+def test_invalid_targets_are_refused(tree, nodes, options, words):
     with pytest.raises(ValueError, match=words):
         Targets.of(tree, nodes, **options)

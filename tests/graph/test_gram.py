@@ -41,7 +41,7 @@ def case(kind):
 
 
 def reference(values, observed, estimator):
-    """The definitions, written with matrices of all pairs."""
+    """The definition with matrices of all pairs."""
     r, p, c = observed.mean(1), observed.mean(0), observed.mean()
     means = (observed * values).sum(0) / observed.sum(0)
     z = observed * (values - means)
@@ -178,7 +178,7 @@ def test_missing_values_of_a_sparse_matrix_are_never_read(kind):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("form", ["csr", "csc", "dense"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_inputs_stay_as_they_are(kind, form, dtype):
+def test_inputs_are_not_modified(kind, form, dtype):
     values, mask, _ = case(kind)
     values = values.astype(dtype)
     given = values if form == "dense" else sp.csr_matrix(values)
@@ -195,7 +195,7 @@ def test_inputs_stay_as_they_are(kind, form, dtype):
             np.testing.assert_array_equal(getattr(given, part), getattr(before, part))
 
 
-def test_what_is_refused():
+def test_invalid_input_is_refused():
     values, mask, observed = case("dense")
     values[3, np.flatnonzero(observed[3])[0]] = np.nan
     with pytest.raises(ValueError, match="must be finite, got 1 NaN"):

@@ -12,7 +12,7 @@ def points() -> np.ndarray:
     return np.random.default_rng(2).normal(size=(80, 6))
 
 
-def test_binary_graph_is_the_union_of_named_neighbours(points):
+def test_binary_graph_is_the_union_of_neighbours(points):
     indices, _ = nearest_neighbors(points, k=5)
     named = np.zeros((80, 80))
     np.put_along_axis(named, indices, 1.0, axis=1)
@@ -109,6 +109,6 @@ def test_a_batch_of_one_cell_is_alone_within(points):
         (3, ["a"] * 79, r"batches of shape \(79,\) for 80 cells"),
     ],
 )
-def test_bad_input_is_named(points, k, batch, message):
+def test_bad_input_is_refused(points, k, batch, message):
     with pytest.raises(ValueError, match=message):
         batch_graphs(points, batch, k=k)

@@ -1,4 +1,4 @@
-"""The local prior: identities, a search over its weights, and what it must not do."""
+"""The local prior: identities, optimal weights, and robustness."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hdeepinsight.graph import knn_graph, refine_by_local_prior
 
 
 def noisy_clusters(seed=0, sizes=(300, 150, 40, 12), noise=1.2):
-    """Separate clusters and a classifier that errs by independent noise."""
+    """Separate clusters, and a classifier with independent errors."""
     rng = np.random.default_rng(seed)
     truth = np.repeat(np.arange(len(sizes)), sizes)
     points = 6 * rng.normal(size=(len(sizes), 8))[truth] + rng.normal(size=(len(truth), 8))
@@ -69,7 +69,7 @@ def test_neighbours_help_on_the_true_graph_and_change_nothing_on_a_permuted_one(
     assert refined.weights[0] < 0.5
 
 
-def test_a_graph_that_says_nothing_gets_no_weight_beside_one_that_does():
+def test_an_uninformative_graph_gets_no_weight():
     graph, p, _ = noisy_clusters()
     order = np.random.default_rng(0).permutation(len(p))
     noise = graph[order][:, order]
@@ -116,7 +116,7 @@ def test_a_query_of_one_type_stays_one_type():
         (np.full((5, 2), 0.5), {}, r"shape \(5, 2\) for a graph of 66 cells"),
     ],
 )
-def test_bad_input_is_named(graph, scores, settings, message):
+def test_bad_input_is_refused(graph, scores, settings, message):
     with pytest.raises(ValueError, match=message):
         refine_by_local_prior([graph], scores, **settings)
 

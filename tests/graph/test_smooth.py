@@ -98,7 +98,7 @@ def test_energy_falls_with_strength_and_matches_the_sum_over_edges(graph, scores
 
 
 def test_iterations_follow_the_condition_number(rng):
-    """Error falls by (√κ − 1)/(√κ + 1) an iteration, with κ ≤ 1 + 2λ."""
+    """The error decreases by (√κ − 1)/(√κ + 1) per iteration, with κ ≤ 1 + 2λ."""
     graph = knn_graph(rng.normal(size=(600, 8)))
     scores, lam, tol = rng.normal(size=(600, 4)), 5.0, 1e-5
     root = np.sqrt(1 + 2 * lam)
@@ -112,7 +112,7 @@ def test_iterations_follow_the_condition_number(rng):
         smooth(graph, scores, lam=lam, solver="cg", max_iter=2)
 
 
-def test_single_precision_and_long_indices_are_taken(graph, scores):
+def test_single_precision_and_long_indices_are_accepted(graph, scores):
     other = graph.astype(np.float32)
     other.indices, other.indptr = other.indices.astype(np.int64), other.indptr.astype(np.int64)
     before = other.copy()
@@ -121,7 +121,7 @@ def test_single_precision_and_long_indices_are_taken(graph, scores):
     assert np.array_equal(other.data, before.data)
 
 
-def test_scores_are_left_alone(graph, scores):
+def test_scores_are_not_modified(graph, scores):
     before = scores.copy()
     smooth(graph, scores, lam=3, solver="cg")
     assert np.array_equal(scores, before)
@@ -150,6 +150,6 @@ PAIR = sp.csr_matrix([[0.0, 1.0], [1.0, 0.0]])
         (PAIR, np.eye(2), {"solver": "guess"}, "solver must be one of .*, got 'guess'"),
     ],
 )
-def test_bad_input_is_named(graph, scores, settings, message):
+def test_bad_input_is_refused(graph, scores, settings, message):
     with pytest.raises(ValueError, match=message):
         smooth(graph, scores, **settings)

@@ -58,7 +58,7 @@ def test_mutual_pairs_are_listed_and_others_only_to_join_parts(points):
     assert components(lists) == 1
 
 
-def test_equal_cells_and_few_cells_are_taken():
+def test_equal_cells_and_few_cells_are_supported():
     assert components(mutual_neighbors(np.zeros((30, 2)), k=5)) >= 1
     assert mutual_neighbors([[0.0], [1.0]], k=15).tolist() == [[0, 1], [1, 0]]
     assert mutual_neighbors([[0.0]], k=15).tolist() == [[0]]
@@ -98,7 +98,7 @@ def test_separate_groups_are_found_the_largest_first():
     np.testing.assert_array_equal(leiden_communities(knn_graph(points, k=10), 0.1), label)
 
 
-def test_a_seed_gives_one_result_and_leaves_the_global_one_alone():
+def test_a_seed_is_reproducible_and_keeps_the_global_state():
     graph = knn_graph(np.random.default_rng(0).normal(size=(200, 4)), k=8)
     random.seed(1)
     expected = random.random()
@@ -108,5 +108,5 @@ def test_a_seed_gives_one_result_and_leaves_the_global_one_alone():
     assert random.random() == expected
 
 
-def test_cells_without_edges_are_their_own():
+def test_cells_without_edges_are_separate_clusters():
     assert sorted(leiden_communities(sp.csr_matrix((3, 3)))) == [0, 1, 2]

@@ -167,10 +167,10 @@ def test_a_reference_that_the_model_was_not_trained_on_is_not_scored(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"title": "x"}, "nothing about license, organism"),
-        ({"title": "x", "license": "mit", "organism": "human", "tissues": []}, "about tissues"),
-        ({"title": "x", "license": "mit", "organism": "human", "tissues": [" "]}, "about tissues"),
-        ({"title": "x", "license": "mit", "organism": "human", "tissues": None}, "about tissues"),
+        ({"title": "x"}, "lacks license, organism"),
+        ({"title": "x", "license": "mit", "organism": "human", "tissues": []}, "lacks tissues"),
+        ({"title": "x", "license": "mit", "organism": "human", "tissues": [" "]}, "lacks tissues"),
+        ({"title": "x", "license": "mit", "organism": "human", "tissues": None}, "lacks tissues"),
         ({"title": "x", "licence": "mit"}, "title, license.*got .*'licence'"),
         ({"title": "x", "organism": ["human"]}, r"organism must be text, got \['human'\]"),
     ],
@@ -193,7 +193,7 @@ def test_bad_options_are_refused(shared_model, card, home):
         hdi.hub.publish(shared_model, home / "x", card=card, scored_on=shared_model.adata)
     other = reference_features(hdi.hub.pull("pbmc"), max_cells_per_type=0)
     for wrong in (other, shared_model.adata, "counts", None):
-        with pytest.raises(ValueError, match=r"'none' or what reference_features.* returned"):
+        with pytest.raises(ValueError, match=r"'none' or a result of reference_features"):
             hdi.hub.publish(shared_model, home / "x", card=card, reference=wrong)
     with pytest.raises(ValueError, match="has no branches"):
         hdi.hub.publish(shared_model, home / "x", card=card, revision="v1")
@@ -247,5 +247,5 @@ def test_what_holds_no_features_is_refused(published_folder, synthetic_hierarchy
     shutil.copy(published_folder / "model.pt", home / "model" / "adata.h5ad")
     for folder in sorted(home.glob("*")):
         shared = hdi.hub.SharedModel("a/b", "0" * 40, folder)
-        with pytest.raises(HubError, match="does not hold features of a reference"):
+        with pytest.raises(HubError, match="holds no features of a reference"):
             shared.reference()

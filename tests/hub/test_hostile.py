@@ -58,7 +58,7 @@ def answered(fake_hub, monkeypatch, **changes):
 @pytest.mark.parametrize("found", ["..", "../../x", "", None, "main", "g" * 40, "0" * 500, "0/0"])
 def test_a_commit_that_is_not_a_hash_names_no_folder(published, fake_hub, home, monkeypatch, found):
     answered(fake_hub, monkeypatch, sha=found)
-    with pytest.raises(HubError, match=r"not understood \(ValueError: it names the commit"):
+    with pytest.raises(HubError, match=r"unexpected answer \(ValueError: invalid commit"):
         hdi.hub.pull("atlas/blood")
     assert not list(home.rglob("model.pt"))
 
@@ -68,7 +68,7 @@ def test_a_commit_that_is_not_a_hash_names_no_folder(published, fake_hub, home, 
 )
 def test_sizes_and_names_of_another_kind_are_refused(published, fake_hub, monkeypatch, name, size):
     answered(fake_hub, monkeypatch, siblings=[{"rfilename": name, "size": size}])
-    with pytest.raises(HubError, match=r"not understood \(ValueError: it lists"):
+    with pytest.raises(HubError, match=r"unexpected answer \(ValueError: invalid file sizes"):
         hdi.hub.pull("atlas/blood")
 
 
@@ -104,7 +104,7 @@ def test_a_model_file_of_four_terabytes_is_not_read(published_folder, home):
         os.truncate(folder / "model.pt", 4 * 2**40)
     except OSError:
         os.truncate(folder / "model.pt", 6 * 2**30)
-    with pytest.raises(HubError, match=r"5,368,709,120 are accepted"):
+    with pytest.raises(HubError, match=r"at most 5,368,709,120 bytes"):
         hdi.hub.download(folder)
 
 
@@ -114,7 +114,7 @@ def test_a_list_or_card_in_a_bucket_is_read_up_to_its_limit(published_folder, bu
     for path in published_folder.iterdir():
         client.upload_file(str(path), bucket, f"blood/{path.name}")
     client.put_object(Bucket=bucket, Key=f"blood/{name}", Body=b"# " * (5 * 2**19))
-    with pytest.raises(HubError, match="bytes, and 4,194,304 are accepted"):
+    with pytest.raises(HubError, match="at most 4,194,304 bytes"):
         hdi.hub.pull(f"s3://{bucket}/blood")
     assert not list(home.rglob("model.pt"))
 
@@ -124,7 +124,7 @@ def test_a_list_or_card_on_a_hub_is_not_fetched_beyond_its_limit(published, fake
     repository = fake_hub.repositories["atlas/blood"]
     files = dict(repository.commits[published.revision])
     repository.commit("main", {**files, name: b"# " * (5 * 2**19)})
-    with pytest.raises(HubError, match="bytes, and 4,194,304 are accepted"):
+    with pytest.raises(HubError, match="at most 4,194,304 bytes"):
         hdi.hub.pull("atlas/blood")
     assert not list(home.rglob("model.pt"))
 
@@ -206,5 +206,5 @@ def test_features_of_a_reference_do_not_read_other_files(published_folder, tmp_p
     assert shared.reference().n_obs > 0
     with h5py.File(folder / "adata.h5ad", "r+") as file:
         file["obsm/other"] = h5py.ExternalLink("/etc/passwd", "x")
-    with pytest.raises(HubError, match="does not hold features"):
+    with pytest.raises(HubError, match="holds no features"):
         shared.reference()

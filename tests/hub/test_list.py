@@ -29,7 +29,7 @@ def test_lists(published, fake_hub, home, monkeypatch):
         hdi.hub.list_models(where="hub")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     fake_hub.fault("/api/models", "403")
-    with pytest.warns(UserWarning, match=r"Only models that are here.*\(403\)"):
+    with pytest.warns(UserWarning, match=r"Only local models.*\(403\)"):
         assert hdi.hub.list_models()["where"].tolist() == ["bundled", "here"]
 
 
@@ -38,7 +38,7 @@ def test_a_list_does_not_wait_for_a_hub_that_is_not_there(home, monkeypatch):
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
         start = time.monotonic()
-        with pytest.warns(UserWarning, match="Only models that are here"):
+        with pytest.warns(UserWarning, match="Only local models"):
             assert hdi.hub.list_models()["where"].tolist() == ["bundled"]
         assert time.monotonic() - start < 5
 
@@ -55,7 +55,7 @@ def test_a_plain_install_lists_what_is_here_and_says_what_the_extra_adds(
     hdi.hub.pull("atlas/blood")
     for package in ("huggingface_hub", "huggingface_hub.utils", "s3fs", "fsspec"):
         monkeypatch.setitem(sys.modules, package, None)
-    with pytest.warns(UserWarning, match=r"Only models that are here.*hub.*hdeepinsight\[hub\]"):
+    with pytest.warns(UserWarning, match=r"Only local models.*hub.*hdeepinsight\[hub\]"):
         found = hdi.hub.list_models()
     assert found["where"].tolist() == ["bundled", "here"]
     assert hdi.hub.list_models("blood", where="here")["n_types"].tolist() == ["7"]

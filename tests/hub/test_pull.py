@@ -111,7 +111,7 @@ def test_the_home_folder_is_known(home, monkeypatch):
 @pytest.mark.parametrize("model", ["blood", "a/b/c", "http://x/y", ""])
 def test_what_is_neither_folder_nor_address(home, monkeypatch, model):
     monkeypatch.chdir(home)
-    said = r"neither a folder nor one of pbmc.*(Write a folder|Pass 'owner/name')"
+    said = r"neither a folder nor one of pbmc.*(Write local folders|Pass 'owner/name')"
     with pytest.raises(ValueError, match=said):
         resolve_model(model)
     done = command("evaluate", "query.h5ad", "--model", model)
@@ -119,7 +119,7 @@ def test_what_is_neither_folder_nor_address(home, monkeypatch, model):
 
 
 def test_a_mistyped_folder_looks_like_a_repository(fake_hub, monkeypatch):
-    with pytest.raises(HubError, match=r"no folder 'runs/bload', so the hub was asked.*\(40[14]\)"):
+    with pytest.raises(HubError, match=r"no folder 'runs/bload', so the hub was tried.*\(40[14]\)"):
         resolve_model("runs/bload")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OfflineError, match=r"no folder 'runs/bload'.*HF_HUB_OFFLINE"):

@@ -53,7 +53,7 @@ def test_dense_and_sparse_agree_and_equal_the_unpriced_optimum(n_genes, side, se
     assert total(coords, sparse, side) == pytest.approx(total(coords, plain, side), rel=5e-3)
 
 
-def test_genes_on_their_own_centres_stay():
+def test_genes_at_pixel_centres_keep_their_pixels():
     pixel = np.random.default_rng(0).permutation(100)[:40]
     for solver in ("dense", "sparse"):
         np.testing.assert_array_equal(
@@ -61,8 +61,8 @@ def test_genes_on_their_own_centres_stay():
         )
 
 
-def test_window_widens_until_everybody_finds_a_pixel():
-    coords = np.full((300, 2), 10.0)  # all want the centre; the first window holds 64 pixels
+def test_the_window_widens_until_there_is_an_assignment():
+    coords = np.full((300, 2), 10.0)  # all at the centre; the first window has 64 pixels
     prices = np.zeros(400)
     pixel = _assign._match_sparse(coords, pixel_centres(20), prices)
     nearest = np.sort(((pixel_centres(20) - 10.0) ** 2).sum(axis=1))[:300]
@@ -76,7 +76,7 @@ def test_auto_takes_the_sparse_solver_beyond_the_limit(monkeypatch):
     assert len(set(pixel.tolist())) == 12
 
 
-def test_prices_are_paid_where_genes_crowd_only():
+def test_prices_are_positive_only_for_contested_pixels():
     coords = np.concatenate([np.full((40, 2), 4.0), [[14.5, 14.5]]])
     prices = pixel_prices(coords, 16).reshape(16, 16)
     assert prices[4, 4] == prices.max() > 1.0

@@ -59,6 +59,6 @@ def test_the_order_of_proteins_does_not_matter(layout):
         pytest.param({f"P{i}": () for i in range(37)}, "37 proteins and 6 × 6 pixels", id="many"),
     ],
 )
-def test_what_cannot_be_placed_is_refused(layout, genes, message):
+def test_invalid_layouts_of_proteins_are_refused(layout, genes, message):
     with pytest.raises(ValueError, match=message):
         protein_layout(layout, genes)

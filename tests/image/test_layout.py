@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from hdeepinsight.image import GeneLayout
-from hdeepinsight.image._fit import default_side, gene_profiles, neighbors_kept
+from hdeepinsight.image._fit import gene_profiles, neighbors_kept
 
 #: umap compiles for ten seconds and more on its first run.
 UMAP = pytest.param("umap", marks=pytest.mark.slow)
@@ -28,7 +28,7 @@ def modules(n_cells: int = 150, n_modules: int = 6, size: int = 10, seed: int = 
     ("n_genes", "side"), [(1, 8), (64, 8), (65, 16), (3136, 56), (3137, 64), (4096, 64), (4097, 72)]
 )
 def test_side_is_the_smallest_multiple_of_eight_that_holds_the_genes(n_genes, side):
-    assert default_side(n_genes) == side
+    assert GeneLayout.random(names(n_genes)).side == side
     assert side**2 >= n_genes
 
 
@@ -85,13 +85,13 @@ def test_small_panels(method, n_genes):
 def test_one_cell_and_equal_profiles():
     layout = GeneLayout.fit(np.arange(1.0, 21.0)[None], names(20), side=8)
     assert len(set(layout.pixel.tolist())) == 20
-    # All genes want the middle, and get the twenty pixels that are nearest to it.
+    # All genes are at the centre, and get the twenty closest pixels.
     from_middle = np.linalg.norm(layout.coordinates + 0.5 - 4.0, axis=1)
     assert from_middle.max() < 3.0
 
 
 @pytest.mark.parametrize("as_matrix", [np.asarray, sparse.csr_array, sparse.csc_matrix])
-def test_silent_genes_go_to_the_rim_and_move_nobody(as_matrix):
+def test_genes_without_expression_are_placed_at_the_edge(as_matrix):
     x = modules()
     with_silent = np.zeros((150, 65))
     with_silent[:, 5:] = x
@@ -112,7 +112,7 @@ def test_duplicated_profiles_share_a_neighbourhood():
     assert np.median(distance) < 4.0
 
 
-def test_fitting_changes_neither_input_nor_global_generators():
+def test_fitting_does_not_modify_input_or_global_generators():
     x = sparse.csr_matrix(modules())
     before = x.copy()
     state = np.random.get_state()[1].copy()

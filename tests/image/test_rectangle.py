@@ -20,7 +20,7 @@ def test_area_is_the_smallest_over_all_angles(seed):
     assert area == pytest.approx(by_hand, rel=1e-3)
 
 
-def test_turned_rectangle_lies_flat_with_its_long_side_horizontal():
+def test_a_rotated_rectangle_is_aligned_with_the_axes():
     corners = np.array([[0, 0], [1, 0], [1, 4], [0, 4.0]])
     for angle in (0.0, 0.3, 1.2, 2.5):
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -50,7 +50,7 @@ def test_equal_areas_take_the_smaller_angle():
         pytest.param([[1.0, 1.0]] * 5, id="same_point"),
     ],
 )
-def test_points_without_area_lie_on_the_long_axis(points):
+def test_collinear_points_are_aligned_with_the_long_axis(points):
     aligned = align_to_rectangle(np.array(points))
     ends = np.ptp(np.array(points), axis=0)
     np.testing.assert_allclose(np.ptp(aligned, axis=0), [np.hypot(*ends), 0], atol=1e-12)

@@ -1,4 +1,4 @@
-"""Scores of topics, by hand and against loops."""
+"""Topic scores compared with loops and hand computations."""
 
 from itertools import combinations
 
@@ -43,7 +43,7 @@ def test_coherence_equals_a_loop_over_pairs(loadings, gene_sets):
     assert found == pytest.approx(np.mean(values), abs=1e-6)
 
 
-def test_genes_of_no_document_count_as_zero():
+def test_genes_without_documents_count_as_zero():
     sets = {"a": ["A", "B"], "b": ["C"]}
     assert topic_coherence([[3, 2, 1, 0]], ["A", "B", "C", "MT-CO1"], sets, n_top=2) == 1.0
     assert topic_coherence([[3, 0, 0, 2]], ["A", "B", "C", "MT-CO1"], sets, n_top=2) == 0.0

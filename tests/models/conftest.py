@@ -1,4 +1,4 @@
-"""One small trained model for the whole room."""
+"""A small trained model."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -48,7 +48,7 @@ def reference(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
 
 @pytest.fixture
 def query(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
-    """Cells that the model has not seen, without labels."""
+    """Cells that were not used in training, without labels."""
     cells = _synthetic_hierarchy[300:].copy()
     cells.obs = cells.obs[[]]
     return cells
@@ -67,5 +67,5 @@ def truth(_synthetic_hierarchy: ad.AnnData) -> np.ndarray:
 
 @pytest.fixture
 def network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the mean profiles, which would be used: types have few cells here."""
-    monkeypatch.setattr(SCHDeepInsight, "few_profiles", None)
+    """Disable mean profiles, which are used because types have few cells here."""
+    monkeypatch.setattr(SCHDeepInsight, "combined_profiles", None)

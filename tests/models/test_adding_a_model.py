@@ -1,4 +1,4 @@
-"""The model of the guide to new models trains, is saved and is loaded like any other."""
+"""The example model of the guide is trained, saved and loaded."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A saved model that only annotates says what the whole model says, to the last bit."""
+"""The lightweight annotator gives the same results as the full model, bit by bit."""
 
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def test_it_adapts_as_the_model_does_and_reads_adapted_models(model, query, tmp_
     assert_the_same(annotator.annotate(query), whole.annotate(query))
 
 
-def test_what_it_cannot_do_is_done_by_the_model(reference, tmp_path):
+def test_unsupported_methods_exist_on_the_model(reference, tmp_path):
     SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
     SCHDeepInsight(reference, layout="random", n_latent=16).save(tmp_path)
     assert Annotator.from_folder(tmp_path) is None  # not trained

@@ -1,4 +1,4 @@
-"""Every byte counts: damage is found, hostile files are refused, nothing is run or unfolded."""
+"""Damage is detected, and hostile files are refused without running or expanding them."""
 
 import hashlib
 import io
@@ -108,7 +108,7 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def check_damage(folder: ModelFolder, n_trials: int, *, alone: bool) -> None:
-    """Damage one file after the other, and expect every single one to be found."""
+    """Damage each file in turn, and expect an error."""
     if alone:  # as the hub of scvi-tools fetches it
         folder.file("manifest.json").unlink()
         folder.file("adata.h5ad").unlink()
@@ -156,7 +156,7 @@ def test_every_bit_of_the_last_bytes_is_guarded():
 
 
 def test_every_bit_of_a_manifest_is_guarded(folder):
-    """Of the manifest alone, and of what it says about the reference too."""
+    """Damage of the manifest, including its entry of the reference."""
     path = folder.file("manifest.json")
     content = path.read_bytes()
 
@@ -202,7 +202,7 @@ def test_parts_of_two_models_are_not_mixed(tmp_path):
     assert ModelFolder(tmp_path / "a").read()["model_state_dict"]["w"] == 2
 
 
-def test_a_missing_part_is_named(folder):
+def test_a_missing_part_is_reported(folder):
     folder.file("model.pt").unlink()
     with pytest.raises(ModelFileError, match=r"model\.pt is damaged: It is missing"):
         folder.read()
@@ -224,7 +224,7 @@ def test_a_reference_beside_the_model_that_it_does_not_list_is_not_its_own(tmp_p
 
 @pytest.fixture
 def bounded():
-    """A hard limit on further memory, so that what unfolds fails instead of filling the machine."""
+    """Limit further memory, so that expanding files fail."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     used = pages * os.sysconf("SC_PAGE_SIZE")
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -250,7 +250,7 @@ def archive(program: bytes, records=(), *, top="archive", packed=()) -> bytes:
 
 
 class Call:
-    """Pickled as a call of any function."""
+    """Pickled as a function call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -389,7 +389,7 @@ ABC = hashlib.sha256(b"abc").hexdigest()
 
 
 def manifest(parts: object) -> bytes:
-    """A manifest as ours are, but for what it lists."""
+    """A valid manifest with other entries."""
     body = '{\n"format": "hdeepinsight.manifest",\n"container_version": 1,\n"parts": '
     body += f'{json.dumps(parts)},\n"sha256": "'
     return f'{body}{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'.encode()
@@ -457,7 +457,7 @@ def test_a_manifest_with_a_wrong_size(tmp_path, size):
 
 
 def sparse(path: Path, n_bytes: int) -> None:
-    """A file of zeros that takes no room on the disk."""
+    """A sparse file of zeros."""
     with path.open("wb") as file:
         file.truncate(n_bytes)
 
@@ -474,7 +474,7 @@ ENDLESS = {
 
 @pytest.fixture
 def at_once():
-    """Fail where something waits or reads without end; its own alarm, so that nothing hangs."""
+    """Fail if something blocks or reads indefinitely."""
 
     def too_late(*_):
         pytest.fail("took more than 5 seconds")

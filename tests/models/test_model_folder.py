@@ -1,4 +1,4 @@
-"""A folder holds the old model or the new one, whatever happens while it is written."""
+"""A folder holds the old or the new model, whatever happens during writing."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ from hdeepinsight.models import ModelFileError, ModelFolder
 
 
 def generation_of(folder: ModelFolder) -> int:
-    """Which model is there; every part has to agree."""
+    """Return which model is in the folder; all parts must agree."""
     found = generation_of_parts(folder)
     assert folder.reference().read_bytes() == content(found)
     return found
@@ -208,7 +208,7 @@ def test_files_are_as_readable_as_others(tmp_path):
     assert modes == {0o644}
 
 
-def test_litter_of_a_running_process_stays(tmp_path):
+def test_temporary_files_of_a_running_process_are_kept(tmp_path):
     folder = ModelFolder(tmp_path)
     host = socket.gethostname()
     running = tmp_path / f".model-saving-{host}-{os.getpid()}-abcd"
@@ -243,7 +243,7 @@ def test_other_files_in_the_folder_stay(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "pbmc_"])
-def test_the_reference_of_the_old_model_does_not_stay_beside_the_new_one(tmp_path, prefix):
+def test_the_reference_of_a_replaced_model_is_removed(tmp_path, prefix):
     folder = ModelFolder(tmp_path, prefix)
     for own in ("notes.txt", "mdata.h5mu"):  # of somebody else: no model of ours lists it
         (tmp_path / own).write_text("kept")
@@ -255,7 +255,7 @@ def test_the_reference_of_the_old_model_does_not_stay_beside_the_new_one(tmp_pat
     assert names == {f"{prefix}model.pt", f"{prefix}manifest.json", "notes.txt", "mdata.h5mu"}
 
 
-def test_a_reference_beside_a_damaged_list_is_left_alone(tmp_path):
+def test_a_reference_with_a_damaged_manifest_is_kept(tmp_path):
     folder = ModelFolder(tmp_path)
     save(folder, 1)
     (tmp_path / "manifest.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Blocks of cells by several workers, each on one thread of torch."""
+"""Parallel processing in several threads, each with one torch thread."""
 
 import threading
 
@@ -31,7 +31,7 @@ def test_items_come_in_order_from_several_threads(three_threads):
     assert torch.get_num_threads() == 3
 
 
-def test_the_number_of_threads_is_as_before_whoever_ends_first(three_threads):
+def test_the_number_of_threads_is_restored(three_threads):
     first, second = (in_order(float, range(5), n_workers=2) for _ in range(2))
     next(first), next(second)
     first.close()
@@ -52,5 +52,5 @@ def test_an_error_of_a_worker_reaches_the_caller(three_threads):
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
-def test_nothing_in_nothing_out(n_workers):
+def test_no_items_give_no_results(n_workers):
     assert list(in_order(np.sum, [], n_workers)) == []

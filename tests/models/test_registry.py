@@ -1,4 +1,4 @@
-"""Whatever class registers itself is found by the name in its file, and built by its own method."""
+"""Registered model classes are found by the name in a file, also classes of other packages."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from hdeepinsight.models._base import _registry, _schema
 
 
 class Toy:
-    """The least that a class of models has to be."""
+    """Minimal model class."""
 
     def __init__(self, weights: dict) -> None:
         self.module = torch.nn.Linear(2, 1)
@@ -48,7 +48,7 @@ def test_a_class_is_found_by_its_name(folder):
     assert all(torch.equal(weights[k], v) for k, v in model.module.state_dict().items())
 
 
-def test_a_model_of_another_class_than_expected_is_named(folder):
+def test_a_model_of_another_class_than_expected_is_refused(folder):
     with pytest.raises(ModelFileError, match=r"holds a Toy, not a SCHDeepInsight.*load_model"):
         load_model(folder.path, prefix="my_", expected=model_class("SCHDeepInsight"))
 
@@ -63,7 +63,7 @@ def test_an_older_schema_is_written_in_the_present_one(folder, tmp_path):
     assert written["adapter_"] is None
 
 
-def test_a_class_that_nobody_registered_is_named(folder):
+def test_an_unregistered_class_raises(folder):
     payload = folder.read()
     payload["attr_dict"]["registry_"]["model_name"] = "SCVI"
     folder.write(payload)

@@ -1,4 +1,4 @@
-"""What a user of scvi-tools expects of a model, and what is never done to the user's object."""
+"""Interface of scvi-tools models, and objects of the user that must stay unmodified."""
 
 import os
 import re
@@ -81,13 +81,13 @@ class Seen(pl.Callback):
 
 
 @pytest.mark.parametrize("form", [lambda c: c, lambda c: [c], lambda c: (c,)])
-def test_callbacks_are_taken_in_any_form(reference, form):
+def test_callbacks_are_accepted_in_any_form(reference, form):
     seen = Seen()
     built(reference).train(max_epochs=2, callbacks=form(seen), **QUIET)
     assert seen.n_epochs == 2
 
 
-def test_the_history_is_kept_beside_another_logger(reference, tmp_path):
+def test_the_history_is_kept_with_another_logger(reference, tmp_path):
     for logger in (CSVLogger(tmp_path), [CSVLogger(tmp_path / "b")], None, False):
         model = built(reference)
         model.train(max_epochs=2, logger=logger, **QUIET)
@@ -146,7 +146,7 @@ def test_settings_without_effect_are_refused(reference, options, error, says):
     assert all(map(torch.equal, before, weights(model)))
 
 
-def test_a_split_of_ones_own_is_taken(reference):
+def test_an_external_split_is_used(reference):
     model = built(reference)
     train, held_out = np.arange(0, 300, 2), np.arange(1, 100, 2)
     quiet = {"enable_progress_bar": False, "accelerator": "cpu", "max_epochs": np.int64(1)}
@@ -159,7 +159,7 @@ def test_a_split_of_ones_own_is_taken(reference):
     assert model.evaluate().n_cells == 50
     wrong = ([train, [0]], [[0, 300]], [[-1, 1]], [[]], [train > 5], [[0], [1], [2], [3]])
     for parts in wrong:
-        with pytest.raises(ValueError, match="external_indexing must be a list of the positions"):
+        with pytest.raises(ValueError, match="external_indexing must be a list with the positions"):
             model.train(datasplitter_kwargs={"external_indexing": parts}, **quiet)
 
 
@@ -222,7 +222,7 @@ def test_several_nodes_and_lists_of_devices_share_the_cells(reference, monkeypat
     assert seen == [True, True, False, True]
 
 
-def test_arguments_that_no_call_takes_are_answered_with_those_that_it_takes(model, query, tmp_path):
+def test_unknown_arguments_list_the_valid_ones(model, query, tmp_path):
     with pytest.raises(TypeError, match="got give_mean; it takes layer, use_raw"):
         model.get_latent_representation(query, give_mean=True)
     with pytest.raises(TypeError, match=r"predict\(\) got use_posterior_mean; it takes query"):
@@ -265,7 +265,7 @@ def test_network_settings_are_refused_where_an_adapter_is_fitted(model, query):
         adapted.train(max_steps=1, plan_kwargs={"max_steps": 2})
 
 
-def test_columns_of_a_query_that_say_nothing_are_said(model, query):
+def test_uninformative_columns_of_a_query_raise_a_warning(model, query):
     query.obs["donor"], query.obs["cluster"] = [None] + ["a"] * (query.n_obs - 1), "7"
     with pytest.raises(ValueError, match="1 cell has no batch"):
         SCHDeepInsight.load_query_data(query, model, batch_key="donor")
@@ -286,14 +286,14 @@ def test_numbers_of_the_model_out_of_range_are_refused(reference, options, says)
         built(reference, **options)
 
 
-def test_a_manager_may_be_given_up(model, reference):
+def test_deregister_manager_does_nothing(model, reference):
     model.deregister_manager()
     assert len(model.predict()) == 300
 
 
 @pytest.fixture
 def splitter(reference):
-    """Loaders that scvi-tools made of a reference by itself, and their registry."""
+    """Data module with scvi-tools loaders of a reference, and their registry."""
     cells = reference.copy()
     fields = [
         LayerField(REGISTRY_KEYS.X_KEY, None),
@@ -329,7 +329,7 @@ def test_a_model_of_a_registry_trains_with_a_datamodule(splitter, query, truth, 
 
 
 class Loaders(pl.LightningDataModule):
-    """As those of scvi-tools for collections on disk: they count all cells together."""
+    """Data module with the total number of cells only, as for collections on disk."""
 
     def __init__(self, splitter, train_size=1.0, change=lambda batch: batch):
         super().__init__()
@@ -375,14 +375,14 @@ def test_a_datamodule_that_counts_all_cells_trains_the_model(splitter, query):
         "unlabelled",
     ],
 )
-def test_what_a_datamodule_gives_is_checked(splitter, change, message):
+def test_mini_batches_of_a_datamodule_are_checked(splitter, change, message):
     loaders = Loaders(splitter, change=change)
     model = SCHDeepInsight(registry=loaders.registry, layout="random")
     with pytest.raises(ValueError, match=message):
         model.train(1, datamodule=loaders, accelerator="cpu", enable_progress_bar=False)
 
 
-def test_a_datamodule_has_to_tell_its_size(splitter):
+def test_a_datamodule_requires_a_size(splitter):
     loaders = Loaders(splitter)
     del loaders.n_obs
     model = SCHDeepInsight(registry=loaders.registry, layout="random")
@@ -427,13 +427,13 @@ def test_trainings_in_threads_do_not_disturb_each_other(reference):
         assert all(map(torch.equal, weights(model), weights(models[0])))
 
 
-def test_methods_without_meaning_are_not_completed(model):
+def test_unsupported_methods_are_hidden_from_completion(model):
     none = {"convert_legacy_save", "transfer_fields", "differential_abundance"}
     assert not (none | {"get_normalized_expression"}) & set(dir(model))
     assert {"train", "annotate", "predict", "get_latent_representation"} <= set(dir(model))
 
 
-def test_scvi_keywords_are_taken(model, query):
+def test_scvi_keywords_are_accepted(model, query):
     rows = [3, 1]
     labels = model.predict(adata=query, indices=rows, batch_size=1)
     assert labels.index.tolist() == query.obs_names[rows].tolist()
@@ -454,9 +454,7 @@ def test_the_summary_is_never_stale(reference):
     assert said in model.summary_string
 
 
-def test_what_belongs_to_the_training_stays_when_another_object_is_attached(
-    reference, labelled, tmp_path
-):
+def test_training_records_are_kept_when_another_object_is_attached(reference, labelled, tmp_path):
     model = built(reference)
     model.train(max_epochs=2, **QUIET)
     model.save(tmp_path / "model")
@@ -501,7 +499,7 @@ def test_a_reference_without_a_label_is_not_trained_on(reference):
         model.train(max_epochs=1, **QUIET)
 
 
-def test_nothing_held_out_is_said(reference):
+def test_a_training_without_held_out_cells_raises_a_warning(reference):
     few = reference[:60].copy()
     model = built(few)
     with pytest.warns(UserWarning, match="No cells are held out"):
@@ -511,7 +509,7 @@ def test_nothing_held_out_is_said(reference):
 
 
 @pytest.mark.parametrize("word", ["nan", "NA", "None", "unknown", "Unassigned", " Unknown"])
-def test_words_for_no_label_are_no_types(reference, word):
+def test_words_for_missing_labels_are_not_types(reference, word):
     labels = reference.obs["cell_type"].astype(object).to_numpy(copy=True)
     labels[::7] = word
     reference.obs["cell_type"] = labels

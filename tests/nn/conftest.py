@@ -1,4 +1,4 @@
-"""Trees of every shape for the tests of this room."""
+"""Taxonomies of different shapes."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def tree(taxonomy) -> TreeAlgebra:
 
 @pytest.fixture
 def reference() -> sparse.csr_matrix:
-    """Counts of 300 cells and 40 genes: gene 0 floods five cells, genes 38 and 39 are rare."""
+    """Counts of 300 cells and 40 genes: gene 0 dominates five cells, genes 38 and 39 are rare."""
     rng = np.random.default_rng(0)
     counts = rng.poisson(rng.gamma(1.0, 2.0, size=40), size=(300, 40)).astype(np.float32)
     counts[:, 38:] = 0
@@ -42,5 +42,5 @@ def reference() -> sparse.csr_matrix:
 
 @pytest.fixture
 def masks() -> torch.Tensor:
-    """One mask of measured genes a cell, shape ``(8, 40)``, about half of them measured."""
+    """A mask of measured genes per cell, shape ``(8, 40)``, about half of them measured."""
     return (torch.rand(8, 40, generator=torch.Generator().manual_seed(3)) < 0.5).float()

@@ -84,7 +84,7 @@ def test_thinned_counts_never_exceed_the_originals(thin):
     np.testing.assert_array_equal(counts, before)
 
 
-def test_a_thinned_matrix_has_arrays_of_its_own():
+def test_a_thinned_matrix_shares_no_arrays():
     counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.5, size=(300, 40)))
     before = counts.copy()
     CountThinning(p=1.0).sample(counts, np.random.default_rng(0)).eliminate_zeros()
@@ -135,7 +135,7 @@ def test_genes_without_counts_take_no_random_numbers():
 
 
 @pytest.mark.parametrize("thinning", [CountThinning.none(), CountThinning(min_rate=1.0)])
-def test_no_thinning_gives_the_counts_back(thinning):
+def test_no_thinning_returns_the_counts(thinning):
     counts = sparse.csr_matrix(full(0.4))
     assert thinning.sample(counts, np.random.default_rng(0)) is counts
     batch = torch.from_numpy(full(0.4))
@@ -184,7 +184,7 @@ def test_a_mini_batch_keeps_its_type(dtype):
 @pytest.mark.parametrize(
     "options", [GeneMasking(p_whole=0.1, max_rate=0.9), CountThinning(p=0.2, min_rate=0.4)]
 )
-def test_settings_survive_a_round_trip(options):
+def test_settings_round_trip_through_a_dict(options):
     values = options.to_dict()
     assert all(type(value) is float for value in values.values())
     assert type(options).of(values) == options

@@ -1,4 +1,4 @@
-"""Networks that read gene images."""
+"""Backbones for gene images."""
 
 import copy
 
@@ -43,7 +43,7 @@ def test_patches_equal_a_plain_loop(channels, side, filters):
 
 @pytest.mark.parametrize("n_cells", [2, 7])
 def test_training_gives_the_gradients_of_plain_images(n_cells):
-    """Filters that are innermost in memory change no result, gradient or running statistic."""
+    """The memory layout of filters changes no result, gradient or running statistic."""
     fast = CompactBackbone(2, 16, n_latent=8, n_filters=5).double()
     plain, image = copy.deepcopy(fast), torch.rand(n_cells, 2, 16, 16, dtype=torch.float64)
     found, weights = fast(image), torch.randn(n_cells, 8, dtype=torch.float64)
@@ -74,7 +74,7 @@ def test_a_pixel_reaches_the_filters_of_its_own_patch_only():
 
 
 def test_position_keeps_its_meaning():
-    """The same blob in another patch is read by other filters."""
+    """The same pattern in another patch is read by other filters."""
     backbone = CompactBackbone(1, 16, n_latent=8).eval()
     here, there = torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16)
     here[..., :PATCH, :PATCH] = there[..., -PATCH:, -PATCH:] = 1.0
@@ -201,8 +201,8 @@ def test_backbones_are_made_by_name():
         make_backbone("resnet50", 2, 16)
 
 
-def test_the_place_of_a_pixel_means_nothing():
-    """Permuting pixels and the columns of the first layer alike changes nothing."""
+def test_the_position_of_a_pixel_does_not_matter():
+    """Permuting pixels together with the columns of the first layer changes nothing."""
     rng = np.random.default_rng(0)
     backbone = MLPBackbone(2, 8, n_latent=16).eval()
     image = torch.rand(5, 2, 8, 8)
@@ -215,6 +215,6 @@ def test_the_place_of_a_pixel_means_nothing():
     torch.testing.assert_close(permuted(shuffled), backbone(image))
 
 
-def test_one_cell_is_survived_in_training():
+def test_a_single_cell_is_supported_in_training():
     backbone = MLPBackbone(2, 8, n_latent=16).train()
     assert torch.isfinite(backbone(torch.rand(1, 2, 8, 8))).all()

@@ -22,7 +22,7 @@ def test_it_is_the_cross_entropy_of_partners_among_all_others():
     assert_close(cluster_contrast(first, second), total / 12)
 
 
-def test_it_is_symmetric_and_knows_no_order_of_clusters():
+def test_it_is_symmetric_and_invariant_to_the_order_of_clusters():
     first, second = views()
     order = torch.tensor([3, 1, 0, 5, 4, 2])
     assert_close(cluster_contrast(first, second), cluster_contrast(second, first))
@@ -37,7 +37,7 @@ def test_equal_views_are_better_than_shuffled_ones():
     assert cluster_contrast(view, view) < cluster_contrast(view, shuffled)
 
 
-def test_equal_views_are_told_apart_best():
+def test_equal_views_have_the_lowest_loss():
     torch.manual_seed(0)
     view, other = torch.randn(2, 30, 5).unbind()
     assert info_nce(view, view, 0.1) < info_nce(view, other, 0.1)
@@ -46,5 +46,5 @@ def test_equal_views_are_told_apart_best():
     torch.testing.assert_close(info_nce(view, other, 0.7), expected)
 
 
-def test_one_cell_has_nothing_to_be_told_from():
+def test_a_single_cell_has_no_loss():
     assert info_nce(torch.ones(1, 3), torch.ones(1, 3), 0.7) == 0

@@ -1,4 +1,4 @@
-"""Edges are drawn as often as they should be, and pass gradients on."""
+"""Sampling frequencies of edges, and gradients through them."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_without_noise_the_highest_are_chosen(points, everyone):
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 10.0])
-def test_what_divides_similarity_and_noise_changes_no_draw(points, everyone, temperature):
+def test_scaling_similarity_and_noise_changes_no_draw(points, everyone, temperature):
     torch.manual_seed(0)
     scores = candidate_similarity(points, everyone)
     noisy = scores + gumbel_noise(scores)
@@ -111,7 +111,7 @@ def test_cells_without_candidates_have_no_edges():
     assert torch.isfinite(latent.grad).all()
 
 
-def test_joined_are_those_of_the_union(points, everyone):
+def test_joined_cells_are_those_of_the_union(points, everyone):
     chosen, _ = draw_neighbors(candidate_similarity(points, everyone), K)
     neighbors = chosen_cells(everyone, chosen)
     matrix = union_graph(neighbors).to_scipy().toarray()

@@ -92,7 +92,7 @@ def test_soft_labels_of_one_path_equal_the_label(taxonomy, tree, reduction, gamm
 
 
 def test_soft_labels_are_weighed_by_their_probability(tree, taxonomy):
-    """Cells with a soft label pay the mean of what they pay with either label."""
+    """The loss of a soft label is the mean of the losses of its labels."""
     logits, nodes = random_batch(taxonomy, 4, leaves_only=True)
     other = np.random.default_rng(5).permutation(nodes)
     logits = torch.from_numpy(logits)
@@ -197,8 +197,8 @@ def test_a_label_at_an_inner_node_teaches_the_levels_above_alone(ragged):
     assert moved == {("T",), ("MAIT",), ("B",), ("NK",), ("T", "CD4"), ("T", "CD8"), ("T", "gd")}
 
 
-def test_a_single_child_takes_no_part(ragged):
-    """Its loss is 0; counted in the mean, it would make its level look better than it is."""
+def test_a_node_without_siblings_is_ignored(ragged):
+    """Its loss is 0, and must not reduce the mean of its level."""
     tree = TreeAlgebra(ragged)
     nodes = torch.tensor([ragged.resolve(n) for n in ("B > naive", "MAIT > MAIT")])
     logits = torch.randn(2, ragged.n_edges)
@@ -351,7 +351,7 @@ def _three_levels():
         pytest.param([0.0, 0.0, 0.0], id="nothing_left_to_learn"),
     ],
 )
-def test_losses_that_say_nothing_leave_the_weights(losses):
+def test_uninformative_losses_keep_the_weights(losses):
     loss = AdaptiveHierarchicalFocalLoss(_three_levels())
     loss.update_level_weights(torch.tensor([1.0, 2.0, 5.0]))
     before = loss.level_weights.clone()

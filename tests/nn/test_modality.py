@@ -45,7 +45,7 @@ def test_a_smaller_panel_keeps_its_values_where_they_are_expected(fitted):
         torch.testing.assert_close(fitted.clr(typical, mask)[:, kept], whole[:, kept])
 
 
-def test_what_is_not_measured_is_zero_and_its_counts_do_not_matter(fitted, counts):
+def test_unmeasured_proteins_are_zero_whatever_their_counts(fitted, counts):
     mask = torch.ones(12)
     mask[3:6] = 0.0
     other = counts.copy()
@@ -93,7 +93,7 @@ def test_fates_of_cells_have_the_given_rates():
     assert not ((rna.ravel() == 0) & (share == 0)).any()
 
 
-def test_no_dropout_hides_nothing():
+def test_without_dropout_nothing_is_masked():
     rna, proteins = ModalityDropout.none().sample(100, 5)
     assert rna.all()
     assert proteins.all()
@@ -107,11 +107,11 @@ def test_no_dropout_hides_nothing():
         pytest.param({"p_rna_only": 0.7, "p_proteins_only": 0.4}, id="fates_above_one"),
     ],
 )
-def test_bad_rates_are_named(options):
+def test_invalid_rates_are_refused(options):
     with pytest.raises(ValueError, match=r"must be (a number from 0 to 1|at most 1 together)"):
         ModalityDropout(**options)
 
 
-def test_dropout_survives_its_plain_form():
+def test_dropout_round_trips_through_a_dict():
     dropout = ModalityDropout(p_rna_only=0.2)
     assert ModalityDropout.of(dropout.to_dict()) == dropout

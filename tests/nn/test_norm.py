@@ -52,7 +52,7 @@ def test_norms_of_a_network_are_replaced_with_their_weights():
 
 
 @pytest.mark.parametrize(("norm", "shape"), [(BatchNorm1d, (5, 3)), (BatchNorm2d, (5, 3, 2, 2))])
-def test_frozen_normalisations_are_those_of_prediction(norm, shape):
+def test_frozen_normalisations_equal_evaluation_mode(norm, shape):
     network = nn.Sequential(norm(3), nn.ReLU(), norm(3))
     network(3 * torch.randn(shape) + 1)
     for parameter in network.parameters():

@@ -1,4 +1,4 @@
-"""From counts to values in [0, 1]."""
+"""Normalisation of counts to [0, 1]."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_fit_equals_plain_loops(reference, percentile):
     np.testing.assert_allclose(fitted.scale, scale, rtol=1e-5)
 
 
-def test_dominant_genes_take_no_part_in_the_library(normalizer, cells, reference):
+def test_dominant_genes_are_not_in_the_library_size(normalizer, cells, reference):
     library_gene = naive_fit(reference)[0]
     assert library_gene[0] == 0
     assert 0 < library_gene.sum() < 40
@@ -185,7 +185,7 @@ def test_cells_of_a_dominant_gene_alone_do_not_spoil_the_fit(reference):
     torch.testing.assert_close(fitted.scale, plain.scale)
 
 
-def test_buffers_travel_with_the_state(normalizer, cells):
+def test_buffers_are_part_of_the_state(normalizer, cells):
     other = CountNormalizer(40)
     assert not torch.equal(other(cells, ALL), normalizer(cells, ALL))
     other.load_state_dict(normalizer.state_dict())

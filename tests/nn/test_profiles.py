@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from scipy.stats import rankdata, spearmanr
 
 from hdeepinsight.nn import (
@@ -192,37 +192,72 @@ def tree() -> TreeAlgebra:
     return TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": [], "NK": []}))
 
 
-def test_ensemble_is_the_weighed_geometric_mean(counts: torch.Tensor, tree: TreeAlgebra) -> None:
+def drawn_profiles(counts, normalizer) -> LeafProfiles:
+    """Profiles of cells drawn around four means; the last leaf has one cell."""
+    rng = np.random.default_rng(4)
+    leaves = torch.from_numpy(np.repeat(np.arange(4), [9, 5, 7, 1]))
+    rate = rng.gamma(2.0, 1.0, (4, counts.shape[1]))[leaves.numpy()]
+    values = normalizer.log_normalize(
+        torch.from_numpy(rng.poisson(rate)).float(), torch.ones(counts.shape[1])
+    )
+    return LeafSums.of(values, leaves, 4).profiles().with_covariance(values, leaves)
+
+
+def test_covariance_is_that_of_residuals_with_equal_weight_per_leaf():
+    rng = np.random.default_rng(1)
+    leaves = np.repeat([0, 1, 2], [30, 6, 1])
+    values = rng.normal(size=(37, 40)) + leaves[:, None]
+    tensors = torch.from_numpy(values).float(), torch.from_numpy(leaves)
+    profiles = LeafSums.of(*tensors, 3).profiles().with_covariance(*tensors)
+    covariance = (np.cov(values[:30].T) + np.cov(values[30:36].T)) / 2
+    np.testing.assert_allclose(profiles.variance, np.diag(covariance), rtol=1e-4)
+    largest = np.linalg.eigvalsh(covariance)[-10:]
+    found = (profiles.directions @ profiles.directions.T).numpy()
+    np.testing.assert_allclose(found, np.diag(largest), atol=1e-3 * largest[-1])
+
+
+@pytest.mark.parametrize("n_measured", [60, 50])
+def test_ensemble_is_the_weighed_geometric_mean(
+    counts: torch.Tensor, tree: TreeAlgebra, n_measured: int
+) -> None:
     generator, measured = torch.Generator().manual_seed(2), torch.ones(60)
-    measured[50:] = 0
-    mean, n_cells = torch.rand(4, 60, generator=generator), torch.tensor([9.0, 5.0, 7.0, 1.0])
-    profiles = LeafProfiles(mean, n_cells, torch.tensor([30.0, 20.0, 40.0, 0.0]))
+    measured[n_measured:] = 0
+    counts = counts * measured
     normalizer = CountNormalizer(60).fit(csr_matrix(counts.numpy()))
+    profiles = drawn_profiles(counts, normalizer)
     network = tree(torch.randn(8, tree.taxonomy.n_edges, generator=generator)).exp()
     found = ProfileEnsemble(profiles, measured, normalizer, tree)(network, counts).numpy()
 
-    values = normalizer.log_normalize(counts, measured).numpy()[:, :50]
-    apart = ((values[:, None] - mean[:3, :50].numpy()) ** 2).sum(2)
-    spread = np.mean([30 * 9 / 8, 20 * 5 / 4, 40 * 7 / 6])
+    values, mean = (
+        each.numpy()[:, :n_measured]
+        for each in (normalizer.log_normalize(counts, measured), profiles.mean[:3])
+    )
+    variance, directions = (
+        each.numpy()[..., :n_measured] for each in (profiles.variance, profiles.directions)
+    )
+    within = np.diag(variance - (directions**2).sum(0)) + directions.T @ directions
+    within = within / 2 + np.eye(n_measured) * variance.mean() / 2
+    slope = np.linalg.solve(within, mean.T)
+    discriminant = values @ slope - (mean.T * slope).sum(0) / 2
     ranks = ProfileMatcher(profiles, measured, n_markers=100)(counts).numpy()[:, :3]
     leaves = network[:, tree.leaf_index].numpy()
-    nearest = log_softmax(-10 * apart / spread, axis=1)
-    expected = leaves.copy()  # the last leaf has one cell, and keeps what the network gave it
-    expected[:, :3] = softmax((np.log(leaves[:, :3]) + nearest + ranks / 2) / 2.5, axis=1)
-    expected[:, :3] *= 1 - leaves[:, 3:]
-    np.testing.assert_allclose(found[:, tree.leaf_index], expected, atol=1e-5)
+    expected = leaves.copy()  # the last leaf has one cell: its probability is the network's
+    together = np.log(leaves[:, :3]) + 0.12 * 7 / 17 * discriminant + ranks / 2
+    expected[:, :3] = softmax(together / 2, axis=1) * (1 - leaves[:, 3:])
+    np.testing.assert_allclose(found[:, tree.leaf_index], expected, atol=1e-4)
     np.testing.assert_allclose(found[:, 0], 1, atol=1e-5)
     t_cells = found[:, [tree.taxonomy.resolve(name) for name in ("CD4", "CD8")]].sum(1)
     np.testing.assert_allclose(found[:, tree.taxonomy.resolve("T")], t_cells, atol=1e-6)
 
 
 def test_ensemble_reads_sparse_counts_and_leaves_empty_cells_to_the_network(
-    profiles: LeafProfiles, counts: torch.Tensor, tree: TreeAlgebra
+    counts: torch.Tensor, tree: TreeAlgebra
 ) -> None:
-    profiles = LeafProfiles(profiles.mean, profiles.n_cells, torch.full((4,), 25.0))
+    normalizer = CountNormalizer(60)
+    profiles = drawn_profiles(counts, normalizer)
     counts[0] = 0
     network = tree(torch.randn(8, tree.taxonomy.n_edges)).exp()
-    ensemble = ProfileEnsemble(profiles, torch.ones(60), CountNormalizer(60), tree)
+    ensemble = ProfileEnsemble(profiles, torch.ones(60), normalizer, tree)
     found = ensemble(network, counts)
     torch.testing.assert_close(found[0], network[0])
     assert float((found[1:] - network[1:]).abs().max()) > 0.1
@@ -230,9 +265,18 @@ def test_ensemble_reads_sparse_counts_and_leaves_empty_cells_to_the_network(
     torch.testing.assert_close(ensemble(network, sparse), found)
 
 
-@pytest.mark.parametrize(
-    ("n_cells", "is_few"), [([39.0, 39, 900], True), ([40.0, 40, 9], False), ([39.0, 1, 0], False)]
-)
-def test_few_is_less_than_forty_cells_of_the_usual_type(n_cells: list, is_few: bool) -> None:
-    assert LeafProfiles(torch.eye(3), torch.tensor(n_cells), torch.ones(3)).are_of_few is is_few
-    assert not LeafProfiles(torch.eye(3), torch.tensor(n_cells)).are_of_few  # of an older release
+def test_ensemble_without_measured_genes_is_the_network(tree: TreeAlgebra) -> None:
+    normalizer = CountNormalizer(60)
+    profiles = drawn_profiles(torch.ones(1, 60), normalizer)
+    network = tree(torch.randn(2, tree.taxonomy.n_edges)).exp()
+    ensemble = ProfileEnsemble(profiles, torch.zeros(60), normalizer, tree)
+    torch.testing.assert_close(ensemble(network, torch.zeros(2, 60)), network)
+
+
+def test_zeros_that_are_stored_rank_as_zeros(profiles: LeafProfiles, counts: torch.Tensor) -> None:
+    matrix = csr_matrix(counts.numpy())
+    stored = csr_matrix(counts.numpy() + 1)
+    stored.data -= 1
+    matcher = ProfileMatcher(profiles, torch.ones(60))
+    found = [matcher(SparseCounts.of(each, "cpu")) for each in (matrix, stored)]
+    torch.testing.assert_close(*found)

@@ -71,7 +71,7 @@ def test_cells_in_another_order_give_the_same(adjacency, rng):
     np.testing.assert_allclose(found[order].detach(), moved.detach(), atol=1e-10)
 
 
-def test_a_cell_without_edges_keeps_its_own_part(adjacency, rng):
+def test_a_cell_without_edges_keeps_its_own_features(adjacency, rng):
     layer = TAGConv(N_GENES, 4).double()
     x = torch.as_tensor(rng.random((N_CELLS, N_GENES)))
     found = layer(x, graph_of(adjacency).normalized())
@@ -89,6 +89,6 @@ def test_gradients_of_weights_and_values_are_right(adjacency, rng):
     )
 
 
-def test_a_graph_survives_the_way_to_scipy_and_back(adjacency):
+def test_a_graph_round_trips_through_scipy(adjacency):
     matrix = CellGraph.from_scipy(sp.csr_matrix(adjacency)).to_scipy()
     np.testing.assert_array_equal(matrix.toarray(), adjacency)

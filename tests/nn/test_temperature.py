@@ -1,4 +1,4 @@
-"""One temperature a level."""
+"""Temperature scaling per level."""
 
 import pytest
 import torch

@@ -94,7 +94,7 @@ def test_neither_order_nor_padding_nor_other_cells_matter(values, pooling):
     torch.testing.assert_close(together, found, atol=1e-5, rtol=0)
 
 
-def test_features_are_the_common_token_or_the_mean_of_the_others(values):
+def test_features_are_the_class_token_or_the_mean_of_the_others(values):
     tokens = token_sets(bin_values(values.log1p()))
     hidden = torch.randn(len(values), tokens.genes.shape[1] + 1, SIZES["width"])
     assert torch.equal(encoder(pooling="cls").pool(hidden, tokens.real), hidden[:, 0])
@@ -131,7 +131,7 @@ def test_attention_is_a_plain_softmax(values):
 
 
 @pytest.mark.parametrize("n_tokens", [0, 1])
-def test_cells_with_hardly_a_token_are_finite(n_tokens):
+def test_cells_with_few_tokens_are_finite(n_tokens):
     bins = torch.zeros(3, 30, dtype=torch.int64)
     bins[:, :n_tokens] = 2
     assert bool(torch.isfinite(encoder()(token_sets(bins))).all())

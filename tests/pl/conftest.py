@@ -13,7 +13,7 @@ mpl.use("Agg")
 
 @pytest.fixture(autouse=True)
 def closed_figures() -> Iterator[None]:
-    """Close what a test draws, as the functions themselves must not."""
+    """Close the figures of a test, which the functions must not do."""
     from matplotlib import pyplot as plt
 
     yield
@@ -28,7 +28,7 @@ def tree() -> Taxonomy:
 
 @pytest.fixture
 def result(tree: Taxonomy) -> Annotation:
-    """Five cells that stop at naive, CD4, CD8, B and the root."""
+    """Five cells labelled at naive, CD4, CD8, B and the root."""
     leaves = [  # B, CD8, naive, memory
         [0.05, 0.05, 0.8, 0.1],
         [0.1, 0.1, 0.4, 0.4],

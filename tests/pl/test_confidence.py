@@ -12,7 +12,7 @@ from hdeepinsight.metrics import expected_calibration_error
 
 
 def dots(ax) -> np.ndarray:
-    """(mean confidence, share right) of each bin; the first line is the diagonal."""
+    """(mean confidence, accuracy) of each bin; the first line is the diagonal."""
     return np.column_stack(ax.lines[1].get_data())
 
 
@@ -41,7 +41,7 @@ def test_gaps_reach_from_the_diagonal_to_the_dots():
     ax = pl.reliability([0.9] * 10, [True] * 6 + [False] * 4)
     interval, gap = (lines.get_segments()[0] for lines in ax.collections)
     np.testing.assert_allclose(gap, [[0.9, 0.9], [0.9, 0.6]])
-    # Wilson's interval of 6 of 10, from his formula
+    # Wilson interval of 6 of 10
     np.testing.assert_allclose(interval[:, 1], [0.3127, 0.8318], atol=1e-4)
 
 
@@ -61,9 +61,9 @@ def test_one_cell():
     [
         pytest.param([], [], "at least one cell", id="no_cell"),
         pytest.param([0.5, 0.5], [True], r"\(2,\), \(1,\)", id="lengths"),
-        pytest.param([1.5], [True], "probability", id="above_one"),
+        pytest.param([1.5], [True], "from 0 to 1, got", id="above_one"),
         pytest.param([np.nan], [True], "finite", id="nan"),
-        pytest.param([0.5, 0.5], [True, None], "leave out cells without one", id="unknown"),
+        pytest.param([0.5, 0.5], [True, None], "without unlabelled cells", id="unknown"),
     ],
 )
 def test_bad_input_is_refused(confidence, correct, match):
@@ -71,12 +71,12 @@ def test_bad_input_is_refused(confidence, correct, match):
         pl.reliability(confidence, correct)
 
 
-def test_a_sum_that_rounding_lifts_above_one_is_one():
+def test_a_sum_above_one_by_rounding_is_one():
     ax = pl.reliability([1 + 1e-7, 1.0], [True, True])
     assert ax.get_title() == "expected calibration error 0.000 (2 cells)"
 
 
-def test_bins_that_are_no_number_of_bins_are_refused():
+def test_invalid_numbers_of_bins_are_refused():
     with pytest.raises(ValueError, match="n_bins must be an integer >= 1, got 0"):
         pl.reliability([0.5], [True], n_bins=0)
 
@@ -108,7 +108,7 @@ def test_bars_are_shares_of_cells_by_size(sets):
     assert ax.get_title() == "2.00 types per set\ncoverage promised 80.0%"
 
 
-def test_sets_that_miss_the_truth_stand_on_top(sets):
+def test_sets_without_the_true_type_are_stacked_on_top(sets):
     ax = pl.label_set_sizes(sets, sets.holds(np.array([2, 2, 5, 5])))
     assert heights(ax) == [0.25, 0.25, 0.0, 0.25, 0.25, 0.0, 0.0, 0.0]
     assert [bar.get_y() for bar in ax.patches[4:]] == [0.25, 0.25, 0.0, 0.25]
@@ -131,7 +131,7 @@ def test_bad_input_of_label_sets_is_refused(sets):
         pl.label_set_sizes(none)
 
 
-def test_nodes_do_not_say_which_sets_hold_the_truth(sets):
+def test_nodes_are_refused_instead_of_a_mask(sets):
     with pytest.raises(ValueError, match=r"holds must be boolean .* sets\.holds\(true_nodes\)"):
         pl.label_set_sizes(sets, np.ones(len(sets), dtype=np.int64))
 
@@ -145,7 +145,7 @@ def test_every_label_has_a_ridge_in_tree_order_with_its_median(result):
 
 
 def ridges(values, groups, measure) -> tuple[np.ndarray, np.ndarray]:
-    """Draw cells with these values; the grid, and the height of each group's ridge on it."""
+    """Plot these values; return the grid and the height of each ridge on it."""
     tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
     cells = hdi.Annotation(
         taxonomy=tree,

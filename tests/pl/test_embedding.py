@@ -104,7 +104,7 @@ def test_numbers_are_drawn_on_a_scale_and_missing_ones_lie_below(coords):
     assert pl.embedding(coords, values, vmin=0, vmax=1).collections[0].get_clim() == (0, 1)
 
 
-def test_what_has_a_name_is_called_by_it(coords):
+def test_names_of_series_are_used(coords):
     values = pd.Series(np.linspace(0, 1, 30), name="confidence")
     ax = pl.embedding(coords, values)
     assert (ax.get_title(), ax.figure.axes[1].get_ylabel()) == ("confidence", "confidence")

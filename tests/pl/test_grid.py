@@ -30,7 +30,7 @@ def test_types_stand_in_tree_order_with_their_numbers_of_cells(tree):
     assert [text.get_text() for text in ax.texts] == ["100"] * 4
 
 
-def test_a_level_folds_deeper_nodes_and_counts_those_that_stopped_above(tree):
+def test_a_level_merges_deeper_nodes_and_counts_predictions_above_it(tree):
     truth = tree.encode(["naive", "memory", "CD8", "CD8", "B"])
     predicted = np.array([5, 5, 3, 1, 0])  # naive, naive, CD4, T, root
     ax = pl.confusion(tree, truth, predicted, level=2)
@@ -48,7 +48,7 @@ def test_levels_by_name_and_number_agree(tree):
     assert labels(by_name.yaxis) == ["T  (2)", "B  (1)"]
 
 
-def test_types_that_are_only_predicted_come_last(tree):
+def test_types_without_true_cells_are_the_last_columns(tree):
     ax = pl.confusion(tree, tree.encode(["B", "CD8"]), tree.encode(["naive", "CD8"]))
     assert labels(ax.xaxis) == ["CD8", "B", "naive"]
     np.testing.assert_array_equal(ax.images[0].get_array(), [[1, 0, 0], [0, 0, 1]])
@@ -125,7 +125,7 @@ def test_dots_are_shares_and_mean_confidences_of_each_label(result):
         assert found[place] == pytest.approx(numbers)
 
 
-def test_a_level_takes_the_decoded_labels_and_their_probabilities_there(result):
+def test_a_level_shows_labels_and_probabilities_at_that_level(result):
     found = drawn(pl.dotplot(result, ["k"] * 5, level="level_2"))
     cd4 = (result.node_probabilities[[0, 1], 3]).mean()
     assert found["k  (5)", "CD4"] == pytest.approx((2 / 5, cd4))
@@ -162,7 +162,7 @@ def test_the_root_is_no_level_of_dots(result):
         pl.dotplot(result, LABELS, level=0)
 
 
-def test_topics_are_drawn_beside_the_groups_that_they_are_largest_in():
+def test_topics_are_in_the_order_of_their_groups():
     rng = np.random.default_rng(0)
     names, cells = [f"topic_{k}" for k in range(5)], [f"cell {i}" for i in range(40)]
     groups = np.array(["B", "T"])[np.arange(40) % 2]

@@ -21,7 +21,7 @@ TABLES = {name: pd.DataFrame({name: values}, index=EPOCHS) for name, values in V
 @pytest.mark.parametrize(
     "history", [TABLES, pd.DataFrame(VALUES, index=EPOCHS)], ids=["tables", "frame"]
 )
-def test_each_measure_has_a_panel_with_a_curve_a_level(history):
+def test_each_metric_has_a_panel_with_one_curve_per_level(history):
     figure = pl.training_history(history, title="mine")
     assert [ax.get_title() for ax in figure.axes] == ["loss", "accuracy", "macro-F1"]
     loss, accuracy, f1 = figure.axes
@@ -119,6 +119,6 @@ def test_seeds_of_a_budget_are_averaged_and_controls_are_lines():
 
 
 @pytest.mark.parametrize("index", [[0, 1], ["none", 1]])
-def test_a_budget_of_nothing_is_no_budget(index):
+def test_invalid_epsilons_are_refused(index):
     with pytest.raises(ValueError, match="rows named by epsilon > 0"):
         pl.privacy_utility(pd.DataFrame({"a": [0.1, 0.2]}, index=index))

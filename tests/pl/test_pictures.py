@@ -1,4 +1,4 @@
-"""Pictures look as they did; ``python tests/support/pictures.py`` writes the baselines anew."""
+"""Figures match their baselines, which ``python tests/support/pictures.py`` regenerates."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from PIL import Image
 
 from hdeepinsight import pl
 
-#: Root mean square over the pixels, of 255: above what rasterised text differs by between builds
-#: of one version of matplotlib, below what other data makes (7.8 at least).
+#: Root mean square difference of pixels (0 to 255): above differences of text between builds of one
+#: version of matplotlib, below differences due to other data (at least 7.8).
 TOLERANCE = 5.0
 LARGEST = 30_000
 
@@ -32,7 +32,7 @@ def baseline(name: str) -> Path:
 
 
 def difference(baseline: Path, drawn: Path) -> str | None:
-    """Say how a picture differs from its baseline, if it does."""
+    """Return the difference between a figure and its baseline, or None."""
     try:
         return compare_images(str(baseline), str(drawn), TOLERANCE)
     except ImageComparisonFailure as other_size:
@@ -40,14 +40,14 @@ def difference(baseline: Path, drawn: Path) -> str | None:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_picture_is_like_its_baseline_and_other_data_is_told_from_it(name, baseline, tmp_path):
+def test_figure_matches_its_baseline_and_other_data_does_not(name, baseline, tmp_path):
     draw(name, tmp_path / "same.png")
     assert difference(baseline, tmp_path / "same.png") is None
     draw(name, tmp_path / "other.png", seed=1)
     assert difference(baseline, tmp_path / "other.png") is not None
 
 
-def test_every_function_has_a_small_baseline_and_no_baseline_is_left_over():
+def test_functions_and_baselines_correspond():
     written = {path.stem: path.stat().st_size for path in BASELINE.iterdir()}
     assert written.keys() == PICTURES.keys()
     assert max(written.values()) <= LARGEST

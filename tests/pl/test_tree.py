@@ -21,7 +21,7 @@ def dots(ax) -> PathCollection:
     return ax.collections[-1]
 
 
-def test_every_node_is_written_with_the_cells_at_or_under_it(tree):
+def test_nodes_show_the_number_of_cells_at_or_below_them(tree):
     ax = pl.taxonomy(tree, [1, 2, 3, 4, 5, 6, 1000])
     assert texts(ax) == ["T  1,017", "B  3", "CD4  1,010", "CD8  5", "naive  6", "memory  1,000"]
 
@@ -40,7 +40,7 @@ def test_counts_by_any_name(tree, counts):
     assert texts(pl.taxonomy(tree, counts))[:3] == ["T  4", "B  3", "CD4  4"]
 
 
-def test_counts_of_the_caller_stay_as_they_are(tree):
+def test_the_input_is_not_modified(tree):
     counts = np.arange(7)
     pl.taxonomy(tree, counts)
     np.testing.assert_array_equal(counts, np.arange(7))
@@ -108,7 +108,7 @@ def test_confidence_is_written_and_colours_the_dots(tree):
     assert ax.figure.axes[1].get_ylabel() == "mean confidence"
 
 
-def test_an_annotation_gives_its_cells_and_how_sure_it_is_of_them(result):
+def test_counts_and_confidence_of_an_annotation_are_shown(result):
     p = result.node_probabilities
     at_or_under = {"T": [0, 1, 2], "B": [3], "CD4": [0, 1], "CD8": [2], "naive": [0]}
     expected = [
@@ -124,7 +124,7 @@ def test_confidence_outside_0_and_1_is_refused(tree, confidence):
         pl.taxonomy(tree, confidence=confidence)
 
 
-def test_names_are_written_as_they_are():
+def test_names_are_not_interpreted_as_mathematics():
     ax = pl.taxonomy(Taxonomy.from_nested({"$x$": [], "γδ": []}))
     ax.figure.canvas.draw()
     assert texts(ax) == [r"\$x\$", "γδ"]
@@ -146,17 +146,17 @@ def test_counts_of_another_length_are_refused(tree, counts):
         pytest.param({99: 5}, "A node must be 0 to 6, got 99", id="beyond"),
     ],
 )
-def test_what_counts_no_cells_is_refused(tree, counts, says):
+def test_invalid_counts_are_refused(tree, counts, says):
     with pytest.raises((ValueError, IndexError), match=says):
         pl.taxonomy(tree, counts)
 
 
-def test_a_mean_that_rounding_lifts_above_one_is_drawn(tree):
+def test_a_confidence_of_one_plus_rounding_is_accepted(tree):
     ax = pl.taxonomy(tree, confidence={"B": 1 + 1e-7})
     assert "B  1.00" in [text.get_text() for text in ax.texts]
 
 
-def test_a_model_gives_its_tree_and_anything_else_is_refused(tree):
+def test_models_are_accepted_and_other_types_refused(tree):
     model = SimpleNamespace(taxonomy=tree)
     drawn, expected = (pl.taxonomy(given).texts for given in (model, tree))
     assert [text.get_text() for text in drawn] == [text.get_text() for text in expected]
@@ -171,7 +171,7 @@ def blocks(ax) -> list[Rectangle]:
     return [patch for patch in ax.patches if isinstance(patch, Rectangle)]
 
 
-def test_cells_follow_their_path_and_stay_where_it_ends(result):
+def test_cells_follow_their_path_and_remain_at_its_end(result):
     given, first, second, third = np.split(np.array(texts(pl.alluvial(result, LABELS))), [4, 8, 13])
     assert given.tolist() == ["CD8  1", "x  3", "no label  1", "given"]
     assert first.tolist() == ["T  3", "B  1", "Unknown  1", "level_1"]
@@ -244,6 +244,6 @@ def test_bad_input_is_refused(result, empty):
 def test_groups_of_cells_in_another_order_are_refused(result, draw):
     groups = pd.Series(list("xxxyz"), index=result.obs_names)
     draw(result, groups)
-    draw(result, groups.reset_index(drop=True))  # numbers name no cells
+    draw(result, groups.reset_index(drop=True))  # an index of numbers is not matched
     with pytest.raises(ValueError, match=r"another order.* groups\.loc\[obs_names\]"):
         draw(result, groups[::-1])

@@ -13,7 +13,7 @@ N_GENES = 40
 
 
 class Thousandths:
-    """Normalisation in which counts are thousandths of log values, so that these are known."""
+    """Normalisation in which counts are thousandths of log values."""
 
     genes = tuple(f"GENE{i}" for i in range(N_GENES))
 
@@ -25,7 +25,7 @@ class Thousandths:
 
 
 def population(n_cells: int, seed: int, types: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Log values around one mean a type, all positive, and the type of every cell."""
+    """Log values around a mean per type, all positive, and the type of each cell."""
     means = np.random.default_rng(99).gamma(2.0, 1.0, size=(types, N_GENES))
     rng = np.random.default_rng(seed)
     kind = rng.integers(types, size=n_cells)
@@ -50,7 +50,7 @@ def exact() -> dict[str, Any]:
 
 @pytest.fixture
 def logs() -> Callable[[ad.AnnData], np.ndarray]:
-    """What turns the counts of an object back to its log values."""
+    """Function from the counts of an object to its log values."""
     return lambda adata: adata.X * np.float32(1e-3)
 
 

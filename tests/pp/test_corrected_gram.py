@@ -1,4 +1,4 @@
-"""Components of cells with missing entries: equal to plain ones where nothing is missing."""
+"""Principal components of cells with missing entries."""
 
 import warnings
 
@@ -56,7 +56,7 @@ def same_up_to_sign(found, expected, atol):
 
 @pytest.fixture
 def panels():
-    """Cells of two panels that share genes; what a panel lacks is 0."""
+    """Cells of two panels that share genes; genes outside the panel are 0."""
     values, kind, _ = clusters(160, 60, noise=1.0, signal=1.0)
     table = np.ones((2, 60), dtype=bool)
     table[0, :20], table[1, 40:] = False, False
@@ -86,7 +86,7 @@ def test_without_missing_entries_it_is_plain_pca(sparse):
     np.testing.assert_allclose(gram.embedding * np.sqrt(80), result.embedding)
 
 
-def test_new_cells_are_placed_as_well_as_the_fitted_ones():
+def test_new_cells_are_embedded_as_well_as_the_fitted_ones():
     errors = []
     for seed in range(4):
         values, _, rng = clusters(600, 1_000, apart=8.0, signal=0.3, seed=seed)
@@ -160,7 +160,7 @@ def test_new_cells_of_another_panel(panels):
     assert np.isfinite(own[:, 20:50]).all()
     same = np.corrcoef(placed.T, result.embedding[mask.groups == 0].T)
     assert min(same[0, 2], same[1, 3]) > 0.9
-    with pytest.raises(ValueError, match="must have a panel each"):
+    with pytest.raises(ValueError, match="must have panels, got a mask"):
         result.transform(adata, np.ones(adata.shape))
 
 
@@ -238,7 +238,7 @@ def test_numbers_of_components_by_rule():
 
 
 @pytest.mark.parametrize("kind", ["backed", "path", "zarr", "dask", "dask_dense"])
-def test_data_that_is_read_piece_by_piece(kind, panels, tmp_path):
+def test_data_are_read_in_blocks(kind, panels, tmp_path):
     adata, mask, _ = panels
     adata = adata.copy()
     adata.layers["log"] = sp.csr_matrix(np.tile(adata.X, 1))
@@ -265,7 +265,7 @@ def test_data_that_is_read_piece_by_piece(kind, panels, tmp_path):
         given.file.close()
 
 
-def test_operator_takes_arrays_dask_layers_and_files(panels, tmp_path):
+def test_operator_accepts_arrays_dask_layers_and_files(panels, tmp_path):
     adata, mask, _ = panels
     v = np.ones(160)
     expected = hdi.pp.corrected_gram(adata.X, mask) @ v
@@ -296,7 +296,7 @@ def test_masks_from_layers_and_writing(panels):
     sc.pp.neighbors(adata, use_rep="X_corrected", n_neighbors=5)
     with pytest.raises(ValueError, match="one of mask and mask_key"):
         hdi.pp.corrected_gram_pca(adata, mask=mask, mask_key="seen")
-    with pytest.raises(ValueError, match="other cells, or the same ones in another order"):
+    with pytest.raises(ValueError, match="other cells, or in another order"):
         by_key.to_adata(adata[::-1].copy())
 
 
@@ -322,7 +322,7 @@ def test_panels_of_batches(panels):
         hdi.pp.panel_mask(adata, batch_key="batch")
     with pytest.raises(ValueError, match="panel, got none for 'y'"):
         hdi.pp.panel_mask(adata, batch_key="panel", measured={"x": genes["x"]})
-    with pytest.raises(ValueError, match="lacks for 'x': ACTB"):
+    with pytest.raises(ValueError, match="other names for 'x': ACTB"):
         hdi.pp.panel_mask(adata, batch_key="panel", measured={"x": ["ACTB"], "y": []})
 
 
@@ -345,7 +345,7 @@ def test_dropout_masks(method):
     np.testing.assert_array_equal(again.groups, found.groups)
 
 
-def test_what_is_refused(panels):
+def test_invalid_input_is_refused(panels):
     adata, mask, _ = panels
     with pytest.raises(ValueError, match=r"shape of the mask must be \(160, 60\)"):
         hdi.pp.corrected_gram(adata, np.ones((160, 59)))
@@ -367,13 +367,13 @@ def test_what_is_refused(panels):
     with pytest.raises(ValueError, match="without any: GENE3"):
         hdi.pp.corrected_gram_pca(adata, mask=seen)
     result = hdi.pp.corrected_gram_pca(adata, mask=seen, n_comps=2, drop_empty=True)
-    assert result.notes == ("1 gene without any entry: GENE3.",)
+    assert result.notes == ("1 gene without observed entries: GENE3.",)
     with pytest.raises(ValueError, match="60 genes in the same order, got another order"):
         result.transform(adata[:, ::-1])
     dense = hdi.pp.corrected_gram_pca(
         adata, mask=seen | (np.arange(160) < 9)[:, None], estimator="pairwise", n_comps=2
     )
-    with pytest.raises(ValueError, match="operator form to place new cells"):
+    with pytest.raises(ValueError, match="operator form for new cells"):
         dense.transform(adata)
     with pytest.warns(UserWarning, match="look like raw counts"):
         hdi.pp.corrected_gram_pca(
@@ -381,7 +381,7 @@ def test_what_is_refused(panels):
         )
 
 
-def test_nothing_is_said_of_log_values(panels):
+def test_log_values_raise_no_warning(panels):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         hdi.pp.corrected_gram_pca(panels[0], mask=panels[1], n_comps=2)

@@ -1,11 +1,11 @@
-"""The room for preparing data shows what the door offers."""
+"""Names in hdeepinsight.pp."""
 
 import numpy as np
 
 from hdeepinsight import data, pp
 
 
-def test_every_name_is_the_one_of_the_door():
+def test_names_are_those_of_the_package():
     assert pp.__all__ == sorted(pp.__all__)
     shared = [name for name in pp.__all__ if hasattr(data, name)]
     assert len(shared) >= 6
@@ -13,7 +13,7 @@ def test_every_name_is_the_one_of_the_door():
     assert all(getattr(pp, name).__module__.startswith("hdeepinsight") for name in pp.__all__)
 
 
-def test_recovering_real_counts_and_looking_at_them(pbmc68k):
+def test_counts_are_recovered_and_inspected(pbmc68k):
     counts = pp.recover_counts(pbmc68k, use_raw=True)
     report = pp.inspect_input(counts)
     assert report.scale == "counts"

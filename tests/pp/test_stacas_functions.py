@@ -1,4 +1,4 @@
-"""The pure functions below `stacas`, each against a definition written out."""
+"""Functions of `stacas`, against independent implementations."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_reciprocal_space_is_cosine_of_scaled_dimensions(two):
     np.testing.assert_allclose(np.concatenate(spaces[0]), rows, atol=1e-10)
 
 
-def test_signs_and_lengths_of_dimensions_change_no_distance(two):
+def test_signs_and_scales_of_dimensions_do_not_matter(two):
     axes, spaces = spaces_of(*two)
     factor = np.array([-1.0, 3.0, 1.0, -0.2, 1.0])
     values = [sparse.csr_matrix(one) for one in two]
@@ -130,7 +130,7 @@ def test_closeness_falls_with_distance_and_is_half_at_the_median():
     np.testing.assert_allclose(close, 1 / (1 + np.exp((distance - 0.5) / width)), atol=3e-6)
 
 
-def test_scores_join_closeness_and_surroundings():
+def test_scores_combine_closeness_and_neighbourhood():
     rng = np.random.default_rng(0)
     distance, agreement = rng.random(50), rng.random(50)
     mixed = weigh_anchors(distance, agreement)
@@ -140,7 +140,7 @@ def test_scores_join_closeness_and_surroundings():
 
 
 @pytest.mark.parametrize("distance", [[0.3], [0.3, 0.3, 0.3]], ids=["one_anchor", "equal"])
-def test_equal_distances_are_neither_close_nor_far(distance):
+def test_equal_distances_have_closeness_one_half(distance):
     np.testing.assert_allclose(closeness(distance), 0.5, atol=3e-6)
 
 
@@ -159,12 +159,12 @@ def test_unknown_labels_have_one_code():
     assert [one.tolist() for one in codes] == [[2, 0, 0], [0, 0], [1, 0, 0, 2, 0]]
 
 
-def test_tree_of_two_has_one_join():
+def test_tree_of_two_has_one_merge():
     tree = guide_tree(np.array([[0, 0.3], [0.3, 0]]), np.array([1.0, 2.0]))
     assert [(m.reference, m.query) for m in tree.merges] == [((1,), (0,))]
 
 
-def test_single_linkage_needs_the_order_of_similarities_only():
+def test_single_linkage_depends_on_ranks_only():
     rng = np.random.default_rng(3)
     s = np.triu(rng.random((6, 6)), 1)
     s, strengths = s + s.T, rng.random(6)
@@ -232,7 +232,7 @@ def test_equal_cells_share_their_anchors():
     np.testing.assert_allclose(found.shift[:, :3].toarray(), 1 / 3)
 
 
-def test_a_single_anchor_cell_moves_itself_only():
+def test_a_single_anchor_cell_corrects_only_itself():
     one, zero = np.ones(1, dtype=int), np.zeros(1, dtype=int)
     found = weigh_cells(np.array([[1.0], [2.0]]), np.ones((1, 1)), one, zero, np.ones(1))
     assert found.shift.toarray().tolist() == [[1.0, -1.0], [0.0, 0.0]]

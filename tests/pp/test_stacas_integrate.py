@@ -15,7 +15,7 @@ def corrected(result, dataset):
 
 @pytest.fixture
 def batches(draw, wrap):
-    """Four batches with shifts of their own, and their types."""
+    """Four batches with different shifts, and their types."""
     rng = np.random.default_rng(11)
     made = []
     for i, n_cells in enumerate((200, 160, 150, 120)):
@@ -33,7 +33,7 @@ def spread(blocks, kinds):
     return max(gaps)
 
 
-def test_batches_come_together_and_the_base_stays(batches, exact, logs):
+def test_batches_are_aligned_and_the_base_is_unchanged(batches, exact, logs):
     result = hdi.pp.stacas(batches, mode="integrate", config=FEW, **exact)
     names = [one.name for one in result.datasets]
     kinds = [one.obs["cell_type"].to_numpy() for one in batches]
@@ -44,7 +44,7 @@ def test_batches_come_together_and_the_base_stays(batches, exact, logs):
     assert len(result.report.cells) == 630
 
 
-def test_steps_unrolled_are_the_steps_one_by_one(batches, exact, logs):
+def test_composed_corrections_equal_sequential_ones(batches, exact, logs):
     result = hdi.pp.stacas(batches, mode="integrate", **exact)
     now = np.concatenate([logs(one) for one in batches]).astype(float)
     for step in result.outcome.corrections:
@@ -63,7 +63,7 @@ def test_two_datasets_are_one_projection_onto_the_stronger(batches, exact):
     np.testing.assert_allclose(corrected(joined, moved), corrected(projected, "query"), atol=1e-5)
 
 
-def test_several_references_are_joined_and_then_fixed(batches, exact):
+def test_several_references_are_integrated_and_then_fixed(batches, exact):
     result = hdi.pp.stacas(batches[:3], batches[3], **exact)
     alone = hdi.pp.stacas(batches[:3], mode="integrate", **exact)
     for i in (1, 2, 3):
@@ -75,11 +75,11 @@ def test_several_references_are_joined_and_then_fixed(batches, exact):
     )
 
 
-def test_sides_without_anchors_are_named(batches, exact):
+def test_sides_without_anchors_raise(batches, exact):
     batches[0].obs["cell_type"] = "one"
     batches[1].obs["cell_type"] = "other"
     keys = {"labels_key": "cell_type", "query_labels_key": "cell_type"}
-    with pytest.raises(hdi.data.InputError, match=r"No anchor joins datasets \[0\] and \[1\]"):
+    with pytest.raises(hdi.data.InputError, match=r"No anchors between datasets \[0\] and \[1\]"):
         hdi.pp.stacas(batches[0], batches[1], mode="integrate", **keys, **exact)
 
 

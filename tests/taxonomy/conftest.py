@@ -1,4 +1,4 @@
-"""Random ragged trees for the tests of this room."""
+"""Random taxonomies for the tests."""
 
 from collections.abc import Callable
 

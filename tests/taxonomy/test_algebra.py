@@ -125,7 +125,7 @@ def test_tables_equal_the_taxonomy(tree):
         assert algebra.node_at_level[node].tolist() == row
 
 
-def test_nothing_is_saved_and_nothing_is_learned(immune):
+def test_the_module_has_no_state_and_no_parameters(immune):
     algebra = TreeAlgebra(immune)
     assert algebra.state_dict() == {}
     assert list(algebra.parameters()) == []
@@ -148,7 +148,7 @@ def test_any_leading_shape_works(immune):
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same(immune):
+def test_results_are_the_same_on_the_gpu(immune):
     algebra = TreeAlgebra(immune)
     logits = 100 * torch.randn(32, 65)
     expected = algebra(logits)

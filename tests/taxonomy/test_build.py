@@ -1,4 +1,4 @@
-"""Ways into a taxonomy, and round trips through its exporters."""
+"""Constructors of taxonomies, and round trips through exporters."""
 
 import numpy as np
 import pandas as pd
@@ -75,7 +75,7 @@ def test_from_obs_of_one_column_is_a_flat_tree(obs):
     assert tree.resolve("B cell") == tree.resolve("B") == 1
 
 
-def test_a_finest_column_without_labels_is_no_level():
+def test_a_column_without_labels_is_not_a_level():
     obs = pd.DataFrame({"a": ["T", "B"], "b": [None, "Unknown"]})
     assert Taxonomy.from_obs(obs, ["a", "b"]).level_names == ("a",)
 
@@ -98,7 +98,7 @@ def test_from_obs_refuses(columns, keys, message):
         Taxonomy.from_obs(pd.DataFrame(columns), keys)
 
 
-def test_from_obs_wants_text_in_a_table():
+def test_from_obs_refuses_other_types():
     with pytest.raises(TypeError, match="got int in column 'a'"):
         Taxonomy.from_obs(pd.DataFrame({"a": [1, 2]}), ["a"])
     with pytest.raises(TypeError, match="got int in column 'a'"):
@@ -193,7 +193,7 @@ def test_edges_are_checked(edges, message):
 @pytest.mark.parametrize(
     "edge", [("a", None), (float("nan"), "a"), (1, 2), ("a",), ("a", "b", "c"), "ab"]
 )
-def test_an_edge_is_a_pair_of_names(edge):
+def test_edges_that_are_not_pairs_of_names_are_refused(edge):
     with pytest.raises(TypeError, match=r"An edge must be a pair .*the root"):
         Taxonomy.from_edges([("cell", "T"), edge])
 

@@ -1,4 +1,4 @@
-"""Taxonomies of a million nodes, of absurd depth, and files that are something else."""
+"""Huge or very deep taxonomies, and files of other formats."""
 
 import bz2
 import gzip
@@ -38,7 +38,7 @@ def obo(n_terms: int, parent) -> bytes:
 
 @pytest.fixture(autouse=True)
 def in_time():
-    """Seconds of this process, whatever else the machine does."""
+    """Limit the CPU time of each test."""
     began = time.process_time()
     yield
     assert time.process_time() - began < 60
@@ -48,7 +48,7 @@ def test_a_chain_of_absurd_depth_is_read_from_json():
     assert Taxonomy.from_json(record(chain(DEEP))).max_depth == DEEP
 
 
-def test_ids_all_along_a_chain_are_refused_before_they_fill_the_memory():
+def test_many_ids_on_a_deep_chain_are_refused():
     text = record(chain(DEEP, ontology_id="CL:"))
     with pytest.raises(ValueError, match=r"shallower tree.*more than 16,777,216 names in total"):
         Taxonomy.from_json(text)
@@ -107,7 +107,7 @@ def test_a_cycle_of_terms_is_refused(tmp_path):
         pytest.param(b"", id="empty"),
     ],
 )
-def test_what_is_no_obo_text_is_not_given_to_the_parser(tmp_path, content, monkeypatch):
+def test_other_file_formats_do_not_reach_the_parser(tmp_path, content, monkeypatch):
     import pronto
 
     monkeypatch.setattr(pronto, "Ontology", lambda *_, **__: pytest.fail("parsed"))
@@ -117,7 +117,7 @@ def test_what_is_no_obo_text_is_not_given_to_the_parser(tmp_path, content, monke
         Taxonomy.from_cell_ontology(path, ["cell"])
 
 
-def test_errors_do_not_repeat_the_input():
+def test_errors_shorten_long_input():
     name = "x" * 10**6
     nodes = [{"name": name, "parent": 0}, {"name": name, "parent": 0}]
     with pytest.raises(ValueError, match="the name of a sibling") as caught:

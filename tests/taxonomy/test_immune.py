@@ -88,7 +88,7 @@ def test_both_spellings_of_exhausted_and_the_merged_nk_resolve(immune):
     assert immune.resolve("NK_CD56+") == immune.resolve("NK_CD16-")
 
 
-def test_four_base_types_have_a_leaf_of_their_own_name_for_none_of_the_siblings(immune):
+def test_four_base_types_have_a_leaf_with_the_same_name(immune):
     named = [
         immune.label(base)
         for base, group in zip(immune.groups[0], immune.groups[1:], strict=True)

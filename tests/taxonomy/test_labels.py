@@ -39,7 +39,7 @@ def test_words_that_mean_no_label_are_found(word):
     assert Taxonomy.from_obs(frame, ["lineage", "type"]).names == ((), ("T",), ("T", "CD4"))
 
 
-def test_the_words_are_in_folded_form():
+def test_words_for_no_label_are_in_folded_form():
     assert {word.strip().casefold() for word in MISSING_LABELS} == MISSING_LABELS
 
 
@@ -60,7 +60,7 @@ def test_every_kind_of_column_is_read(make):
     assert find_unlabeled(labels, None).tolist() == [False, False, False]
 
 
-def test_numbers_are_labels_but_their_gaps_are_not():
+def test_numbers_are_labels_except_missing_ones():
     assert find_unlabeled([1.0, np.nan]).tolist() == [False, True]
 
 
@@ -83,7 +83,7 @@ def test_words_taken_for_no_label_are_named_with_counts():
     assert "CD4" not in said
 
 
-def test_declared_labels_and_missing_values_are_no_surprise():
+def test_declared_labels_and_missing_values_raise_no_warning():
     assert warned(["CD4", "NA", None, np.nan], unlabeled=["NA"]) == ""
     assert warned(["CD4", "NA", "nan"], unlabeled=None) == ""
     unused = pd.Categorical(["CD4"], categories=["CD4", "NA", "cd4"])

@@ -1,4 +1,4 @@
-"""From names to nodes: single names and whole columns."""
+"""Resolution of names and encoding of label columns."""
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ def test_a_name_on_different_branches_is_an_error_that_lists_the_paths(small):
         small.resolve("naive")
     with pytest.raises(ValueError, match="different branches"):
         small.resolve("naive", level=3)
-    # A shallow node that is above only one of two deeper ones does not settle the question.
+    # A shallow node above only one of two deeper ones does not resolve the ambiguity.
     tree = Taxonomy.from_paths(["a > x > x", "b > y > x"])
     with pytest.raises(ValueError, match="different branches"):
         tree.resolve("x")
@@ -59,14 +59,14 @@ def test_the_root_has_a_name(small):
     assert small.path_name(0) == small.label(0) == "root"
 
 
-def test_an_unknown_name_lists_close_ones(immune):
+def test_the_error_for_an_unknown_name_lists_similar_names(immune):
     with pytest.raises(ValueError, match="'B_naive'"):
         immune.resolve("b_naive")
     with pytest.raises(ValueError, match="Print the taxonomy"):
         immune.resolve("hepatocyte")
 
 
-def test_a_known_name_at_another_level_says_where(immune):
+def test_the_error_for_a_name_at_another_level_states_its_depth(immune):
     with pytest.raises(ValueError, match=r"at level 1.* exists at depth 2"):
         immune.resolve("B_naive", level=1)
 
@@ -118,7 +118,7 @@ def test_of_many_wrong_labels_the_first_are_listed(immune):
     assert len(str(error.value).splitlines()) == 22
 
 
-def test_encode_refuses_what_is_no_text(small):
+def test_encode_refuses_labels_that_are_not_text(small):
     with pytest.raises(TypeError, match="got int"):
         small.encode([1, 2])
     with pytest.raises(TypeError, match="the string 'B'"):
@@ -184,7 +184,7 @@ def test_more_columns_than_levels_are_refused(small):
         small.encode_levels(pd.DataFrame({c: ["B"] for c in "abcd"}))
 
 
-def test_columns_stay_as_they_are(small):
+def test_columns_are_not_modified(small):
     frame = pd.DataFrame({"a": ["T", "B"], "b": ["CD4", None]}, dtype="category")
     before = frame.copy(deep=True)
     small.encode_levels(frame)

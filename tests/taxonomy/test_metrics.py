@@ -77,7 +77,7 @@ def test_a_flat_tree_gives_plain_accuracy():
     assert path_distance(tree, true, pred).tolist() == [0, 2, 0, 0]
 
 
-def test_a_prediction_that_stops_above_costs_recall_only(immune):
+def test_a_prediction_above_the_true_node_lowers_only_recall(immune):
     true, pred = immune.encode(["B_naive"] * 2), immune.encode(["B_naive", "B"])
     scores = level_scores(immune, true, pred)
     assert scores["accuracy"].tolist() == [1.0, 0.5]
@@ -94,14 +94,14 @@ def test_a_longer_prediction_counts_by_its_ancestor(immune):
     assert scores.loc["subtype", ["accuracy", "macro_f1", "balanced_accuracy"]].isna().all()
 
 
-def test_cells_without_a_label_count_nowhere(immune):
+def test_unlabelled_cells_are_ignored(immune):
     scores = hierarchical_scores(immune, [0, 0], [3, 4])
     assert scores.n_cells == 0
     assert np.isnan([scores.precision, scores.recall, scores.f1]).all()
     assert level_scores(immune, [0], [3])["n_cells"].tolist() == [0, 0]
 
 
-def test_nothing_predicted_is_worth_nothing(immune):
+def test_scores_are_zero_without_predictions(immune):
     assert hierarchical_scores(immune, [5, 20], [0, 0]) == HierarchicalScores(0.0, 0.0, 0.0, 2)
 
 
@@ -128,6 +128,6 @@ def test_inputs_may_be_series(immune):
     ],
 )
 @pytest.mark.parametrize("score", [level_scores, hierarchical_scores, path_distance])
-def test_arrays_that_are_no_nodes_are_refused(immune, score, true, pred, message):
+def test_invalid_nodes_are_refused(immune, score, true, pred, message):
     with pytest.raises(ValueError, match=message):
         score(immune, true, pred)

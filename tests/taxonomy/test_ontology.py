@@ -1,4 +1,4 @@
-"""Trees over the terms of an OBO file."""
+"""Taxonomies from OBO files."""
 
 import sys
 
@@ -124,7 +124,7 @@ def test_without_pronto_the_error_says_how_to_install_it(obo, monkeypatch):
 
 @pytest.fixture
 def doubled(tmp_path):
-    """Two terms of one name under "cell", and one more under "lymphocyte", which is a cell."""
+    """Two terms with the same name under "cell", and another one under "lymphocyte"."""
     text = "format-version: 1.2\nontology: cl\n"
     for term_id, name, parent in (
         ("CL:0000000", "cell", None),
@@ -152,7 +152,7 @@ def test_two_terms_of_one_name_are_not_merged(doubled):
     }
 
 
-def test_a_name_of_several_terms_is_asked_for_by_id(doubled):
+def test_a_name_of_several_terms_is_refused(doubled):
     with pytest.raises(ValueError, match="CL:0000084, CL:0009998, CL:0009999"):
         Taxonomy.from_cell_ontology(doubled, ["T cell"])
     # an obsolete term does not make a name ambiguous

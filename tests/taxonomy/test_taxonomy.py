@@ -158,7 +158,7 @@ def test_a_synonym_leads_to_one_node(small):
     assert once.with_annotations(synonyms={"helper": "Th1"}) == once
 
 
-def test_nothing_can_be_changed(small):
+def test_taxonomies_are_immutable(small):
     with pytest.raises(dataclasses.FrozenInstanceError):
         small.labels = ()
     for array in (small.parent, small.depth, small.leaves, small.groups[0], small.node_at_level):
@@ -245,4 +245,4 @@ def test_roll_up_equals_the_ancestor_matrix(random_tree):
     expected = at_leaves @ taxonomy.ancestor_matrix
     np.testing.assert_array_equal(taxonomy.roll_up(values), expected)
     np.testing.assert_array_equal(taxonomy.roll_up(values[0]), expected[0])
-    assert values.sum() == at_leaves.sum()  # the argument stays as it was
+    assert values.sum() == at_leaves.sum()  # the argument is not modified

@@ -1,4 +1,4 @@
-"""Taxonomies as text: the JSON form under hostile input, and the drawing."""
+"""JSON form of taxonomies with invalid input, and text drawings."""
 
 import copy
 import json
@@ -73,18 +73,18 @@ def test_a_record_without_a_key_is_refused(record, key):
         ('{"nodes": ' + "[" * 200_000, "not JSON"),
     ],
 )
-def test_text_that_is_no_taxonomy_is_refused(text, message):
+def test_invalid_json_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         Taxonomy.from_json(text)
 
 
-def test_a_mark_before_the_text_is_skipped(immune, tmp_path):
+def test_a_byte_order_mark_is_skipped(immune, tmp_path):
     file = tmp_path / "immune.json"
     file.write_text(immune.to_json(), encoding="utf-8-sig")
     assert Taxonomy.from_json(file) == immune
 
 
-def test_a_file_with_something_else_is_refused(tmp_path):
+def test_other_json_files_are_refused(tmp_path):
     file = tmp_path / "list.json"
     file.write_text(json.dumps([1, 2]))
     with pytest.raises(ValueError, match="got 'list'"):
@@ -93,7 +93,7 @@ def test_a_file_with_something_else_is_refused(tmp_path):
         Taxonomy.from_json(tmp_path / "absent.json")
 
 
-def test_what_older_files_say_of_nodes_is_read_and_left_out(record, immune):
+def test_obsolete_keys_of_older_files_are_ignored(record, immune):
     more = change(record, "nodes", 0, value={**record["nodes"][0], "published_id": 3})
     assert Taxonomy.from_dict(change(more, "nodes", 1, "unspecified", value=True)) == immune
 

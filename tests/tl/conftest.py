@@ -1,4 +1,4 @@
-"""Clusters of cells, a tree over them, and a classifier that errs by chance."""
+"""Clusters of cells, a taxonomy and a classifier with random errors."""
 
 import anndata as ad
 import numpy as np
@@ -22,7 +22,7 @@ def tree() -> Taxonomy:
 
 @pytest.fixture
 def cells() -> ad.AnnData:
-    """290 cells of five types in two batches; ``obsm["X_pca"]`` parts them, ``p`` errs."""
+    """290 cells of five types in two batches, separated by ``obsm["X_pca"]``; ``p`` has errors."""
     rng = np.random.default_rng(0)
     kind = np.repeat(np.arange(5), SIZES)
     points = 5 * rng.normal(size=(5, 6))[kind] + rng.normal(size=(290, 6))

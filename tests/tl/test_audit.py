@@ -1,4 +1,4 @@
-"""The audit of a labelled object, from counts to tables."""
+"""Label audits from counts to tables."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def audit(planted: tuple[AnnData, dict]) -> LabelAudit:
     return audit_labels(planted[0], labels_keys=LEVELS, batch_key="batch", least_margin=0.3)
 
 
-def test_finds_planted_labels_and_what_they_were(
+def test_planted_wrong_labels_are_found_and_corrected(
     planted: tuple[AnnData, dict], audit: LabelAudit
 ) -> None:
     found = audit.cells[audit.suspicious]
@@ -43,7 +43,7 @@ def test_finds_planted_labels_and_what_they_were(
     assert found.loc[list(planted[1]), "divergence"].tolist() == [1] * 3 + [2] * 3
 
 
-def test_wrong_lineages_are_lifted_to_the_root_and_siblings_to_their_parent(
+def test_agreed_nodes_are_common_ancestors_of_label_and_suggestion(
     planted: tuple[AnnData, dict], audit: LabelAudit
 ) -> None:
     rows = audit.obs_names.get_indexer(list(planted[1]))
@@ -90,7 +90,7 @@ def test_order_of_cells_does_not_change_given_probabilities(
     assert two.cells["margin"].equals(one.cells["margin"].iloc[order])
 
 
-def test_own_probabilities_that_agree_find_nothing(planted: tuple[AnnData, dict]) -> None:
+def test_consistent_probabilities_raise_no_suspicion(planted: tuple[AnnData, dict]) -> None:
     adata = planted[0]
     tree = Taxonomy.from_obs(adata, LEVELS)
     nodes = tree.encode_levels(adata.obs[LEVELS])
@@ -103,7 +103,7 @@ def test_own_probabilities_that_agree_find_nothing(planted: tuple[AnnData, dict]
     assert (result.classes["purity"] == 1).all()
 
 
-def test_never_more_than_the_stated_share_and_says_so(planted: tuple[AnnData, dict]) -> None:
+def test_suspicious_labels_are_limited_to_max_share(planted: tuple[AnnData, dict]) -> None:
     result = audit_labels(planted[0], labels_keys=LEVELS, least_margin=0.5, max_share=0.02)
     shares = result.cells.groupby("given", observed=True)["suspicious"].mean()
     assert shares.max() <= 0.02
@@ -154,7 +154,7 @@ def test_nothing_is_written_before_it_is_asked_for(
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({}, ValueError, "must be given, got 0"),
+        ({}, ValueError, "one of labels_key, .* got 0"),
         ({"labels_key": "cell_type", "labels_keys": LEVELS}, ValueError, "got 2"),
         ({"labels_key": "type"}, KeyError, "obs has no column 'type'"),
         ({"labels_key": "cell_type", "batch_key": "donor"}, KeyError, "donor"),
@@ -186,7 +186,7 @@ def test_bad_input_is_named(
         audit_labels(synthetic_hierarchy, **options)
 
 
-def test_cells_without_a_batch_are_one_together(planted: tuple[AnnData, dict]) -> None:
+def test_cells_without_a_batch_form_one_batch(planted: tuple[AnnData, dict]) -> None:
     adata = planted[0].copy()
     taxonomy = Taxonomy.from_obs(adata, LEVELS)
     nodes = taxonomy.encode_levels(adata.obs[LEVELS])

@@ -1,4 +1,4 @@
-"""Confident learning along a tree, on probabilities written by hand."""
+"""Confident learning on a taxonomy, with hand-written probabilities."""
 
 import anndata as ad
 import numpy as np
@@ -14,7 +14,7 @@ T, B, CD4, CD8, NAIVE, MEMORY = range(1, 7)
 
 
 def node_probabilities(leaves: list[list[float]]) -> np.ndarray:
-    """Roll leaf probabilities up the tree."""
+    """Sum leaf probabilities along the taxonomy."""
     return np.asarray(leaves) @ TREE.ancestor_matrix.astype(float)
 
 
@@ -64,7 +64,7 @@ def test_margin_and_weight_are_those_of_the_contradicted_level() -> None:
     assert (found.weight[:-2] == 1).all()
 
 
-def test_cells_that_are_not_judged_have_no_margin_and_no_say() -> None:
+def test_cells_not_audited_have_no_margin_and_are_not_counted() -> None:
     found = audited(*labelled([(T, [0.0, 0.0, 0.0, 1.0])]), n_folds=5, least_margin=0.5)
     assert found.suspicious[-1]  # an inner label counts the cells below it
     lone = np.append(np.repeat([CD4, CD8, NAIVE], 5), MEMORY)
@@ -103,7 +103,7 @@ def test_share_keeps_the_most_contradicted_cells() -> None:
     assert not audited(nodes, probabilities, max_share=0.0).suspicious.any()
 
 
-def test_suggestions_stop_where_nothing_was_learnt() -> None:
+def test_suggestions_end_at_nodes_without_finer_labels() -> None:
     nodes, probabilities = labelled([(CD4, [0.0, 0.0, 1.0, 0.0])] * 2)
     probabilities[-1, [NAIVE, MEMORY]] = 0.0
     assert audited(nodes, probabilities).suggested_nodes[-2:].tolist() == [NAIVE, B]
@@ -119,7 +119,7 @@ def test_out_of_fold_probabilities_sum_along_the_tree() -> None:
     assert p[:, T] == pytest.approx(p[:, CD4] + p[:, CD8])
     assert p[:, [T, B]].sum(axis=1) == pytest.approx(1.0)
     assert (p[:, MEMORY] == 0).all()
-    # The cell's own label plays no part: another one leaves its probabilities as they are.
+    # Probabilities of a cell do not depend on its own label.
     other = nodes.copy()
     other[0] = NAIVE
     np.testing.assert_array_equal(p[0], out_of_fold_probabilities(features, TREE, other, folds)[0])
@@ -137,7 +137,7 @@ def test_folds_follow_batches_where_a_label_is_in_enough_of_them() -> None:
     batches = np.concatenate([np.tile(list("abcd"), 15), ["a"] * 20])
     folds = assign_folds(nodes, batches, 4, np.random.default_rng(0))
     assert all(len(set(folds[:60][batches[:60] == name])) == 1 for name in "abcd")
-    assert np.bincount(folds[60:]).tolist() == [5] * 4  # all in one batch: dealt by cell
+    assert np.bincount(folds[60:]).tolist() == [5] * 4  # all in one batch: assigned by cell
 
 
 def test_confounding_of_classes_and_batches() -> None:

@@ -1,4 +1,4 @@
-"""Pools of annotations against weighted means and scikit-learn's kappa."""
+"""Consensus compared with weighted means and scikit-learn's kappa."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import hdeepinsight as hdi
 
 @pytest.fixture
 def other(annotation, tree):
-    """A second opinion: the first one's cells in another order of classes."""
+    """A second annotation of the same cells with another order of classes."""
     node = annotation.node_probabilities.copy()
     node[:, tree.leaves] = np.roll(node[:, tree.leaves], 1, axis=1)
     for parent in tree.inner_nodes[::-1]:
@@ -45,7 +45,7 @@ def test_order_of_annotations_and_of_cells_is_immaterial(annotation, other):
     np.testing.assert_allclose(one.node_probabilities, two.node_probabilities, atol=1e-12)
 
 
-def test_one_that_stops_says_nothing_about_the_children(tree):
+def test_an_annotation_at_the_parent_does_not_affect_its_children(tree):
     cells = ["a", "b", "c"]
     deep = pd.Series(["CD8", "CD4", "memory"], index=cells, name="deep")
     coarse = pd.Series(["T", "B", None], index=cells, name="coarse")
@@ -80,7 +80,7 @@ def test_pairwise_kappa_is_scikit_learn_s(annotation, other, tree):
         assert row["agreement"] == pytest.approx((codes[0] == codes[1]).mean())
     same = result.pairs.loc[("one", "three", "lineage")]
     assert (same["agreement"], same["n_cells"]) == (1, 290)
-    # Below its lineages the third one reaches only NK, which is a leaf at level 1.
+    # The third one is above level 2, except for NK, which is a leaf at level 1.
     assert result.pairs.loc[("one", "three", "type"), "n_cells"] == 0
     assert np.isnan(result.pairs.loc[("one", "three", "type"), "kappa"])
 
@@ -124,7 +124,7 @@ def test_bad_input_is_named(tree, sources, settings, error, message):
         hdi.tl.consensus(*sources, **{"taxonomy": tree, **settings})
 
 
-def test_the_table_is_popv_s(tree):
+def test_the_table_has_the_columns_of_popv(tree):
     names = ["a", "b", "c", "d"]
     one = pd.Series(["CD4", "CD4", "naive", None], index=names, name="one")
     two = pd.Series(["CD4", "CD8", "NK", None], index=names, name="two")
@@ -138,24 +138,24 @@ def test_the_table_is_popv_s(tree):
         "popv_prediction_score",
     ]
     assert table["popv_two_prediction"].tolist() == ["CD4", "CD8", "NK", "unknown"]
-    # The second and third have no majority; the first label of the tree stands there.
+    # The second and third have no majority, and get the first label of the taxonomy.
     assert table["popv_majority_vote_prediction"].tolist() == ["CD4", "T", "B", "unknown"]
     assert table["popv_majority_vote_score"].tolist() == [2, 1, 1, 0]
     assert table["popv_prediction"].tolist() == ["CD4", "T", "naive", "unknown"]
-    # Under "T" all three agree; above "naive" the one that stopped at "B" does not count.
+    # Under "T" all three agree; the one at "B" is ignored for "naive".
     assert table["popv_prediction_score"].tolist() == [2, 3, 1, 0]
     share = table["popv_prediction_score"] / 3
     back = hdi.Annotation.from_labels(table["popv_prediction"], tree, confidence=share)
     assert back.labels["stop_label"].tolist() == ["CD4", "T", "Unknown", "Unknown"]
 
 
-def test_words_of_other_tools_for_no_label_say_nothing(tree):
+def test_words_for_no_label_are_ignored(tree):
     one = pd.Series(["CD4", "NK"], index=["a", "b"], name="one")
     other = pd.Series(["unknown", "Heterogeneous"], index=["a", "b"], name="other")
     result = hdi.tl.consensus(one, other, taxonomy=tree)
     assert result.labels["stop_label"].tolist() == ["CD4", "NK"]
 
 
-def test_a_threshold_that_no_label_can_have_is_refused_at_once(annotation):
+def test_invalid_thresholds_are_refused(annotation):
     with pytest.raises(ValueError, match=r"threshold must be .* or None .*got 0\.3"):
         hdi.tl.consensus(annotation, threshold=0.3)

@@ -1,4 +1,4 @@
-"""Small references: who is chosen or averaged, and what the result can be used for."""
+"""Selected and averaged cells, and references built from them."""
 
 import anndata as ad
 import numpy as np
@@ -100,12 +100,12 @@ def test_counts_have_the_depth_of_their_cells_and_the_profile_as_expectation(syn
     depth = np.median(np.asarray(synthetic_hierarchy.X.sum(axis=1))) * small.obs["n_cells"]
     expected = profile / profile.sum(axis=1, keepdims=True) * depth.to_numpy()[:, None]
     assert np.abs(counts - expected).max() < 1 + 1e-2
-    # Rounding at random has no bias, and a standard deviation of at most 1/2.
+    # Stochastic rounding is unbiased, with a standard deviation of at most 1/2.
     assert abs((counts - expected).mean()) < 4 * 0.5 / np.sqrt(counts.size)
     np.testing.assert_allclose(counts.sum(axis=1), depth, atol=4 * 0.5 * np.sqrt(small.n_vars))
 
 
-def test_centroids_part_a_mixed_class(synthetic_hierarchy):
+def test_centroids_separate_a_mixed_class(synthetic_hierarchy):
     small = hdi.tl.select_cells(synthetic_hierarchy, "lineage", {"B": 2, "T": 3, "Myeloid": 2})
     assert small.obs["lineage"].value_counts().to_dict() == {"T": 3, "B": 2, "Myeloid": 2}
     # The two types of a lineage are its two clusters.
@@ -121,7 +121,7 @@ def test_a_share_is_of_all_cells_and_coarser_levels_come_along(synthetic_hierarc
     assert (lineages == known.astype(str)[small.obs["cell_type"].astype(str)].to_numpy()).all()
 
 
-def test_a_model_is_set_up_and_built_on_the_result(synthetic_hierarchy):
+def test_the_result_can_be_used_as_a_reference(synthetic_hierarchy):
     small = hdi.tl.select_cells(synthetic_hierarchy, "cell_type", 10)
     hdi.SCHDeepInsight.setup_anndata(small, layer="counts", labels_keys=["lineage", "cell_type"])
     model = hdi.SCHDeepInsight(small, layout="random")
@@ -181,7 +181,7 @@ def test_equal_cells_of_a_class_do_not_stop_clustering(synthetic_hierarchy):
         ({"seed": -1}, ValueError, "seed must be an integer >= 0"),
     ],
 )
-def test_bad_requests_say_what_to_do(change, error, text, synthetic_hierarchy):
+def test_invalid_arguments_are_refused_with_advice(change, error, text, synthetic_hierarchy):
     request = {"labels_key": "cell_type", "cells_per_class": 2} | change
     with pytest.raises(error, match=text):
         hdi.tl.select_cells(synthetic_hierarchy, **request)
@@ -199,7 +199,7 @@ def test_one_class_and_no_counts_are_refused(synthetic_hierarchy):
         hdi.tl.select_cells(synthetic_hierarchy, "cell_type", 2)
 
 
-def test_geosketch_is_asked_for_by_name(synthetic_hierarchy, monkeypatch):
+def test_geosketch_requires_its_extra(synthetic_hierarchy, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "geosketch", None)
     with pytest.raises(ImportError, match=r"hdeepinsight\[distill\]"):
         hdi.tl.select_cells(synthetic_hierarchy, "cell_type", 2, method="geosketch")

@@ -1,4 +1,4 @@
-"""Distilled cells: form, honesty about what was seen, and better than cells drawn at random."""
+"""Distilled cells: format, separation of validation cells, and accuracy."""
 
 import anndata as ad
 import numpy as np
@@ -14,7 +14,7 @@ from hdeepinsight.data import log_normalize
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    """A generator that is hardly trained, where only the form counts."""
+    """A barely trained generator, for tests of the format."""
     monkeypatch.setitem(hdi.tl.distill.__globals__, "_DENOISER_STEPS", 20)
 
 
@@ -82,7 +82,7 @@ def test_only_codes_move_and_a_step_calls_the_denoiser_once(synthetic_hierarchy,
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_cells_that_are_not_given_or_have_no_label_change_nothing(synthetic_hierarchy):
+def test_unlabelled_and_other_cells_do_not_affect_the_result(synthetic_hierarchy):
     train = synthetic_hierarchy[:300].copy()
     labels = synthetic_hierarchy.obs["cell_type"].astype(object)
     labels.iloc[300:] = "Unknown"
@@ -96,7 +96,7 @@ def test_cells_that_are_not_given_or_have_no_label_change_nothing(synthetic_hier
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_validation_cells_choose_a_step_and_teach_nothing(synthetic_hierarchy):
+def test_validation_cells_select_a_step_and_are_not_used_for_training(synthetic_hierarchy):
     held_out = np.arange(420) % 5 == 0
     changed = synthetic_hierarchy.copy()
     values = changed.X.toarray()
@@ -110,7 +110,7 @@ def test_validation_cells_choose_a_step_and_teach_nothing(synthetic_hierarchy):
 
 
 @pytest.mark.parametrize("n", [1, pytest.param(10, marks=pytest.mark.slow)])
-def test_distilled_cells_teach_more_than_random_ones_and_no_less_than_the_generator(
+def test_distilled_cells_are_better_than_random_ones_and_the_generator(
     n, synthetic_hierarchy, monkeypatch
 ):
     monkeypatch.setitem(hdi.tl.distill.__globals__, "_DENOISER_STEPS", 100)
@@ -128,7 +128,7 @@ def test_distilled_cells_teach_more_than_random_ones_and_no_less_than_the_genera
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_permuted_labels_teach_nothing(synthetic_hierarchy):
+def test_permuted_labels_cannot_be_learned(synthetic_hierarchy):
     shuffled = synthetic_hierarchy[np.arange(420) % 3 > 0].copy()
     labels = np.random.default_rng(0).permutation(shuffled.obs["cell_type"].astype(str))
     shuffled.obs["cell_type"] = pd.Categorical(labels)
@@ -154,7 +154,7 @@ def test_a_class_with_one_cell_follows_rare(synthetic_hierarchy):
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_a_class_from_one_batch_is_warned_of(synthetic_hierarchy):
+def test_a_class_from_one_batch_raises_a_warning(synthetic_hierarchy):
     call = {"labels_key": "cell_type", "cells_per_class": 1, "n_iter": 0, "batch_key": "batch"}
     entropies = hdi.tl.distill(synthetic_hierarchy, **call).uns["distill"]["batch_entropy"]
     assert min(entropies.values()) > 0.5
@@ -177,7 +177,7 @@ def test_a_class_from_one_batch_is_warned_of(synthetic_hierarchy):
         ({"labels_key": "one"}, "at least two classes, got T"),
     ],
 )
-def test_bad_requests_say_what_to_do(change, text, synthetic_hierarchy):
+def test_invalid_arguments_are_refused_with_advice(change, text, synthetic_hierarchy):
     synthetic_hierarchy.obs["one"] = "T"
     request = {"labels_key": "cell_type", "cells_per_class": 1} | change
     with pytest.raises(ValueError, match=text):

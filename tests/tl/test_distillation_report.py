@@ -1,4 +1,4 @@
-"""The report: scores on cells that nobody has seen, and likeness with known answers."""
+"""Distillation reports: scores on test cells, and similarity in known cases."""
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ def test_rows_are_references_by_classifiers(parts):
     pd.testing.assert_frame_equal(adata.obs, before.obs)
 
 
-def test_likeness_of_all_cells_and_of_copies_is_known(parts):
+def test_similarity_of_all_cells_and_of_copies_is_as_expected(parts):
     adata, test, train = parts
     sets = {
         "copies": hdi.tl.select_cells(train, "cell_type", 20, method="random"),
@@ -82,7 +82,7 @@ def test_unlabelled_cells_are_neither_trained_on_nor_scored(parts):
         ({"labels_key": "lineage"}, KeyError, "obs has no column 'lineage'"),
     ],
 )
-def test_bad_requests_say_what_to_do(change, error, text, parts):
+def test_invalid_arguments_are_refused_with_advice(change, error, text, parts):
     adata, test, train = parts
     small = hdi.tl.select_cells(train, "cell_type", 2)
     del small.obs["lineage"]

@@ -1,4 +1,4 @@
-"""Private principal directions: the noise is what the guarantee asks for, and is said as it is."""
+"""Private principal components: noise, guarantee and stated conditions."""
 
 import anndata as ad
 import numpy as np
@@ -31,7 +31,7 @@ def test_noise_agrees_with_the_accountant_of_opacus():
     assert 2.0 < accountant.get_epsilon(1e-5) < 2.25  # Rényi's bound is above the exact one
 
 
-def test_a_cell_moves_the_matrix_by_one(synthetic_hierarchy):
+def test_sensitivity_to_one_cell_is_one(synthetic_hierarchy):
     rows = unit_rows(synthetic_hierarchy)
     change = rows.T @ rows - rows[1:].T @ rows[1:]
     assert np.linalg.norm(change) == pytest.approx(1.0)
@@ -68,7 +68,7 @@ def test_centred_releases_compose_to_the_budget_of_one(synthetic_hierarchy):
     assert ratios == pytest.approx(1 / 2.0**2, rel=0.05)
 
 
-def test_cells_without_counts_take_no_part(synthetic_hierarchy):
+def test_cells_without_counts_do_not_affect_the_result(synthetic_hierarchy):
     rows = sp.csr_matrix(unit_rows(synthetic_hierarchy))
     empty = sp.vstack([rows, sp.csr_matrix((5, rows.shape[1]))], "csr")
     one, two = (

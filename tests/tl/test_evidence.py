@@ -1,4 +1,4 @@
-"""Markers of labels, computed here in another way, and labels that their markers contradict."""
+"""Marker evidence compared with an independent computation."""
 
 import anndata as ad
 import numpy as np
@@ -27,7 +27,7 @@ MEANS = np.array(
 
 
 class Model:
-    """What `marker_genes` reads of a model."""
+    """Model with the attributes that `marker_genes` reads."""
 
     taxonomy = TREE
     genes = GENES
@@ -94,17 +94,17 @@ def test_numbers_are_those_of_the_cells(query, result):
     assert evidence.expression.shape == (90, evidence.means.shape[1])
 
 
-def test_markers_answer_why_a_cell_is_what_it_is_called(query, result):
+def test_markers_support_correct_labels(query, result):
     evidence = marker_evidence(result, query, Model())
     assert evidence.contradicted == []
     assert evidence.supporting("T > CD8 T") == ["CD8A"]
     assert evidence.labels.loc["T", ["n_cells", "verdict"]].tolist() == [60, "supported"]
     assert evidence.sentences()[0] == "No label is contradicted by its own markers."
-    assert "CD8B" in evidence.table["gene"].tolist()  # not measured, and said so
+    assert "CD8B" in evidence.table["gene"].tolist()  # not measured
     assert evidence.table.set_index("gene").loc["CD8B", "supports"] is pd.NA
 
 
-def test_a_label_that_its_markers_contradict_is_named(query):
+def test_contradicted_labels_are_listed(query):
     swapped = annotation(np.repeat(["CD4 T", "B", "CD8 T"], 30))
     evidence = marker_evidence(swapped, query, Model())
     assert "B" in evidence.contradicted
@@ -129,7 +129,7 @@ def test_without_a_model_common_markers_remain(query, result):
     assert evidence.supporting("CD8 T") == ["CD8A"]
 
 
-def test_a_sample_is_read_with_some_cells_of_every_label(query):
+def test_a_sample_contains_cells_of_each_label(query):
     labels = np.repeat(["B", "CD4 T", "CD8 T"], [88, 1, 1])
     evidence = marker_evidence(annotation(labels), query, Model(), max_cells=60)
     assert len(evidence.rows) == 60
@@ -149,7 +149,7 @@ def test_other_cells_are_refused(query, result):
         marker_evidence(result, query[:10], Model())
 
 
-def test_the_name_of_a_model_is_refused_with_advice(query, result):
+def test_a_model_name_is_refused_with_advice(query, result):
     with pytest.raises(TypeError, match="must be a trained model, got 'pbmc'"):
         marker_evidence(result, query, "pbmc")
 

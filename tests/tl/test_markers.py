@@ -1,4 +1,4 @@
-"""Types from lists of marker genes, on simulated cells whose types are known."""
+"""Annotation by marker genes on simulated cells of known types."""
 
 import anndata as ad
 import numpy as np
@@ -45,7 +45,7 @@ def accuracy(result, truth):
 @pytest.mark.parametrize(
     "shares", [[0.4, 0.3, 0.3], [0.94, 0.05, 0.01], [0.01, 0.01, 0.98], [0.0, 0.0, 1.0]]
 )
-def test_types_are_found_whatever_their_shares(shares):
+def test_types_are_found_for_any_proportions(shares):
     cells, truth = simulate(shares)
     result = hdi.tl.score_markers(cells, LIST)
     assert accuracy(result, truth) > 0.93
@@ -53,7 +53,7 @@ def test_types_are_found_whatever_their_shares(shares):
     np.testing.assert_allclose(found, [(truth == leaf).mean() for leaf in LEAVES], atol=0.05)
 
 
-def test_the_cells_are_left_as_they_are_and_the_result_is_a_function_of_them():
+def test_cells_are_not_modified_and_results_are_reproducible():
     cells, _ = simulate([0.4, 0.3, 0.3], 200)
     before = cells.copy()
     one, two = (hdi.tl.score_markers(cells, LIST) for _ in range(2))
@@ -84,7 +84,7 @@ def test_the_order_of_cells_and_of_the_list_does_not_matter():
 
 @pytest.mark.parametrize("shape", [1.0, 0.2])
 def test_confidence_is_about_the_share_of_right_labels(shape):
-    # Of shape 0.2 the counts scatter five times as much as the model believes.
+    # With shape 0.2, counts vary five times as much as in the model.
     cells, truth = simulate([0.4, 0.3, 0.3], 2000, on=0.8, shape=shape)
     result = hdi.tl.score_markers(cells, LIST)
     confidence = result.node_probabilities[:, result.taxonomy.leaves].max(axis=1).mean()
@@ -102,7 +102,7 @@ def test_missing_markers_are_named_and_types_without_any_left_out():
     assert (result.labels["lineage"].astype(str) == lineage).mean() > 0.95
 
 
-def test_cells_of_types_without_a_marker_stop_above_and_do_not_join_a_sibling():
+def test_cells_of_types_without_markers_are_labelled_at_the_parent():
     cells, truth = simulate([0.6, 0.1, 0.3], drop=["CD4A", "CD4B", "CD4C"])
     with pytest.warns(UserWarning, match="1 type left out"):
         result = hdi.tl.score_markers(cells, LIST)
@@ -121,7 +121,7 @@ def test_labels_stop_where_no_type_below_has_a_marker():
     assert ((result.labels["stop_label"] == "B") == (truth == "B")).mean() > 0.95
 
 
-def test_cells_without_counts_have_the_shares_of_all():
+def test_cells_without_counts_get_the_overall_proportions():
     cells, _ = simulate([0.4, 0.3, 0.3], 200)
     cells.X[:2] = 0
     result = hdi.tl.score_markers(cells, LIST)
@@ -149,7 +149,7 @@ def test_cells_that_express_the_markers_of_no_type_are_unknown():
     assert shares["none of these"] == pytest.approx((truth == "B").mean(), abs=0.04)
 
 
-def test_t_cells_of_real_blood_are_unknown_to_a_list_without_them():
+def test_t_cells_are_unknown_with_a_list_without_t_cells():
     cells = hdi.datasets.pbmc3k()
     table = hdi.tl.read_markers("blood")
     without = table.loc[~table["type"].str.match(r"T\b"), ["type", "gene", "sign"]]
@@ -159,7 +159,7 @@ def test_t_cells_of_real_blood_are_unknown_to_a_list_without_them():
     assert unknown[~is_t].mean() < 0.01
 
 
-def test_a_taxonomy_of_ones_own_takes_names_and_synonyms():
+def test_a_given_taxonomy_resolves_names_and_synonyms():
     cells, truth = simulate([0.4, 0.3, 0.3])
     tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8", "gd"], "B": [], "NK": []})
     tree = tree.with_annotations(synonyms={"B cell": "B"})
@@ -193,7 +193,7 @@ def test_the_result_goes_to_an_anndata_and_back():
     assert back.recipe["shares"] == result.recipe["shares"]
 
 
-# Lists, and what is wrong with them.
+# Invalid lists.
 
 
 def test_the_list_of_blood_names_its_types_genes_and_sources():
@@ -210,7 +210,7 @@ def test_the_list_of_blood_names_its_types_genes_and_sources():
     }
 
 
-def test_files_say_the_same_as_a_dictionary(tmp_path):
+def test_files_and_a_dict_give_the_same_table(tmp_path):
     wanted = hdi.tl.read_markers({"B": {"positive": ["MS4A1", "CD79A"], "negative": ["CD3D"]}})
     table = tmp_path / "list.csv"
     table.write_text("# mine\ntype,gene,sign\nB,MS4A1,+\nB,CD79A,\nB,CD3D,-\n")
@@ -260,7 +260,7 @@ def test_a_broken_dictionary_is_refused(markers, said):
         hdi.tl.read_markers(markers)
 
 
-def test_lists_that_do_not_fit_the_file_are_refused():
+def test_lists_without_enough_measured_genes_are_refused():
     cells, _ = simulate([0.4, 0.3, 0.3], 100)
     with pytest.raises(InputError, match="None of the 2 marker genes"):
         hdi.tl.score_markers(cells, {"B": ["XYZ1"], "T": ["XYZ2"]})

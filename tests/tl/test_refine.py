@@ -1,4 +1,4 @@
-"""Refinement of an AnnData: inputs, limits, the taxonomy, and what stays untouched."""
+"""Refinement: inputs, limiting cases, taxonomies and unmodified data."""
 
 import anndata as ad
 import numpy as np
@@ -16,7 +16,7 @@ def hits(result, cells):
     return float((result.labels.astype(str) == cells.obs["type"]).mean())
 
 
-def test_refinement_mends_errors_and_never_reads_labels(cells):
+def test_refinement_corrects_errors_without_labels(cells):
     result = hdi.tl.refine(cells, "p")
     before = (cells.obsm["p"].idxmax(axis=1) == cells.obs["type"]).mean()
     assert hits(result, cells) > before + 0.1
@@ -26,7 +26,7 @@ def test_refinement_mends_errors_and_never_reads_labels(cells):
     assert_frame_equal(again.probabilities(), result.probabilities())
 
 
-def test_estimated_strength_is_zero_where_neighbours_know_nothing(cells):
+def test_estimated_strength_is_zero_on_an_uninformative_graph(cells):
     rng = np.random.default_rng(1)
     permuted = ad.AnnData(
         obs=cells.obs, obsm={"X_pca": rng.permutation(cells.obsm["X_pca"]), "p": cells.obsm["p"]}
@@ -78,7 +78,7 @@ def test_logits_and_their_logarithms_are_the_same_to_the_laplacian(cells, kind):
 
 
 @pytest.mark.parametrize("kind", ["rw", "comb", "sym"])
-def test_both_solvers_give_the_same(cells, kind):
+def test_solvers_agree(cells, kind):
     direct = RefineConfig(laplacian=kind, solver="direct")
     iterative = RefineConfig(laplacian=kind, solver="cg", tol=1e-10)
     one = hdi.tl.refine(cells, "p", method="laplacian", lam=0.2, config=direct)
@@ -104,7 +104,7 @@ def test_batches_are_connected_by_mutual_pairs_and_weighed_apart(cells):
     assert result.parameters["share_within_batches"] == pytest.approx(share)
 
 
-def test_a_shift_between_batches_is_harmless_with_batch_key(cells):
+def test_batch_key_corrects_a_shift_between_batches(cells):
     """Every type of the second batch is moved onto another type of the first one."""
     shifted = cells.copy()
     second = (cells.obs["batch"] == "two").to_numpy()
@@ -156,8 +156,8 @@ def test_tables_of_the_result(cells):
     np.testing.assert_allclose(result.confidence, ordered[:, -1] - ordered[:, -2])
 
 
-def test_a_class_that_vanishes_is_named():
-    """Ten cells of a rare class stand singly among others, who outvote them."""
+def test_a_class_that_loses_its_cells_raises_a_warning():
+    """Ten cells of a rare class are isolated among cells of other classes."""
     rng = np.random.default_rng(0)
     cells = ad.AnnData(obsm={"X_pca": rng.normal(size=(300, 4))})
     p = np.tile([0.95, 0.05], (300, 1))
@@ -243,13 +243,13 @@ def test_unknown_class_and_missing_taxonomy_are_named(cells, tree):
 
 
 @pytest.mark.parametrize("wrong", [{"laplacian": "norm"}, {"solver": "lu"}])
-def test_settings_that_are_none_are_refused(wrong):
+def test_unknown_choices_are_refused(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{name} must be one of .* got {value!r}"):
         RefineConfig(**wrong)
 
 
-def test_cells_that_are_all_alone_keep_their_scores(cells):
+def test_isolated_cells_keep_their_scores(cells):
     single = cells[:1].copy()
     p = pd.DataFrame([[0.6, 0.4]], index=single.obs_names, columns=["a", "b"])
     result = hdi.tl.refine(single, p)
@@ -265,7 +265,7 @@ def test_classes_have_the_colours_of_their_labels(cells, annotation):
         annotation.colors[name.split(" > ")[-1]] for name in categories
     ]
     cells.obs["mine_label"] = "mine"
-    with pytest.raises(ValueError, match="holds obs/mine_label already"):
+    with pytest.raises(ValueError, match="already has obs/mine_label"):
         hdi.tl.refine(cells, annotation, key_added="mine")
     assert cells.obs["mine_label"].tolist() == ["mine"] * 290
 

@@ -1,4 +1,4 @@
-"""Coordinates of cells: components of counts as scanpy computes them, and cells in the plane."""
+"""Principal components compared with scanpy, and two-dimensional embeddings."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from hdeepinsight.data import open_query
 
 WITHOUT_A_FOLDER = """
 from numba.core.caching import CacheImpl
-CacheImpl._locator_classes = []  # as where neither packages nor home can be written to
+CacheImpl._locator_classes = []  # as if neither packages nor home were writable
 try:
     import scanpy
 except RuntimeError as error:
@@ -124,12 +124,12 @@ def test_an_opened_query_is_refined_with_one_pass(counts, tmp_path):
     ],
     ids=["expression_pca", "refine", "vote"],
 )
-def test_a_key_that_is_no_name_is_refused_before_any_work(counts, made, key):
+def test_an_invalid_key_is_refused_before_computing(counts, made, key):
     with pytest.raises(ValueError, match="key_added must be a name such as 'hdi', got"):
         made(counts, key)
 
 
-def test_blocks_are_left_as_they_are(counts):
+def test_blocks_are_not_modified(counts):
     blocks = [counts.X.copy()]
     hdi.tl.expression_pca(blocks)
     assert (blocks[0] != counts.X).nnz == 0
@@ -183,7 +183,7 @@ def test_a_representation_of_nothing_is_refused(arguments, error, message):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny problems take minutes where threads wait for each other on few cores."""
+    """Use one thread, since tiny problems take minutes with many threads on few cores."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -242,7 +242,7 @@ def test_few_cells_lie_on_their_principal_plane(n_cells):
     points = hdi.tl.mde(latent)
     assert points.shape == (n_cells, 2)
     assert np.isfinite(points).all()
-    # two components leave distances alone up to one factor; with two cells exactly
+    # with two components, distances are preserved up to a factor
     if n_cells == 2:
         np.testing.assert_allclose(points[0], -points[1], atol=1e-6)
 

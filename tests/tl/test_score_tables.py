@@ -1,4 +1,4 @@
-"""Tables of other tools, read by the names of the cells."""
+"""Score and label tables of other tools."""
 
 import anndata as ad
 import numpy as np
@@ -27,7 +27,7 @@ def test_files_are_read_by_the_names_of_the_cells(tmp_path, suffix):
     np.testing.assert_allclose(result.probabilities()["B"], [0.1, 0.1, 0.8])
 
 
-def test_logits_and_their_distributions_say_the_same():
+def test_logits_and_probabilities_give_the_same_result():
     logits = np.log(PROBABILITIES) + 3.0
     wanted = hdi.tl.read_scores(CELLS, PROBABILITIES, TREE).node_probabilities
     for given, temperature in ((logits, None), (logits, 1.0), (logits * 0.05, 0.05)):
@@ -35,7 +35,7 @@ def test_logits_and_their_distributions_say_the_same():
         np.testing.assert_allclose(result.node_probabilities, wanted, atol=1e-12)
 
 
-def test_judgements_class_by_class_are_divided_by_their_sum():
+def test_scores_of_independent_classes_are_normalised():
     result = hdi.tl.read_scores(CELLS, PROBABILITIES / 2, TREE)
     wanted = hdi.tl.read_scores(CELLS, PROBABILITIES, TREE)
     np.testing.assert_allclose(result.node_probabilities, wanted.node_probabilities)
@@ -66,7 +66,7 @@ def test_tables_of_labels_keep_their_confidence():
     assert result.labels["stop_label"].tolist()[0] == "CD4"
 
 
-def test_what_was_read_can_be_refined():
+def test_read_scores_can_be_refined():
     rng = np.random.default_rng(0)
     cells = ad.AnnData(obs=pd.DataFrame(index=[f"c{i}" for i in range(60)]))
     values = pd.DataFrame(rng.normal(size=(60, 3)), cells.obs_names, ["CD4", "CD8", "B"])
@@ -92,12 +92,12 @@ def test_rows_of_other_cells_are_left_out_with_a_warning():
         (lambda t: t.assign(note="x"), "1 column: note"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, said):
+def test_invalid_tables_are_refused(change, said):
     with pytest.raises(ValueError, match=said):
         hdi.tl.read_scores(CELLS, change(PROBABILITIES), TREE)
 
 
-def test_files_that_are_no_tables_are_refused(tmp_path):
+def test_invalid_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         hdi.tl.read_scores(CELLS, tmp_path / "missing.csv", TREE)
     (tmp_path / "a.csv").write_text("")
@@ -141,7 +141,7 @@ def test_tables_of_several_levels_are_read_down_to_where_they_agree(tmp_path):
     assert result.labels["stop_label"].tolist() == ["CD4", "Unknown"]
 
 
-def test_contradictions_are_counted_by_combination():
+def test_contradictions_are_counted_per_combination():
     labels = pd.DataFrame(
         {
             "l1": ["T", "B", "B", "T", None, "T"],

@@ -1,4 +1,4 @@
-"""Cells drawn from averages: counts, depths, names, and what a model learns from them."""
+"""Simulated cells: counts, depths, names and training."""
 
 import anndata as ad
 import numpy as np
@@ -61,12 +61,12 @@ def test_bulk_samples_need_a_depth(centroids):
         ({"layer": "raw"}, "raw"),
     ],
 )
-def test_bad_requests_say_what_to_do(change, text, centroids):
+def test_invalid_arguments_are_refused_with_advice(change, text, centroids):
     with pytest.raises((ValueError, KeyError), match=text):
         hdi.tl.simulate_cells(centroids, **change)
 
 
-def test_values_that_are_no_counts_are_refused(centroids):
+def test_values_other_than_counts_are_refused(centroids):
     centroids.layers["counts"] = centroids.layers["counts"] * -1.0
     with pytest.raises(hdi.data.InputError):
         hdi.tl.simulate_cells(centroids)

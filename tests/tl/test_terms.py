@@ -1,4 +1,4 @@
-"""Probabilities of ontology terms, along a graph in which a term has two parents."""
+"""Probabilities of ontology terms with several parents."""
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ def obo(tmp_path):
     return path
 
 
-def test_a_term_has_the_mass_of_all_types_below_it_by_any_parent(obo):
+def test_the_probability_of_a_term_includes_all_descendants(obo):
     tree = hdi.Taxonomy.from_cell_ontology(obo, IDS, on_multiple="first")
     assert tree.n_leaves == 3  # each regulatory type under its first parent, and B
     rng = np.random.default_rng(0)

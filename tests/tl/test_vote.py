@@ -1,4 +1,4 @@
-"""Votes of clusters: counted by hand, identities, and where they stop."""
+"""Majority votes of clusters compared with hand counts."""
 
 import anndata as ad
 import numpy as np
@@ -31,7 +31,7 @@ def test_clusters_of_one_cell_are_the_identity(cells, annotation):
         ([None] * 5 + ["NK"] * 3, 0.5, "root", 1.0),
     ],
 )
-def test_votes_descend_while_a_child_keeps_the_majority(tree, labels, threshold, path, share):
+def test_votes_descend_while_a_child_has_the_majority(tree, labels, threshold, path, share):
     cells, series = labelled(*labels, cluster=["x"] * 8)
     table = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree, threshold=threshold).table
     expected = {"n_cells": 8, "node": 0 if path == "root" else tree.resolve(path)}
@@ -39,7 +39,7 @@ def test_votes_descend_while_a_child_keeps_the_majority(tree, labels, threshold,
     assert table.loc["x", "share"] == pytest.approx(share)
 
 
-def test_cells_take_the_cluster_s_node_and_decide_below(tree):
+def test_cells_get_the_node_of_their_cluster_and_keep_proportions_below(tree):
     cells, series = labelled("CD4", "CD4", "CD8", "NK", cluster=["x"] * 4)
     result = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree)
     labels = result.annotation().labels
@@ -56,7 +56,7 @@ def test_no_majority_leaves_cells_alone(tree):
     assert np.array_equal(result.node_probabilities, result.before)
 
 
-def test_own_clusters_mend_errors_and_repeat_themselves(cells, annotation, tree):
+def test_over_clustering_corrects_errors_and_is_reproducible(cells, annotation, tree):
     truth = cells.obs["type"].to_numpy()
     result = hdi.tl.vote(cells, annotation, seed=1)
     before = (annotation.labels["type"].astype(str) == truth)[truth != "NK"].mean()
@@ -92,7 +92,7 @@ def test_bad_input_is_named(cells, tree, arguments, error, message):
         hdi.tl.vote(cells, "p", **{"taxonomy": tree, **arguments})
 
 
-def test_the_table_is_celltypist_s(tree):
+def test_the_table_has_the_columns_of_celltypist(tree):
     cells, series = labelled("CD4", "CD4", "CD8", "NK", "B", cluster=["x"] * 3 + ["y"] * 2)
     result = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree)
     table = result.to_table()
@@ -105,7 +105,7 @@ def test_the_table_is_celltypist_s(tree):
     assert back.labels["stop_label"].tolist() == ["CD4"] * 3 + ["Unknown"] * 2
 
 
-def test_a_vote_is_written_beside_what_is_there(cells, annotation):
+def test_writing_a_vote_keeps_existing_columns(cells, annotation):
     result = hdi.tl.vote(cells, annotation, clusters="batch")
     annotation.to_adata(cells)
     result.to_adata(cells)
@@ -115,15 +115,17 @@ def test_a_vote_is_written_beside_what_is_there(cells, annotation):
         for name in ("vote_lineage", "hdi_lineage")
     )
     assert voted.items() <= own.items()
-    hdi.tl.vote(cells, annotation, clusters="batch", key_added="vote")  # ours, so replaced
+    hdi.tl.vote(
+        cells, annotation, clusters="batch", key_added="vote"
+    )  # our own columns are replaced
     cells.obs["mine_cluster"] = "mine"
-    with pytest.raises(ValueError, match="holds obs/mine_cluster already"):
+    with pytest.raises(ValueError, match="already has obs/mine_cluster"):
         result.to_adata(cells, key_added="mine")
     result.to_adata(cells, key_added="mine", overwrite=True)
     assert "mine_stop_label" in cells.obs
 
 
-def test_words_of_other_tools_for_no_label_are_no_votes(tree):
+def test_words_for_no_label_are_not_votes(tree):
     cells, series = labelled("Unassigned", "Heterogeneous", "CD4", cluster=["x"] * 3)
     table = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree).table
     assert table.loc["x", ["node", "n_cells"]].tolist() == [0, 3]
@@ -131,7 +133,7 @@ def test_words_of_other_tools_for_no_label_are_no_votes(tree):
         hdi.tl.vote(cells, series[:0].reindex(series.index), clusters="cluster", taxonomy=tree)
 
 
-def test_cells_without_a_cluster_do_not_vote_together(tree):
+def test_cells_without_a_cluster_are_refused(tree):
     cells, series = labelled("CD4", "CD4", "NK", cluster=["x", None, np.nan])
     with pytest.raises(ValueError, match="2 of 3 cells without a cluster"):
         hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree)
@@ -139,5 +141,7 @@ def test_cells_without_a_cluster_do_not_vote_together(tree):
 
 def test_clusters_in_another_order_are_refused(tree):
     cells, series = labelled("CD4", "CD4", "NK", cluster=["x", "x", "y"])
-    with pytest.raises(ValueError, match="clusters names other cells, or the same ones in another"):
+    with pytest.raises(
+        ValueError, match="clusters has an index of other cells, or in another order"
+    ):
         hdi.tl.vote(cells, series, clusters=cells.obs["cluster"][::-1], taxonomy=tree)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -17,6 +17,7 @@ from hdeepinsight._errors import batch_column
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation._cells import (
     QueryCells,
+    combined_probs,
     leaf_sums,
     leaves_under,
     network_probs,
@@ -44,7 +45,13 @@ from hdeepinsight.adaptation._targets import (
     select_targets,
     soft_cross_entropy,
 )
-from hdeepinsight.nn import GeneMasking, LeafProfiles, ProfileMatcher, profile_shift
+from hdeepinsight.nn import (
+    GeneMasking,
+    LeafProfiles,
+    ProfileEnsemble,
+    ProfileMatcher,
+    profile_shift,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +142,7 @@ class Adapter:
         measured: Tensor,
         *,
         profiles: LeafProfiles,
+        ensemble: ProfileEnsemble | None = None,
         shift: float | None = None,
         unlike: float | None = None,
         options: AdaptationOptions,
@@ -154,6 +162,8 @@ class Adapter:
             1 for the genes of the query, shape ``(n_genes,)``.
         profiles
             Mean profiles of the reference.
+        ensemble
+            Combination of the network with them; none by default.
         shift
             Typical distance of a batch of the reference from the other batches.
         unlike
@@ -187,7 +197,9 @@ class Adapter:
         # Stop here if measurements on a sample, without training, rule out an adaptation.
         spread = np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int)
         sample = cells[np.unique(spread)] if len(cells) > SAMPLE_CELLS else cells
-        before = network_probs(pristine, sample, measured)
+        before = combined_probs(
+            ensemble, sample, measured, network_probs(pristine, sample, measured)
+        )
         figures["shift_query"] = _query_shift(pristine, sample, measured, before, profiles)
         self._weights, report = check_adaptation(before, before, before, before, labels, **figures)
         if options.guard and not report.figures.doubt()[0]:
@@ -195,7 +207,9 @@ class Adapter:
             logger.info("Adaptation, %s: %s.", report.decision, report.reason)
             return module
         if sample is not cells:
-            before = network_probs(pristine, cells, measured)
+            before = combined_probs(
+                ensemble, cells, measured, network_probs(pristine, cells, measured)
+            )
             figures["shift_query"] = _query_shift(pristine, cells, measured, before, profiles)
         sizes = np.bincount(cells.batch, minlength=len(self.batches)).tolist()
         shrinkage = [size / (size + HALF_SHRUNK_CELLS) for size in sizes]
@@ -206,12 +220,14 @@ class Adapter:
         run = _Run(adapted, cells, measured, profile, shrinkage, options, frozen, seed)
         run.adapt_statistics((before + profile) / 2, profiles.shares)
         run.train()
-        network, profile, held_out = (
-            restrict_to_labels(each, run.allowed)
-            for each in (network_probs(adapted, cells, measured), profile, held_out)
+        network = network_probs(adapted, cells, measured)
+        proposed = (combined_probs(ensemble, cells, measured, network) + profile) / 2
+        network, profile, held_out, proposed = (
+            restrict_to_labels(each, run.allowed) for each in (network, profile, held_out, proposed)
         )
+        opinions = before, network, profile, held_out
         self._weights, report = check_adaptation(
-            before, network, profile, held_out, labels, guard=options.guard, **figures
+            *opinions, labels, proposed, guard=options.guard, **figures
         )
         self.report = replace(report, **facts)
         self._shrinkage = shrinkage if self.is_applied else None
@@ -219,7 +235,13 @@ class Adapter:
         return adapted if self.is_applied else module
 
     def predict(
-        self, module: Any, counts: Any, measured: Tensor, batch: np.ndarray, **extra: Tensor
+        self,
+        module: Any,
+        counts: Any,
+        measured: Tensor,
+        batch: np.ndarray,
+        ensemble: ProfileEnsemble | None = None,
+        **extra: Tensor,
     ) -> dict[str, Tensor]:
         """Return the outputs of ``module.predict``, averaged with the profile classifier.
 
@@ -233,26 +255,33 @@ class Adapter:
             1 for measured genes, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
         batch
             Batch code of each cell, shape ``(n_cells,)``; for -1 the adapters are not applied.
+        ensemble
+            Combination of the network with profiles; none by default.
         **extra
             Further inputs of the network.
         """
         with use_adapters(module, batch):
             found: dict[str, Tensor] = module.predict(counts, measured=measured, **extra)
-        if not self.is_applied:
+        if ensemble is None and not self.is_applied:
             return found
         leaves = module.tree.leaf_index
-        after = network = found["probabilities"][:, leaves]
-        matcher = self._matcher_for(measured.view(-1, measured.shape[-1]).amax(0))
+        combined: Callable[[Tensor], Tensor] = torch.detach
+        if ensemble is not None:
+            combined = ensemble.reading(counts, extra.get("shift"))
+        network = found["probabilities"][:, leaves]
+        after = before = combined(network)
+        matcher = None
+        if self.is_applied:
+            matcher = self._matcher_for(measured.view(-1, measured.shape[-1]).amax(0))
         if matcher is not None:
-            after = (
-                network + matcher.complete(network, counts, extra.get("has_rna", measured))
-            ) / 2
-        if self._weights is not None:
+            ranks = matcher.complete(network, counts, extra.get("has_rna", measured))
+            after = (before + ranks) / 2
+        if self._weights is not None and self.is_applied:
             with use_adapters(module, np.full_like(batch, -1)):
                 plain = module.predict(counts, measured=measured, **extra)["probabilities"]
-            after = follow_changes(plain[:, leaves], after, self._weights)
+            after = follow_changes(combined(plain[:, leaves]), after, self._weights)
         known = torch.as_tensor(batch, device=network.device) >= 0
-        after = torch.where(known.unsqueeze(1), after, network)
+        after = torch.where(known.unsqueeze(1), after, before)
         return {**found, "probabilities": after @ leaves_under(module.tree).to(after).T}
 
     def _matcher_for(self, measured: Tensor) -> ProfileMatcher | None:

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from hdeepinsight.adaptation._layers import use_adapters
-from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileMatcher, SparseCounts
+from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileEnsemble, ProfileMatcher, SparseCounts
 from hdeepinsight.taxonomy import TreeAlgebra
 
 PART_CELLS = 1024
@@ -190,6 +190,20 @@ def profile_probs(
     for rows, part in cells.parts():
         inputs = part.tensors(measured)
         found.append(matcher.complete(network[rows], inputs["counts"], inputs["measured"]))
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def combined_probs(
+    ensemble: ProfileEnsemble | None, cells: QueryCells, measured: Tensor, network: Tensor
+) -> Tensor:
+    """Combine leaf probabilities by a network with the profiles; ``None`` leaves them."""
+    if ensemble is None:
+        return network
+    found = []
+    for rows, part in cells.parts():
+        inputs = part.tensors(measured)
+        found.append(ensemble.reading(inputs["counts"], inputs.get("shift"))(network[rows]))
     return torch.cat(found)
 
 

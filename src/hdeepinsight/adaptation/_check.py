@@ -152,7 +152,12 @@ class LabelChange:
 
 
 def weigh_changes(
-    plain: Tensor, network: Tensor, profiles: Tensor, held_out: Tensor, labels: Sequence[str]
+    plain: Tensor,
+    network: Tensor,
+    profiles: Tensor,
+    held_out: Tensor,
+    labels: Sequence[str],
+    proposed: Tensor | None = None,
 ) -> tuple[Tensor, tuple[LabelChange, ...]]:
     """Compute weights of label changes from the lowest support among the classifiers.
 
@@ -163,6 +168,8 @@ def weigh_changes(
         ``network`` and ``profiles`` proposes the changes.
     labels
         Names of the leaves.
+    proposed
+        Leaf probabilities that are proposed instead of that mean.
 
     Returns
     -------
@@ -187,7 +194,8 @@ def weigh_changes(
     ('B', 'T', 45)
     """
     tables = {"plain": plain, "network": network, "profiles": profiles, "held_out": held_out}
-    old, new = plain.argmax(1), (network + profiles).argmax(1)
+    proposed = network + profiles if proposed is None else proposed
+    old, new = plain.argmax(1), proposed.argmax(1)
     of_new = {name: each.gather(1, new[:, None]).ravel() for name, each in tables.items()}
     columns = of_new | {"old": old, "new": new}
     cells = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
@@ -416,6 +424,7 @@ def check_adaptation(
     profiles: Tensor,
     held_out: Tensor,
     labels: Sequence[str],
+    proposed: Tensor | None = None,
     *,
     guard: bool = True,
     **figures: Any,
@@ -424,7 +433,7 @@ def check_adaptation(
 
     Parameters
     ----------
-    plain, network, profiles, held_out, labels
+    plain, network, profiles, held_out, labels, proposed
         As in :func:`weigh_changes`.
     guard
         ``False`` applies all changes in full.
@@ -445,10 +454,10 @@ def check_adaptation(
     >>> report.decision, report.reason
     ('adapted', 'network, profiles and held-out markers support B to T (20 cells)')
     """
-    weights, changes = weigh_changes(plain, network, profiles, held_out, labels)
+    proposed = (network + profiles) / 2 if proposed is None else proposed
+    weights, changes = weigh_changes(plain, network, profiles, held_out, labels, proposed)
     rejected = sum(change.n_cells * (1 - change.followed) for change in changes)
     figures["unsupported"] = rejected / max(len(plain), 1)
-    proposed = (network + profiles) / 2
     found = AdaptationFigures.measure(plain, proposed, held_out, **figures)
     limit, doubt = found.doubt()
     if found.like_a_batch:  # calibration holds for such cells

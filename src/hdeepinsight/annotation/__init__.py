@@ -1,4 +1,4 @@
-"""What to make of probabilities over a taxonomy, whoever computed them."""
+"""Annotations: labels, calibration, label sets and scores from probabilities over a taxonomy."""
 
 from hdeepinsight.annotation._anndata_io import Additions as Additions
 from hdeepinsight.annotation._anndata_io import check_cells as check_cells

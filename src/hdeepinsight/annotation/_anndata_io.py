@@ -1,4 +1,4 @@
-"""What a result adds to an AnnData, never in the place of what is the user's."""
+"""Add results to an AnnData without replacing the user's entries."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from anndata import AnnData
 
 from hdeepinsight._errors import check_key
 
-#: In ``uns["<key>"]``: what was added under the key, so that a later result may replace it.
+#: Entry of ``uns["<key>"]`` that lists the added names, so that a later result can replace them.
 _RECORD = "added"
 
 
 class Additions(NamedTuple):
-    """New entries of ``obs``, ``obsm`` and ``uns``, under names that follow on a key.
+    """New entries of ``obs``, ``obsm`` and ``uns``, which are written with a prefix.
 
     Examples
     --------
@@ -31,29 +31,29 @@ class Additions(NamedTuple):
     obs: Mapping[str, Any]
     obsm: Mapping[str, Any] = {}
     uns: Mapping[str, Any] = {}
-    #: Columns of ``obs`` whose names another tool expects, without the key.
+    #: Columns of ``obs`` without the prefix, for other tools.
     as_named: Mapping[str, Any] = {}
 
     def write(
         self, adata: AnnData, key_added: str, notes: Mapping[str, Any], *, overwrite: bool = False
     ) -> None:
-        """Write all entries, and the notes to ``uns["<key>"]``; or nothing.
+        """Write all entries, and the notes to ``uns["<key>"]``; after an error, write nothing.
 
         Parameters
         ----------
         adata
-            Where to write.
+            AnnData to write to.
         key_added
-            What an earlier result wrote under the same key is replaced.
+            Prefix. Entries of an earlier result with the same prefix are replaced.
         notes
             Settings, in plain types.
         overwrite
-            Replace everything else of these names too.
+            Also replace other entries with these names.
 
         Raises
         ------
         ValueError
-            If a name is taken and ``overwrite`` is off, or the key is no name.
+            If a name is taken and ``overwrite`` is false, or the prefix is invalid.
         """
         check_key("key_added", key_added)
         key = storable(key_added)
@@ -63,24 +63,24 @@ class Additions(NamedTuple):
         }
         parts["obs"] |= self.as_named
         names = {f"{part}/{name}" for part, added in parts.items() for name in added}
-        # Without a record what is under the key is the user's own.
-        there = adata.uns.get(key)
-        record = there.get(_RECORD) if hasattr(there, "get") else None
+        # Without a record, entries with this prefix belong to the user.
+        stored = adata.uns.get(key)
+        record = stored.get(_RECORD) if hasattr(stored, "get") else None
         earlier = set() if record is None else {f"uns/{key}", *map(str, record)}
 
-        def there_are(entries: set[str]) -> list[tuple[str, str]]:
+        def existing(entries: set[str]) -> list[tuple[str, str]]:
             split = [entry.split("/", 1) for entry in sorted(entries)]
             return [(part, name) for part, name in split if name in getattr(adata, part)]
 
-        taken = ["/".join(at) for at in there_are({*names, f"uns/{key}"} - earlier)]
+        taken = ["/".join(at) for at in existing({*names, f"uns/{key}"} - earlier)]
         if taken and not overwrite:
             raise ValueError(
-                f"The AnnData holds {', '.join(taken)} already, which no result under "
+                f"The AnnData already has {', '.join(taken)}, which no result with the key "
                 f"{key_added!r} wrote. Pass another key_added, or overwrite=True to replace them."
             )
         before = adata.obs.copy(deep=False), dict(adata.obsm), dict(adata.uns)
         try:
-            for part, name in there_are(earlier - names - {f"uns/{key}"}):
+            for part, name in existing(earlier - names - {f"uns/{key}"}):
                 del getattr(adata, part)[name]
             for part, added in parts.items():
                 for name, value in added.items():
@@ -92,7 +92,7 @@ class Additions(NamedTuple):
 
 
 def storable(name: str) -> str:
-    """Replace slashes ("Megakaryocytes/platelets"), which h5ad and zarr take for folders.
+    """Replace slashes ("Megakaryocytes/platelets"), which h5ad and zarr interpret as groups.
 
     Examples
     --------
@@ -102,7 +102,7 @@ def storable(name: str) -> str:
     return name.replace("/", "|")
 
 
-def check_cells(obs_names: pd.Index, adata: AnnData, what: str, made: str) -> None:
+def check_cells(obs_names: pd.Index, adata: AnnData, noun: str, verb: str) -> None:
     """Raise ``ValueError`` unless an AnnData has the cells of a result, in its order.
 
     Parameters
@@ -110,9 +110,9 @@ def check_cells(obs_names: pd.Index, adata: AnnData, what: str, made: str) -> No
     obs_names
         Cells of the result.
     adata
-        The object.
-    what, made
-        What the result is and how it came about, for the message: ``"audit"``, ``"audited"``.
+        The AnnData.
+    noun, verb
+        Words for the result in the message, such as ``"audit"`` and ``"audited"``.
 
     Examples
     --------
@@ -120,23 +120,23 @@ def check_cells(obs_names: pd.Index, adata: AnnData, what: str, made: str) -> No
     >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
     >>> check_cells(pd.Index(["a", "b"]), cells, "audit", "audited")
     """
-    # Names that are whole numbers come back from a file as such, or as text.
+    # Files may return integer names as integers or as text.
     if not obs_names.astype(str).equals(pd.Index(adata.obs_names).astype(str)):
         sizes = f"{len(obs_names)} cells, the AnnData {adata.n_obs}"
-        how = f"Pass the object that was {made}, or reorder it by result.obs_names."
-        found = f"The {what} has {sizes}, and their names are not the same in the same order"
-        raise ValueError(f"{found}. {how}")
+        advice = f"Pass the object that was {verb}, or reorder it by result.obs_names."
+        found = f"The {noun} has {sizes}, and their names are not the same in the same order"
+        raise ValueError(f"{found}. {advice}")
 
 
 def check_same_cells(obs_names: pd.Index, values: Any, name: str) -> None:
-    """Raise ``ValueError`` unless there is one value a cell, of the same cells where it has names.
+    """Raise ``ValueError`` unless there is one value per cell, in the same order if it has names.
 
     Parameters
     ----------
     obs_names
         The cells, shape ``(n_cells,)``.
     values
-        What belongs to the cells, ``(n_cells, ...)``.
+        One value per cell, ``(n_cells, ...)``.
     name
         Name of the argument, for the message.
 
@@ -144,20 +144,20 @@ def check_same_cells(obs_names: pd.Index, values: Any, name: str) -> None:
     --------
     >>> check_same_cells(pd.Index(["a", "b"]), [0.5, 0.9], "confidence")
     """
-    advice = "Select those of these cells."
+    advice = "Select the values of these cells."
     found = f"{name} has {len(values)} entries for {len(obs_names)} cells"
-    index, counted = getattr(values, "index", None), pd.RangeIndex(len(obs_names))
-    others = isinstance(index, pd.Index) and not (index.equals(obs_names) or index.equals(counted))
-    if len(values) == len(obs_names):  # an index that only counts names no cells
-        found = f"{name} names other cells, or the same ones in another order"
+    index, default = getattr(values, "index", None), pd.RangeIndex(len(obs_names))
+    differs = isinstance(index, pd.Index) and not (index.equals(obs_names) or index.equals(default))
+    if len(values) == len(obs_names):
+        found = f"{name} has an index of other cells, or in another order"
         advice = f"Pass {name}.loc[obs_names], with the obs_names of the cells."
-    if len(values) != len(obs_names) or others:
-        must = "and must have one entry per cell, in the same order"
-        raise ValueError(f"{found}, {must}. {advice}")
+    if len(values) != len(obs_names) or differs:
+        expected = "but must have one entry per cell, in the same order"
+        raise ValueError(f"{found}, {expected}. {advice}")
 
 
 def to_text(value: object) -> str:
-    """Return a string as it is and anything else as JSON; a string that reads as JSON is quoted."""
+    """Convert a value to JSON; strings that are not JSON themselves are returned unchanged."""
     if isinstance(value, str) and from_text(value) == value:
         return value
     plain = (np.generic, np.ndarray)
@@ -165,8 +165,8 @@ def to_text(value: object) -> str:
 
 
 def from_text(text: str) -> Any:
-    """Restore what `to_text` was given, a tuple as a list."""
+    """Convert a text from `to_text` back; tuples become lists."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # plain words, or brackets without end in a foreign file
+    except (ValueError, RecursionError):  # plain text, or deeply nested brackets
         return text

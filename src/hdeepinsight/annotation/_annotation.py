@@ -1,4 +1,4 @@
-"""The result of an annotation: a frozen record that writes nowhere unless asked."""
+"""Store the probabilities of an annotation, and derive labels, label sets and tables from them."""
 
 from __future__ import annotations
 
@@ -24,74 +24,75 @@ from hdeepinsight.annotation._verdict import NO_COUNTS, Decision, Verdict
 from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.taxonomy import Taxonomy, cell_type, path_distance
 
-#: Columns of ``novelty`` that are written beside the labels, and those among the details.
+#: Columns of ``novelty`` that are always exported, and those exported with details.
 NOVELTY_COLUMNS = ("lineage_p_value", "type_p_value", "is_doublet", "is_ambient")
 NOVELTY_DETAILS = ("doublet_score", "ambient_score")
-#: Arrays of one value per cell.
+#: Arrays with one value per cell.
 PER_CELL = ("disagreement", "supported_depth", "stop_reasons")
-#: Why a label stops where no child is probable enough.
-IMPROBABLE = "no type below is probable enough"
+#: Stop reason if no child reaches the threshold.
+IMPROBABLE = "no child type reaches the threshold"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Annotation:
-    """Labels at every level of a taxonomy, with everything needed to judge them.
+    """Labels at all levels of a taxonomy, with confidence, calibration and novelty.
+
+    It is immutable; :meth:`to_adata` and :meth:`to_csv` write it.
 
     Parameters
     ----------
     taxonomy
-        The tree.
+        Tree of cell types.
     obs_names
         Names of the cells, shape ``(n_cells,)``.
     node_probabilities
-        Probability of every node, shape ``(n_cells, n_nodes)``; the root's column is 1.
+        Probability of each node, shape ``(n_cells, n_nodes)``; 1 for the root.
     threshold
-        A cell's path stops at the deepest node with at least this probability; ``None`` goes down
-        to the leaf.
+        Cells are labelled with the deepest node that has at least this probability; ``None``
+        labels them with a leaf.
     decoder
         ``"joint"`` (most probable leaf) or ``"greedy"`` (most probable child, level by level).
     input_report
-        What the query's matrix is.
+        Report on the query's matrix.
     gene_report
-        How its genes matched those of the model.
+        Report on how its genes match those of the model.
     recipe
-        Where the probabilities come from, in plain types.
+        Settings with which the probabilities were computed, in plain types.
     calibration
-        Labelled cells scored for :meth:`label_sets`, by whoever made the probabilities.
+        Scores of labelled cells for :meth:`label_sets`, under the same probability model.
     novelty
-        How novel each cell is to the reference, one row per cell: ``lineage_p_value``,
-        ``type_p_value``, ``is_doublet``, ``is_ambient``, and the scores that these rest on.
+        Novelty of each cell with respect to the reference, one row per cell: ``lineage_p_value``,
+        ``type_p_value``, ``is_doublet``, ``is_ambient``, and the underlying scores.
     disagreement
-        Share of the probability that several networks of one model put on other types than their
-        mean does, shape ``(n_cells,)``: 0 where all agree.
+        Mean probability that the networks of an ensemble assign to other types than their average
+        does, shape ``(n_cells,)``; 0 if all networks agree.
     node_thresholds
-        Threshold of every node, shape ``(n_nodes,)``, where a model has chosen them; a label needs
-        both its node's and ``threshold``.
+        Threshold of each node, shape ``(n_nodes,)``, if the model has chosen them; a label must
+        reach both this and ``threshold``.
     supported_depth
-        Deepest level that the cell itself supports, whatever the probabilities say, shape
-        ``(n_cells,)``: 0 for none, 1 for its lineage, and so on; ``None`` for no limit.
+        Deepest level that the expression of each cell supports, whatever the probabilities, shape
+        ``(n_cells,)``: 0 for none, 1 for the lineage, and so on; ``None`` for no limit.
     stop_reasons
-        Why each cell is supported no deeper, shape ``(n_cells,)``; ``""`` where nothing stops it.
+        Reason for the limit of each cell, shape ``(n_cells,)``; ``""`` without a limit.
     verdict
-        Whether the query as a whole looks like what the model knows.
+        Whether the query as a whole resembles the model's reference.
     decisions
-        Steps that were taken or left on the way here, in order.
+        Optional steps that were applied or skipped, in order.
 
     Attributes
     ----------
     leaf_nodes
-        Node of the decoded leaf of every cell, shape ``(n_cells,)``.
+        Decoded leaf of each cell, shape ``(n_cells,)``.
     stop_nodes
-        Node where every cell's label stops, shape ``(n_cells,)``; 0 is the root: the deepest one
-        whose probability reaches its threshold, and no deeper than ``supported_depth``.
+        Node of each cell's label, shape ``(n_cells,)``; 0 is the root. It is the deepest node that
+        reaches its threshold, but not deeper than ``supported_depth``.
 
     Raises
     ------
     ValueError
-        If the probabilities do not fit the cells and the taxonomy or are not numbers from 0 to 1,
-        other arrays are not of these cells or nodes, a level has the name of another column
-        (``stop_label``, ``confidence``, ...), or a type is called ``"Unknown"``, as cells without a
-        label are.
+        If the probabilities do not match the cells and the taxonomy or are not between 0 and 1,
+        other arrays have the wrong shape, a level has the name of another column (``stop_label``,
+        ``confidence``, ...), or a type is called ``"Unknown"``, the label of unlabelled cells.
 
     Examples
     --------
@@ -129,22 +130,26 @@ class Annotation:
         object.__setattr__(self, "obs_names", pd.Index(self.obs_names))
         n_cells, n_nodes = shape = (len(self.obs_names), self.taxonomy.n_nodes)
         shapes = {"node_probabilities": shape, "node_thresholds": (n_nodes,)}
-        for name, wanted in (shapes | dict.fromkeys(PER_CELL, (n_cells,))).items():
+        for name, expected in (shapes | dict.fromkeys(PER_CELL, (n_cells,))).items():
             values = getattr(self, name)
-            if values is not None and np.shape(values) != wanted:
-                hint = "Pass one value per cell, or one per node, in the taxonomy's order."
-                raise invalid(name, np.shape(values), f"an array of shape {wanted}", hint)
+            if values is not None and np.shape(values) != expected:
+                hint = "Pass one value per cell, or one per node in the order of the taxonomy."
+                raise invalid(name, np.shape(values), f"an array of shape {expected}", hint)
         valid = np.abs(self.node_probabilities - 0.5) <= 0.5 + _decode.PROBABILITY_TOLERANCE
         if not valid.all():
             raise ValueError(
                 f"{(~valid.all(axis=1)).sum()} of {n_cells} cells have probabilities that are not "
                 "numbers from 0 to 1, such as NaN. Check the model and the counts of these cells; "
-                "pass probabilities, not logits or percent."
+                "pass probabilities, not logits or percentages."
             )
         check_level_names(self.taxonomy)
-        how: dict[str, Any] = {"decoder": self.decoder, "threshold": self.threshold}
-        how |= {"node_thresholds": self.node_thresholds}
-        leaf, stop = _decode.decode(self.taxonomy, self.node_probabilities, **how)
+        leaf, stop = _decode.decode(
+            self.taxonomy,
+            self.node_probabilities,
+            decoder=self.decoder,
+            threshold=self.threshold,
+            node_thresholds=self.node_thresholds,
+        )
         if self.supported_depth is not None:
             stop = _decode.truncate_to_depth(self.taxonomy, stop, self.supported_depth)
         object.__setattr__(self, "leaf_nodes", leaf)
@@ -159,27 +164,26 @@ class Annotation:
         confidence: ArrayLike | None = None,
         threshold: float = 0.5,
     ) -> Annotation:
-        """Make an annotation of another tool's labels.
+        """Create an annotation from the labels of another tool.
 
         Parameters
         ----------
         labels
-            One label per cell, at any depth, indexed by cell. Missing values mean no label, and
-            so do the words that tools write for it (``"Unknown"``, ``"Unassigned"``, ``"nan"``,
-            ...; see ``hdeepinsight.taxonomy.MISSING_LABELS``) where the taxonomy has no such
-            name.
+            One label per cell, at any depth, indexed by cell. Missing values are unlabelled cells,
+            as are common words for missing labels (``"Unknown"``, ``"Unassigned"``, ``"nan"``, ...;
+            see ``hdeepinsight.taxonomy.MISSING_LABELS``) unless the taxonomy has such a name.
         taxonomy
             Tree in which labels are names, synonyms or paths.
         confidence
-            Probability of each label, shape ``(n_cells,)``; certain by default.
+            Probability of each label, shape ``(n_cells,)``; 1 by default.
         threshold
-            Labels with no more than this confidence move up to where it is exceeded.
+            Labels whose confidence does not exceed this are replaced by an ancestor that does.
 
         Returns
         -------
-        An annotation in which each label has its confidence, shared equally by all types under it;
-        the rest is shared by all types outside of it. ``stop_label`` is the label or one above it,
-        ``"Unknown"`` without a label.
+        An annotation in which the confidence of each label is split equally between the types below
+        it, and the remaining probability between all other types. ``stop_label`` is the label or an
+        ancestor, and ``"Unknown"`` for unlabelled cells.
 
         Raises
         ------
@@ -203,34 +207,34 @@ class Annotation:
         (['CD4', 'T', 'Unknown'], [0.9, 0.8])
         """
         nodes, probabilities = _external.label_probabilities(taxonomy, labels, confidence)
-        made = cls(
+        result = cls(
             taxonomy=taxonomy,
             obs_names=labels.index,
             node_probabilities=probabilities,
             threshold=_external.next_above(threshold),
         )
-        # What speaks against a label may add up in a branch that nobody named.
-        depth, edges = taxonomy.depth, path_distance(taxonomy, made.stop_nodes, nodes)
-        common = (depth[made.stop_nodes] + depth[nodes] - edges) // 2
-        return replace(made, supported_depth=common)
+        # The remaining probability may add up to the threshold in another branch.
+        depth, edges = taxonomy.depth, path_distance(taxonomy, result.stop_nodes, nodes)
+        common = (depth[result.stop_nodes] + depth[nodes] - edges) // 2
+        return replace(result, supported_depth=common)
 
     @classmethod
     def from_probabilities(
         cls, table: pd.DataFrame, taxonomy: Taxonomy, *, threshold: float | None = 0.5
     ) -> Annotation:
-        """Make an annotation of another tool's probabilities.
+        """Create an annotation from the probabilities of another tool.
 
         Parameters
         ----------
         table
             One column per class, at any depth, indexed by cell, shape ``(n_cells, n_classes)``.
-            Rows are divided by their sum, as for tools that judge each class by itself; classes
-            above others are then left out.
+            Rows that do not sum to 1 (one-vs-rest classifiers) are divided by their sum, without
+            the classes that are ancestors of others.
         taxonomy
             Tree in which classes are names, synonyms or paths.
         threshold
-            A cell's path stops at the deepest node with more than this probability; ``None`` goes
-            down to the leaf.
+            Cells are labelled with the deepest node that has more than this probability; ``None``
+            labels them with a leaf.
 
         Raises
         ------
@@ -260,23 +264,23 @@ class Annotation:
 
     @classmethod
     def from_adata(cls, adata: AnnData, key: str = "hdi") -> Annotation:
-        """Read back what :meth:`Annotation.to_adata` wrote, also from a file.
+        """Read an annotation that :meth:`Annotation.to_adata` wrote.
 
         Parameters
         ----------
         adata
-            Object with an annotation.
+            AnnData with an annotation.
         key
             Its ``key_added``.
 
         Returns
         -------
-        The annotation, without reports, calibration and novelty, which stay with the model.
+        The annotation, without reports, calibration and novelty, which are not stored.
 
         Raises
         ------
         KeyError
-            If there is no annotation under the key.
+            If there is no annotation with this key.
 
         Examples
         --------
@@ -294,12 +298,12 @@ class Annotation:
         key = storable(key)
         table = adata.obsm.get(f"{key}_{ADDED_KEYS.PROBABILITIES}")
         notes, depth = adata.uns.get(key), adata.obs.get(f"{key}_{ADDED_KEYS.STOP_DEPTH}")
-        # A refinement without a tree has the first two as well.
+        # A refinement without a tree has the first two entries as well.
         if table is None or depth is None or "taxonomy" not in (notes or ()):
             raise KeyError(
-                f"The AnnData has no annotation under {key!r}: that takes uns[{key!r}] with its "
+                f"The AnnData has no annotation under {key!r}: expected uns[{key!r}] with a "
                 f"taxonomy, obsm['{key}_{ADDED_KEYS.PROBABILITIES}'] and "
-                f"obs['{key}_{ADDED_KEYS.STOP_DEPTH}']. Name the key_added of Annotation.to_adata."
+                f"obs['{key}_{ADDED_KEYS.STOP_DEPTH}']. Pass the key_added of Annotation.to_adata."
             )
         threshold, values = notes["threshold"], table.to_numpy()
         verdict, reasons = notes.get("verdict"), adata.obs.get(f"{key}_{ADDED_KEYS.STOP_REASON}")
@@ -319,18 +323,18 @@ class Annotation:
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """One categorical column per level with the label of every cell, then ``stop_label``.
+        """One categorical column per level with the label of each cell, then ``stop_label``.
 
-        ``stop_label`` is where a cell's label stops, ``"Unknown"`` at the root. A level above it
-        has the ancestor there, a level below it the same label again, so that no cell is without
-        a label at any level, and no two columns contradict each other.
+        ``stop_label`` is the assigned label, ``"Unknown"`` at the root. Levels above it have its
+        ancestors, levels below it repeat it, so all cells have a label at each level and the
+        columns are consistent.
         """
         return self._label_frame(fill=True)
 
     def level_nodes(self, level: int | str) -> np.ndarray:
-        """Return the node of every cell's label at a level, shape ``(n_cells,)``.
+        """Return the node of each cell's label at a level, shape ``(n_cells,)``.
 
-        Cells whose label stops above the level have the node where it stops; 0 is the root.
+        Cells that stop above the level have their stop node; 0 is the root.
 
         Examples
         --------
@@ -357,13 +361,13 @@ class Annotation:
 
     @cached_property
     def confidence(self) -> pd.Series:
-        """Probability of the node where each cell stops; for cells at the root that of the leaf."""
+        """Probability of the label of each cell; for ``"Unknown"``, that of the leaf."""
         nodes = np.where(self.stop_nodes == 0, self.leaf_nodes, self.stop_nodes)
         return self._series(self._probability_of(nodes), ADDED_KEYS.CONFIDENCE)
 
     @cached_property
     def margin(self) -> pd.Series:
-        """Probability of the leaf minus that of the best other leaf."""
+        """Difference between the probabilities of the leaf and of the second best leaf."""
         leaves = self.node_probabilities[:, self.taxonomy.leaves].copy()
         own = np.arange(len(leaves)), np.searchsorted(self.taxonomy.leaves, self.leaf_nodes)
         best = leaves[own]
@@ -372,14 +376,14 @@ class Annotation:
 
     @cached_property
     def stop_depth(self) -> pd.Series:
-        """Depth of the node where each cell stops; 0 is the root."""
+        """Depth of each cell's label; 0 is the root."""
         return self._series(self.taxonomy.depth[self.stop_nodes], ADDED_KEYS.STOP_DEPTH)
 
     @cached_property
     def stop_reason(self) -> pd.Series:
-        """Why each cell's label stops above a type, as text; ``""`` where it does not.
+        """Reason why each cell's label stops above a leaf, or ``""``.
 
-        What the cell itself does not support comes before what is not probable enough.
+        ``stop_reasons`` take precedence over the threshold.
         """
         stopped = ~np.isin(self.stop_nodes, self.taxonomy.leaves)
         reasons = np.where(stopped, IMPROBABLE, "").astype(object)
@@ -391,10 +395,9 @@ class Annotation:
 
     @cached_property
     def ontology_term_ids(self) -> pd.Series:
-        """Cell Ontology id of the label where each cell stops, categorical.
+        """Cell Ontology id of each cell's label, categorical.
 
-        Where that label has none, the id of the nearest label above it that has one;
-        ``"unknown"`` where there is none up to the root.
+        Labels without an id have that of their nearest ancestor with one, or ``"unknown"``.
         """
         ids = [UNKNOWN_TERM] * self.taxonomy.n_nodes
         for node in range(1, self.taxonomy.n_nodes):
@@ -404,9 +407,9 @@ class Annotation:
 
     @cached_property
     def ontology_terms(self) -> pd.Series:
-        """Name in the Cell Ontology of each :attr:`ontology_term_ids`, categorical.
+        """Cell Ontology name of each of :attr:`ontology_term_ids`, categorical.
 
-        ``"unknown"`` without an id, and the id itself where the package does not know its name.
+        ``"unknown"`` without an id, and the id itself if the package lacks its name.
         """
         ids = self.ontology_term_ids
         terms = {each: cell_type(each) for each in ids.cat.categories}
@@ -415,10 +418,10 @@ class Annotation:
 
     @cached_property
     def colors(self) -> dict[str, str]:
-        """Colour of every label of the taxonomy at any level, and of ``"Unknown"`` (grey).
+        """Colour of each label of the taxonomy at any level, and of ``"Unknown"`` (grey).
 
-        They depend on the taxonomy alone: in its order, the first ones most distinct, also with
-        colour vision deficiency. They are unique for up to 104 labels.
+        Colours depend only on the taxonomy. They are distinct also with colour vision deficiency,
+        and unique for up to 104 labels.
         """
         colors = tree_colors(self.taxonomy.labels, self.taxonomy.parent)
         return {**colors, LABEL_COLUMNS.ROOT: MISSING}
@@ -434,9 +437,9 @@ class Annotation:
         Returns
         -------
         Table of shape ``(n_cells, n_nodes - 1)`` with columns named by paths
-        (``"T > CD4 T"``), or of one level with columns named by labels (by paths, where two nodes
-        share a label). Leaves above a level of a ragged tree are among that level's columns, so
-        that rows sum to 1.
+        (``"T > CD4 T"``); or of one level, with columns named by labels (by paths if labels
+        repeat). If branches differ in depth, the columns of a level include leaves above it, so
+        rows sum to 1.
 
         Examples
         --------
@@ -463,12 +466,12 @@ class Annotation:
         return pd.DataFrame(self.node_probabilities[:, nodes], index=self.obs_names, columns=names)
 
     def summary(self, level: int | str | None = None) -> pd.DataFrame:
-        """Count the cells of each label; also their share and mean confidence.
+        """Tabulate the number, share and mean confidence of the cells of each label.
 
         Parameters
         ----------
         level
-            Depth or name of a level; the labels where cells stop by default.
+            Depth or name of a level; the assigned labels by default.
 
         Examples
         --------
@@ -489,7 +492,7 @@ class Annotation:
         return pd.DataFrame(columns).sort_values("n_cells", ascending=False)
 
     def label_column(self, level: int | str | None = None) -> pd.Series:
-        """Return the labels of one level, by default those where each cell's path stops.
+        """Return the labels of one level, by default the assigned labels.
 
         Examples
         --------
@@ -507,9 +510,10 @@ class Annotation:
 
     @property
     def calibration_note(self) -> str:
-        """Say that no cells were held out in training, so that nothing is calibrated, else ``""``.
+        """Note that probabilities are not calibrated, if no cells were held out; else ``""``.
 
-        Then there are no label sets and no novelty, and probabilities tend to be too high.
+        Without held-out cells, there are no label sets and no novelty, and probabilities tend to be
+        too high.
         """
         if self.calibration is None and self.recipe.get("n_held_out") == 0:
             return "not calibrated: no cells were held out in training"
@@ -523,19 +527,19 @@ class Annotation:
         groups: int | str | None = None,
         calibration: Calibration | None = None,
     ) -> LabelSets:
-        r"""Compute a set of types per cell that holds the true one with probability 1 − alpha.
+        r"""Compute conformal sets of types that contain the true one with probability 1 − alpha.
 
         Parameters
         ----------
         alpha
-            Share of sets that may miss the truth, between 0 and 1.
+            Error rate: share of sets that may miss the true type, between 0 and 1.
         kind
-            ``"nodes"``: all types under one node, the guess or an ancestor of it. ``"leaves"``:
-            the most probable types, wherever they are in the tree.
+            ``"nodes"``: all types below one node, the prediction or an ancestor of it.
+            ``"leaves"``: the most probable types, anywhere in the tree.
         groups
-            Level (depth or name) within whose predicted labels the promise is to
-            hold; by default it holds for all cells together. Labels with fewer than
-            :math:`1/\alpha - 1` calibration cells share one threshold.
+            Level (depth or name) for coverage within each predicted label; by default, coverage
+            holds for all cells together. Labels with fewer than :math:`1/\alpha - 1` calibration
+            cells share one threshold.
         calibration
             Labelled cells scored by :func:`calibrate`; by default those of the model.
 
@@ -547,7 +551,7 @@ class Annotation:
 
         Examples
         --------
-        Probabilities that cannot tell CD4 from CD8, and nine cells that show it:
+        Nine calibration cells show that the probabilities do not separate CD4 from CD8:
 
         >>> import hdeepinsight as hdi
         >>> import pandas as pd
@@ -561,22 +565,21 @@ class Annotation:
 
         Notes
         -----
-        The promise holds for cells that are exchangeable with the calibration cells: another
-        donor, protocol or disease breaks it, and cells of a type that the reference lacks are in
-        no set. Score a few labelled cells of the query's own kind with :func:`calibrate` to have
-        it back.
+        Coverage is guaranteed for cells that are exchangeable with the calibration cells, so not
+        for other donors, protocols or diseases, nor for types that the reference lacks. Calibrate
+        with :func:`calibrate` on some labelled cells of the query to restore it.
 
         References
         ----------
         Vovk, Gammerman and Shafer (2005), Algorithmic learning in a random world. The scores on
-        the tree are our decision.
+        the tree are specific to this package.
         """
         calibration = calibration or self.calibration
         if calibration is None:
             why = f"It is {self.calibration_note}. " if self.calibration_note else ""
             raise ValueError(
-                "This annotation carries no calibration, without which nothing can be promised. "
-                f"{why}Annotate with a model that held cells out in training, or pass calibration="
+                "This annotation has no calibration, which label sets need for their coverage. "
+                f"{why}Annotate with a model that held out cells in training, or pass calibration="
                 "hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
             )
         return label_sets(self, calibration, alpha=alpha, kind=kind, groups=groups)
@@ -584,20 +587,20 @@ class Annotation:
     def rejected(
         self, alpha: float = 0.05, *, unknown: Literal["lineage", "type"] = "lineage"
     ) -> Annotation:
-        """Stop cells earlier that are novel to the reference.
+        """Label novel cells at a higher level or as unknown.
 
         Parameters
         ----------
         alpha
-            Share of cells like the held-out reference cells that may be stopped in error.
+            Share of reference-like cells that may be rejected in error.
         unknown
-            ``"lineage"``: cells that no lineage recognises stop at the root. ``"type"``: cells
-            that are also far from all types stop at their lineage, as candidates for new types;
-            use this within a study only, because another protocol alone makes cells far.
+            ``"lineage"``: cells of no known lineage become unknown. ``"type"``: in addition, cells
+            of no known type are labelled with their lineage, as candidates for new types. Use this
+            only within a study, because cells of other protocols differ from all types.
 
         Returns
         -------
-        The same annotation with these cells stopped; labels only move up.
+        The annotation with these cells rejected; labels only move up.
 
         Raises
         ------
@@ -618,12 +621,11 @@ class Annotation:
         """
         if self.novelty is None:
             raise ValueError(
-                "This annotation knows nothing about novelty, which a model measures that held "
-                "cells out in training (validation_size > 0). Train it so, or stop cells by their "
-                "probability with a higher threshold."
+                "This annotation has no novelty, which only models with held-out cells "
+                "(validation_size > 0) compute. Train such a model, or use a higher threshold."
             )
-        check_number("alpha", alpha, 0.0, 1.0, hint="Use 0.05 to begin with.")
-        check_choice("unknown", unknown, ("lineage", "type"), "Use 'lineage' to begin with.")
+        check_number("alpha", alpha, 0.0, 1.0, hint="0.05 is a good start.")
+        check_choice("unknown", unknown, ("lineage", "type"), "'lineage' is a good start.")
         limit = np.full(len(self), self.taxonomy.max_depth)
         if unknown == "type":
             limit[self.novelty["type_p_value"].to_numpy() <= alpha] = 1
@@ -639,20 +641,20 @@ class Annotation:
     def restricted(
         self, types: Sequence[str] | None = None, *, exclude: Sequence[str] = ()
     ) -> Annotation:
-        """Restrict the answer to some branches of the tree, as for cells that were sorted.
+        """Restrict the labels to some branches of the tree, for example in sorted cells.
 
         Parameters
         ----------
         types
             Nodes at any level, by name, path or synonym; all types by default.
         exclude
-            Nodes that are ruled out.
+            Nodes to rule out.
 
         Returns
         -------
-        The same annotation with the probabilities of the remaining types divided by their sum,
-        before labels are chosen. A cell to which they are all impossible has them equally. Label
-        sets are not promised for it.
+        The annotation with the probabilities of the remaining types divided by their sum, before
+        labels are chosen; if they are all zero, they become equal. It has no calibration, hence no
+        label sets.
 
         Raises
         ------
@@ -673,35 +675,35 @@ class Annotation:
         """
         tree = self.taxonomy
         kept = tree.leaves if types is None else leaves_named(tree, "types", types)
-        left_out = leaves_named(tree, "exclude", exclude)
-        allowed = np.isin(tree.leaves, kept) & ~np.isin(tree.leaves, left_out)
+        excluded = leaves_named(tree, "exclude", exclude)
+        allowed = np.isin(tree.leaves, kept) & ~np.isin(tree.leaves, excluded)
         if not allowed.any():
             within, without = (", ".join(map(repr, names or ())) for names in (types, exclude))
-            found = f"each of {within} lies within {without}. Exclude less."
+            found = f"each of {within} is below {without}. Exclude fewer nodes."
             raise ValueError(f"types and exclude leave no type of the model: {found}")
         leaves = self.node_probabilities[:, tree.leaves] * allowed
         total = leaves.sum(axis=1, keepdims=True)
         equal = np.tile(allowed / allowed.sum(), (len(leaves), 1))
         leaves = np.divide(leaves, total, out=equal, where=total > 0)
-        asked = {"types": types, "exclude": exclude}
-        noted = self.recipe | {name: list(value) for name, value in asked.items() if value}
+        given = {"types": types, "exclude": exclude}
+        recipe = self.recipe | {name: list(value) for name, value in given.items() if value}
         probabilities = leaves @ tree.ancestor_matrix
-        return replace(self, node_probabilities=probabilities, calibration=None, recipe=noted)
+        return replace(self, node_probabilities=probabilities, calibration=None, recipe=recipe)
 
     def to_table(
         self, style: Literal["celltypist", "popv"], *, level: int | str | None = None
     ) -> pd.DataFrame:
-        """Return labels and confidence in the columns that another tool writes.
+        """Return labels and confidence with the column names of another tool.
 
         Parameters
         ----------
         style
             ``"celltypist"``: ``predicted_labels`` and ``conf_score``, with ``"Unassigned"`` for
-            cells without a label. ``"popv"``: ``popv_hdeepinsight_prediction`` and
+            unlabelled cells. ``"popv"``: ``popv_hdeepinsight_prediction`` and
             ``popv_hdeepinsight_prediction_probabilities``, as one of its methods, with
             ``"unknown"``.
         level
-            Depth or name of a level; the label where each cell stops by default.
+            Depth or name of a level; the assigned label by default.
 
         Raises
         ------
@@ -726,23 +728,23 @@ class Annotation:
         return pd.DataFrame({label_column: labels, confidence_column: share}, self.obs_names)
 
     def _candidates(self, depth: int) -> np.ndarray:
-        """Return the nodes of a level, and the leaves above it; one of them is each cell's."""
+        """Return the nodes of a level and the leaves above it, which partition the cells."""
         own, is_leaf = self.taxonomy.depth, self.taxonomy.n_children == 0
         return np.flatnonzero((own == depth) | (is_leaf & (own < depth)))
 
     def to_frame(self, *, fill: bool = True, details: bool = False) -> pd.DataFrame:
-        """Return labels, confidence, and why labels stop, one row per cell.
+        """Return labels, confidence and stop reasons, one row per cell.
 
-        These are the columns that :meth:`to_adata` and :meth:`to_csv` write, which the user guide
-        lists.
+        These are the columns that :meth:`to_adata` and :meth:`to_csv` write; the user guide lists
+        them.
 
         Parameters
         ----------
         fill
-            Repeat a label in the columns of the levels below it; else they are missing there.
+            Repeat a label at the levels below it; otherwise these are missing.
         details
-            Also give, of every level, the confidence of its label, and the runner-up with its
-            probability; and all scores of novelty.
+            Include the confidence of the label at each level, the runner-up with its probability,
+            and all novelty scores.
 
         Examples
         --------
@@ -758,20 +760,15 @@ class Annotation:
         [['T', 'CD8', 0.4]]
         """
         names, tree = _decode.node_names(self.taxonomy), self.taxonomy
-        counted_none = (self.stop_reason == NO_COUNTS).to_numpy()
-        leaf = _decode.node_categories(names, np.where(counted_none, 0, self.leaf_nodes))
-        columns = [
-            self._series(leaf, ADDED_KEYS.LEAF),
-            self.confidence,
-            self.margin,
-            self.stop_depth,
-        ]
-        columns.append(self.stop_reason)
+        is_empty = (self.stop_reason == NO_COUNTS).to_numpy()
+        leaf = _decode.node_categories(names, np.where(is_empty, 0, self.leaf_nodes))
+        columns = [self._series(leaf, ADDED_KEYS.LEAF), self.confidence, self.margin]
+        columns += [self.stop_depth, self.stop_reason]
         if self.disagreement is not None:
             columns.append(self._series(self.disagreement, ADDED_KEYS.DISAGREEMENT))
         if self.novelty is not None:
-            wanted = (*NOVELTY_COLUMNS, *NOVELTY_DETAILS) if details else NOVELTY_COLUMNS
-            columns += [self.novelty[name] for name in wanted if name in self.novelty]
+            exported = (*NOVELTY_COLUMNS, *NOVELTY_DETAILS) if details else NOVELTY_COLUMNS
+            columns += [self.novelty[name] for name in exported if name in self.novelty]
         if tree.ontology_ids:
             columns += [self.ontology_term_ids, self.ontology_terms]
         rows = np.arange(len(self))
@@ -781,13 +778,13 @@ class Annotation:
             others = self.node_probabilities[:, candidates].copy()
             others[rows, np.searchsorted(candidates, own)] = -1.0
             second = others.argmax(axis=1)
-            there = (others[rows, second] >= 0) & ~counted_none
-            runner_up = _decode.node_categories(names, np.where(there, candidates[second], 0))
-            share = np.where(there, others[rows, second], np.nan)
-            sure = self._probability_of(np.where(nodes == 0, own, nodes))
+            exists = (others[rows, second] >= 0) & ~is_empty
+            runner_up = _decode.node_categories(names, np.where(exists, candidates[second], 0))
+            share = np.where(exists, others[rows, second], np.nan)
+            confidence = self._probability_of(np.where(nodes == 0, own, nodes))
             prefix = f"{level}_{ADDED_KEYS.RUNNER_UP}"
             columns += [
-                self._series(sure, f"{level}_{ADDED_KEYS.CONFIDENCE}"),
+                self._series(confidence, f"{level}_{ADDED_KEYS.CONFIDENCE}"),
                 self._series(runner_up, prefix),
                 self._series(share, f"{prefix}_{ADDED_KEYS.CONFIDENCE}"),
             ]
@@ -797,7 +794,7 @@ class Annotation:
     def to_csv(self, path: str | Path, *, fill: bool = True, details: bool = False) -> None:
         """Write :meth:`to_frame` to a CSV file.
 
-        The file appears in one piece: where writing fails, what was at the path stays.
+        The file is written atomically: if writing fails, an existing file is kept.
 
         Parameters
         ----------
@@ -834,32 +831,32 @@ class Annotation:
         schema: Literal["cellxgene"] | None = None,
         overwrite: bool = False,
     ) -> None:
-        """Write the result into an AnnData of the same cells.
+        """Add the annotation to an AnnData of the same cells.
 
         Parameters
         ----------
         adata
-            Object whose ``obs_names`` are those of this annotation, in the same order.
+            AnnData with the ``obs_names`` of this annotation, in the same order.
         key_added
-            Prefix of what is added: every column of :meth:`to_frame` as ``obs["<key>_<column>"]``,
-            ``obsm["<key>_probabilities"]`` (DataFrame), ``uns["<key>_<column>_colors"]`` of every
-            column of labels, and ``uns["<key>"]`` (verdict, decisions, reports, recipe). Files know
-            no slash in a name, so ``|`` stands for it there.
+            Prefix of the added keys: the columns of :meth:`to_frame` as ``obs["<key>_<column>"]``,
+            ``obsm["<key>_probabilities"]`` (DataFrame), ``uns["<key>_<column>_colors"]`` of label
+            columns, and ``uns["<key>"]`` (verdict, decisions, reports, recipe). Slashes, which
+            files do not allow in names, are replaced by ``|``.
         fill, details
             As in :meth:`to_frame`.
         schema
-            ``"cellxgene"`` writes ``obs["cell_type_ontology_term_id"]`` too, under the name and
-            with the values that the CELLxGENE schema asks for. ``cell_type`` is not written: there
-            the portal itself derives it from the ids, and refuses files that bring their own.
+            ``"cellxgene"`` also adds ``obs["cell_type_ontology_term_id"]``, with the name and
+            values of the CELLxGENE schema. ``cell_type`` is not added, because the portal derives
+            it from the ids and rejects files that contain it.
         overwrite
-            Replace what stands under these names. What an earlier annotation wrote under the same
-            key is replaced in any case.
+            Replace existing entries with these names. Entries of an earlier annotation with the
+            same key are always replaced.
 
         Raises
         ------
         ValueError
-            If the cells are not the same, a name is taken, or ids are asked for that the taxonomy
-            does not carry. Nothing is written then, nor after any other error.
+            If the cells differ, a name is taken, or the taxonomy lacks the requested ids. After
+            any error, the AnnData is unchanged.
 
         Examples
         --------
@@ -875,12 +872,12 @@ class Annotation:
         """
         added = annotation_additions(self, adata, fill=fill, details=details)
         if schema is not None:
-            check_choice("schema", schema, ["cellxgene"], "Leave it out for our own names.")
+            check_choice("schema", schema, ["cellxgene"], "Omit it to use prefixed names only.")
             if not self.taxonomy.ontology_ids:
                 raise ValueError(
-                    "The taxonomy has no Cell Ontology ids, so every cell would be 'unknown'. Add "
-                    "them by taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', ...}), or "
-                    "use Taxonomy.from_cell_ontology."
+                    "The taxonomy has no Cell Ontology ids, so all cells would be 'unknown'. Add "
+                    "them with taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', ...}), "
+                    "or use Taxonomy.from_cell_ontology."
                 )
             added = added._replace(as_named={ONTOLOGY_KEY: self.ontology_term_ids.array})
         added.write(adata, key_added, self.to_dict(), overwrite=overwrite)
@@ -898,7 +895,7 @@ class Annotation:
         'joint'
         """
         thresholds = self.node_thresholds
-        noted = {
+        data = {
             "decoder": self.decoder,
             "threshold": "none" if self.threshold is None else self.threshold,
             "taxonomy": self.taxonomy.to_json(),
@@ -909,7 +906,7 @@ class Annotation:
             "gene_report": self.gene_report and str(self.gene_report),
             "decisions": list(map(str, self.decisions)) or None,
         }
-        return {name: value for name, value in noted.items() if value is not None}
+        return {name: value for name, value in data.items() if value is not None}
 
     def __len__(self) -> int:
         return len(self.obs_names)
@@ -918,12 +915,13 @@ class Annotation:
         above = ~np.isin(self.stop_nodes, self.taxonomy.leaves)
         stopped = float(above.mean()) if len(self) else 0.0
         threshold = None if self.threshold is None else round(self.threshold, 6)
-        n_types, n_levels = self.taxonomy.n_leaves, self.taxonomy.max_depth
-        of = f"{counted(len(self), 'cell')} over {counted(n_types, 'type')} at "
-        of += (
-            f"{counted(n_levels, 'level')}; {stopped:.1%} stop above a type (threshold {threshold})"
+        types = counted(self.taxonomy.n_leaves, "type")
+        levels = counted(self.taxonomy.max_depth, "level")
+        text = (
+            f"Annotation of {counted(len(self), 'cell')} over {types} at {levels}; {stopped:.1%} "
+            f"stop above a type (threshold {threshold})"
         )
-        return f"Annotation of {of}" + f"; {self.calibration_note}" * bool(self.calibration_note)
+        return text + f"; {self.calibration_note}" * bool(self.calibration_note)
 
     def __str__(self) -> str:
         verdict = () if self.verdict is None else (self.verdict,)
@@ -937,7 +935,7 @@ class Annotation:
 
 
 def leaves_named(taxonomy: Taxonomy, argument: str, names: Sequence[str] | None) -> np.ndarray:
-    """Return the leaves at or under the nodes that an argument names.
+    """Return the leaves at or below the named nodes.
 
     Examples
     --------
@@ -952,14 +950,14 @@ def leaves_named(taxonomy: Taxonomy, argument: str, names: Sequence[str] | None)
     """
     listed = [names] if isinstance(names, str) else names or ()
     try:
-        under = [taxonomy.leaves_under(taxonomy.resolve(name)) for name in listed]
+        below = [taxonomy.leaves_under(taxonomy.resolve(name)) for name in listed]
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from None
-    return np.concatenate([np.zeros(0, dtype=np.int64), *under])
+    return np.concatenate([np.zeros(0, dtype=np.int64), *below])
 
 
 def check_level_names(taxonomy: Taxonomy) -> None:
-    """Raise ``ValueError`` if a level or type has a name that every annotation uses otherwise.
+    """Raise ``ValueError`` if a level or type has a reserved name.
 
     Examples
     --------
@@ -968,18 +966,18 @@ def check_level_names(taxonomy: Taxonomy) -> None:
     >>> check_level_names(Taxonomy.from_nested({"T": [], "Unknown": []}))
     Traceback (most recent call last):
         ...
-    ValueError: The taxonomy has a type named 'Unknown', as cells without a label are called. ...
+    ValueError: The taxonomy has a type named 'Unknown', the label of unlabelled cells. ...
     """
     if LABEL_COLUMNS.ROOT in taxonomy.labels[1:]:
-        found = f"a type named {LABEL_COLUMNS.ROOT!r}, as cells without a label are called"
+        found = f"a type named {LABEL_COLUMNS.ROOT!r}, the label of unlabelled cells"
         raise ValueError(
             f"The taxonomy has {found}. Rename the type, or leave these cells unlabelled."
         )
     names = {LABEL_COLUMNS.STOP, *ADDED_KEYS, *NOVELTY_COLUMNS, *NOVELTY_DETAILS}
     names |= {ONTOLOGY_KEY, ONTOLOGY_NAME} if taxonomy.ontology_ids else set()
     if taken := names.intersection(taxonomy.level_names):
-        found = f"levels named {sorted(taken)}; these are names of columns of every annotation"
-        raise ValueError(f"The taxonomy has {found}. Rename the levels, or the columns of labels.")
+        found = f"levels named {sorted(taken)}, which are names of annotation columns"
+        raise ValueError(f"The taxonomy has {found}. Rename the levels, or the label columns.")
 
 
 def annotation_additions(
@@ -990,7 +988,7 @@ def annotation_additions(
     fill: bool = True,
     details: bool = False,
 ) -> Additions:
-    """Return everything that an annotation adds to an AnnData of its cells, and further columns.
+    """Return the entries that an annotation adds to an AnnData, with further columns of ``obs``.
 
     Examples
     --------

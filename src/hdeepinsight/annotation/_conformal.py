@@ -1,4 +1,4 @@
-"""Conformal calibration, and label sets with a promised coverage that stand on it."""
+"""Compute conformal calibration scores, and label sets with guaranteed coverage."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ SetKind = Literal["nodes", "leaves"]
 class Calibration:
     """Conformal scores of labelled cells that the network was not trained on.
 
-    Made by :func:`calibrate`; a trained model carries one in ``model.calibration``, and so does
-    every annotation that it makes.
+    Created by :func:`calibrate`. Trained models have one in ``model.calibration``, and their
+    annotations contain it.
 
     Parameters
     ----------
     taxonomy
-        The tree of the labels.
+        Tree of the labels.
     true_nodes
-        Node of every calibration cell's label, shape ``(n_cells,)``.
+        Node of each calibration cell's label, shape ``(n_cells,)``.
     predicted
-        Most probable leaf of every calibration cell, shape ``(n_cells,)``.
+        Most probable leaf of each calibration cell, shape ``(n_cells,)``.
     node_scores
-        Probability that an ancestor of the guess must exceed for the set under it to hold the
-        truth, shape ``(n_cells,)``; 0 where the guess is right.
+        Probability that an ancestor of the prediction must exceed so that the leaves below it
+        include the true type, shape ``(n_cells,)``; 0 for correct predictions.
     leaf_scores
-        Probability of all leaves ranked before the true one, shape ``(n_cells,)``.
+        Total probability of the leaves ranked before the true one, shape ``(n_cells,)``.
     source
-        What the cells are.
+        Description of the cells, in plural.
 
     Examples
     --------
@@ -70,7 +70,7 @@ class Calibration:
         return f"Calibration on {len(self)} {self.source}, {right:.1%} of them right at the leaf"
 
     def scores(self, kind: SetKind) -> np.ndarray:
-        """Scores of the cells for one kind of set, shape ``(n_cells,)``.
+        """Return the scores of the cells for one kind of set, shape ``(n_cells,)``.
 
         Examples
         --------
@@ -83,7 +83,7 @@ class Calibration:
         >>> calibrate(result, tree.encode(["CD4", "B"])).scores("nodes").tolist()
         [0.0, 0.75]
         """
-        hint = "Use 'nodes' for one node per cell, 'leaves' for types that may lie apart."
+        hint = "Use 'nodes' for one node per cell, 'leaves' for types anywhere in the tree."
         check_choice("kind", kind, get_args(SetKind), hint)
         return self.node_scores if kind == "nodes" else self.leaf_scores
 
@@ -104,7 +104,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], taxonomy: Taxonomy) -> Calibration:
-        """Make one from what :meth:`to_dict` gave; tensors are as good as arrays.
+        """Convert the result of :meth:`to_dict` back; it may contain tensors.
 
         Examples
         --------
@@ -121,7 +121,7 @@ class Calibration:
 
 
 def conformal_threshold(scores: np.ndarray, alpha: float) -> float:
-    """Return the ⌈(n + 1)(1 − α)⌉-th smallest score; infinity where there is no such rank.
+    """Return the ⌈(n + 1)(1 − α)⌉-th smallest score, or infinity if there are fewer scores.
 
     Examples
     --------
@@ -130,37 +130,37 @@ def conformal_threshold(scores: np.ndarray, alpha: float) -> float:
     >>> conformal_threshold(np.arange(8) / 8, alpha=0.1)
     inf
     """
-    # (n + 1)(1 - α) is often a whole number, which rounding must not lift to the next rank.
+    # (n + 1)(1 - α) is often an integer, which rounding errors must not increase.
     rank = int(np.ceil(round((len(scores) + 1) * (1.0 - alpha), 9)))
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else float("inf")
 
 
 def mass_before(taxonomy: Taxonomy, probabilities: np.ndarray) -> np.ndarray:
-    """Probability of all leaves ranked before each leaf, shape ``(n_cells, n_leaves)``."""
+    """Return the total probability of the leaves ranked before each leaf, (n_cells, n_leaves)."""
     leaves = probabilities[:, taxonomy.leaves].astype(np.float64)
     order = np.argsort(-leaves, axis=1, kind="stable")
     ranked = np.take_along_axis(leaves, order, axis=1)
     before = np.zeros_like(ranked)
     np.put_along_axis(before, order, np.cumsum(ranked, axis=1) - ranked, axis=1)
-    # The difference of a sum and its last term may miss zero by a rounding error.
+    # The difference between a sum and its only term may not be exactly zero.
     np.put_along_axis(before, order[:, :1], 0.0, axis=1)
     return before
 
 
 def node_scores(
-    taxonomy: Taxonomy, probabilities: np.ndarray, guess: np.ndarray, truth: np.ndarray
+    taxonomy: Taxonomy, probabilities: np.ndarray, predicted: np.ndarray, truth: np.ndarray
 ) -> np.ndarray:
-    """Probability of the topmost node on the guess's path that does not hold the whole truth."""
-    path, true_path = taxonomy.node_at_level[guess], taxonomy.node_at_level[truth]
-    # A node of the path that is the truth itself or above it holds it; so does one under it, where
-    # nothing else is: a chain of single children.
+    """Return the probability of the topmost predicted node that does not contain the true node."""
+    path, true_path = taxonomy.node_at_level[predicted], taxonomy.node_at_level[truth]
+    # The true node and its ancestors contain it, and so do its descendants in a chain of single
+    # children.
     n_leaves = taxonomy.ancestor_matrix.sum(axis=0)
     same = (path == true_path) & (path >= 0)
     chain = (path >= 0) & (true_path < 0) & (n_leaves[path] == n_leaves[truth][:, None])
-    holds = np.logical_and.accumulate(same | chain, axis=1)
-    missed = ~holds & (path >= 0)
+    contains = np.logical_and.accumulate(same | chain, axis=1)
+    missed = ~contains & (path >= 0)
     topmost = missed.argmax(axis=1)
-    rows = np.arange(len(guess))
+    rows = np.arange(len(predicted))
     score = probabilities[rows, path[rows, topmost]]
     return np.where(missed.any(axis=1), score, 0.0)
 
@@ -173,13 +173,13 @@ def calibrate(
     Parameters
     ----------
     annotation
-        Annotation of cells that whoever made the probabilities has not seen; any probabilities
-        over a taxonomy will do.
+        Annotation of cells that were not used for training; its probabilities may come from any
+        tool.
     true_nodes
-        True node of every cell, shape ``(n_cells,)``, as ``taxonomy.encode(labels)`` gives it;
-        cells with 0 (unlabelled) are left out.
+        True node of each cell, shape ``(n_cells,)``, as returned by ``taxonomy.encode(labels)``;
+        cells with 0 (unlabelled) are ignored.
     source
-        What the cells are, in plural, for messages.
+        Description of the cells, in plural, for messages.
 
     Returns
     -------
@@ -188,12 +188,12 @@ def calibrate(
     Raises
     ------
     ValueError
-        If the nodes do not fit the cells or the taxonomy, or no cell has a label.
+        If the nodes do not match the cells or the taxonomy, or no cell has a label.
 
     Examples
     --------
-    The guess "CD4 T" is wrong for the second cell: only a set that reaches up to "T" holds the
-    truth, so the threshold must not be below the probability of "CD4 T".
+    The prediction "CD4 T" is wrong for the second cell. Only the set of all types below "T"
+    contains the true type, so the score is the probability of "CD4 T".
 
     >>> import numpy as np
     >>> from hdeepinsight.annotation import Annotation, calibrate
@@ -206,9 +206,9 @@ def calibrate(
 
     Notes
     -----
-    The guess is the most probable leaf, whatever the decoder and threshold of the annotation. A
-    cell labelled at an inner node takes the largest score of its leaves: its set must hold them
-    all, which is conservative.
+    The prediction is the most probable leaf, independent of the decoder and threshold of the
+    annotation. Cells labelled with an inner node have the largest score of its leaves, which is
+    conservative, because their set must contain all of them.
     """
     taxonomy = annotation.taxonomy
     (nodes,) = check_nodes(taxonomy, len(annotation), true_nodes=true_nodes)
@@ -217,15 +217,15 @@ def calibrate(
         hint = "Encode labels of the taxonomy with taxonomy.encode(labels)."
         raise ValueError(f"No cell has a known label, so there is nothing to calibrate on. {hint}")
     probabilities = annotation.node_probabilities[known].astype(np.float64)
-    truth, guess = nodes[known], _decode.most_probable_leaf(taxonomy, probabilities)
+    truth, predicted = nodes[known], _decode.most_probable_leaf(taxonomy, probabilities)
     before = np.where(
         taxonomy.ancestor_matrix[:, truth].T, mass_before(taxonomy, probabilities), 0.0
     )
     return Calibration(
         taxonomy=taxonomy,
         true_nodes=truth,
-        predicted=guess,
-        node_scores=node_scores(taxonomy, probabilities, guess, truth),
+        predicted=predicted,
+        node_scores=node_scores(taxonomy, probabilities, predicted, truth),
         leaf_scores=before.max(axis=1),
         source=source,
     )
@@ -233,7 +233,7 @@ def calibrate(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelSets:
-    """One set of types per cell, which holds the true one with a promised probability.
+    """One set of types per cell, with a guaranteed probability to contain the true type.
 
     Parameters
     ----------
@@ -242,18 +242,18 @@ class LabelSets:
     obs_names
         Names of the cells, shape ``(n_cells,)``.
     contains
-        Whether a leaf is in a cell's set, shape ``(n_cells, n_leaves)``.
+        Whether each leaf is in a cell's set, shape ``(n_cells, n_leaves)``.
     alpha
-        Share of cells whose set may miss the truth.
+        Error rate: share of cells whose set may miss the true type.
     kind
         ``"nodes"`` or ``"leaves"``.
     groups
-        Level within whose predicted labels the promise holds; ``None`` for all cells together.
+        Level for coverage within each predicted label; ``None`` for all cells together.
     thresholds
-        Conformal threshold of every group, infinity where a group has too few calibration cells;
-        one row ``"all"`` without groups.
+        Conformal threshold of each group, infinity for groups with too few calibration cells; a
+        single row ``"all"`` without groups.
     source
-        What the calibration cells are.
+        Description of the calibration cells.
 
     Examples
     --------
@@ -266,8 +266,8 @@ class LabelSets:
     >>> calibration = calibrate(result, tree.encode(["CD4"] * 5 + ["CD8"] * 4))
     >>> sets = result.label_sets(alpha=0.2, calibration=calibration)
     >>> sets
-    LabelSets of 9 cells (nodes): at least 80.0% hold the truth if cells are like the labelled
-    cells; 2.00 types per set, 0.0% of one type
+    LabelSets of 9 cells (nodes): at least 80.0% contain the true type if cells resemble the
+    labelled cells; 2.00 types per set, 0.0% with a single type
     >>> int(sets.size[0]), sets.lca[0]
     (2, 'T')
     """
@@ -283,15 +283,15 @@ class LabelSets:
 
     @property
     def promised_coverage(self) -> float:
-        """Smallest expected share of sets that hold the truth, for exchangeable cells."""
+        """Guaranteed expected share of sets that contain the true type, for exchangeable cells."""
         return 1.0 - self.alpha
 
     @cached_property
     def sets(self) -> tuple[tuple[str, ...], ...]:
-        """Paths of the nodes that make up each set, whole subtrees by their topmost node."""
+        """Paths of the nodes in each set; complete subtrees are given by their topmost node."""
         n_inside, n_below = self._n_inside, self.taxonomy.ancestor_matrix.sum(axis=0)
         whole = n_inside == n_below
-        # Of nodes with the same leaves (a chain of single children) the deepest names them.
+        # In a chain of single children, the deepest node is given.
         only_child = np.flatnonzero(self.taxonomy.n_children == 1)
         whole[:, only_child[only_child > 0]] = False
         topmost = whole.copy()
@@ -308,15 +308,15 @@ class LabelSets:
 
     @cached_property
     def lca_nodes(self) -> np.ndarray:
-        """Lowest node that holds each set, shape ``(n_cells,)``; 0 is the root."""
-        holds = self._n_inside == self.size.to_numpy()[:, None]
-        # Nodes that hold the set lie on one path, and deeper ones come later.
-        lowest = self.taxonomy.n_nodes - 1 - holds[:, ::-1].argmax(axis=1)
+        """Lowest common ancestor of each set, shape ``(n_cells,)``; 0 is the root."""
+        contains = self._n_inside == self.size.to_numpy()[:, None]
+        # Nodes that contain the set are on one path, and deeper nodes have larger indices.
+        lowest = self.taxonomy.n_nodes - 1 - contains[:, ::-1].argmax(axis=1)
         return np.where(self.contains.all(axis=1), 0, lowest)
 
     @cached_property
     def lca(self) -> pd.Series:
-        """Label of the lowest node that holds each set; ``"Unknown"`` at the root."""
+        """Label of the lowest common ancestor of each set; ``"Unknown"`` at the root."""
         values = np.array(_decode.node_names(self.taxonomy), dtype=object)[self.lca_nodes]
         return pd.Series(values, index=self.obs_names, name="lca", dtype=object)
 
@@ -343,12 +343,12 @@ class LabelSets:
         return pd.DataFrame(columns, index=self.obs_names)
 
     def holds(self, true_nodes: np.ndarray) -> np.ndarray:
-        """Tell whether each set holds every leaf under the cell's true node, shape ``(n_cells,)``.
+        """Return whether each set contains all leaves below the cell's true node, (n_cells,).
 
         Parameters
         ----------
         true_nodes
-            True node of every cell, shape ``(n_cells,)``.
+            True node of each cell, shape ``(n_cells,)``.
 
         Examples
         --------
@@ -368,12 +368,13 @@ class LabelSets:
         return np.asarray((self.contains | ~own).all(axis=1))
 
     def coverage(self, true_nodes: np.ndarray) -> float:
-        """Return the share of labelled cells whose set holds the truth; ``nan`` without any.
+        """Return the share of labelled cells whose set contains the true type.
 
         Parameters
         ----------
         true_nodes
-            True node of every cell, shape ``(n_cells,)``; 0 is unlabelled and left out.
+            True node of each cell, shape ``(n_cells,)``; cells with 0 (unlabelled) are ignored. The
+            result is ``nan`` if all are unlabelled.
 
         Examples
         --------
@@ -388,8 +389,8 @@ class LabelSets:
         >>> sets.coverage(tree.encode(["CD4", "CD8", "Unknown"]))
         0.5
         """
-        held = self.holds(true_nodes)[np.asarray(true_nodes) > 0]
-        return float(held.mean()) if held.size else float("nan")
+        covered = self.holds(true_nodes)[np.asarray(true_nodes) > 0]
+        return float(covered.mean()) if covered.size else float("nan")
 
     def __len__(self) -> int:
         return len(self.obs_names)
@@ -397,14 +398,15 @@ class LabelSets:
     def __repr__(self) -> str:
         single = float((self.size == 1).mean()) if len(self) else 0.0
         mean = float(self.size.mean()) if len(self) else 0.0
-        promised = f"at least {self.promised_coverage:.1%} hold the truth if cells are like the "
-        promised += self.source
-        sizes = f"{mean:.2f} types per set, {single:.1%} of one type"
-        return f"LabelSets of {len(self)} cells ({self.kind}): {promised}; {sizes}"
+        coverage = f"at least {self.promised_coverage:.1%} contain the true type if cells resemble"
+        sizes = f"{mean:.2f} types per set, {single:.1%} with a single type"
+        return (
+            f"LabelSets of {len(self)} cells ({self.kind}): {coverage} the {self.source}; {sizes}"
+        )
 
     @cached_property
     def _n_inside(self) -> np.ndarray:
-        """Leaves of the set under each node, shape ``(n_cells, n_nodes)``."""
+        """Number of leaves of the set below each node, shape ``(n_cells, n_nodes)``."""
         matrix = self.taxonomy.ancestor_matrix.astype(np.float32)
         return np.asarray((self.contains.astype(np.float32) @ matrix).astype(np.int32))
 
@@ -420,26 +422,26 @@ def label_sets(
     """Build conformal label sets; see :meth:`Annotation.label_sets`."""
     taxonomy, probabilities = annotation.taxonomy, annotation.node_probabilities
     if not 0.0 < alpha < 1.0:
-        hint = "Use 0.1 for sets of which nine in ten hold the truth."
+        hint = "Use 0.1 for a coverage of 90 %."
         raise invalid("alpha", alpha, "a number between 0 and 1, both excluded", hint)
     if taxonomy != calibration.taxonomy:
         raise ValueError(
-            f"The calibration is of another taxonomy ({calibration.taxonomy.n_leaves} types) than "
-            f"the annotation ({taxonomy.n_leaves} types). Make one of the same tree with "
+            f"The calibration has another taxonomy ({calibration.taxonomy.n_leaves} types) than "
+            f"the annotation ({taxonomy.n_leaves} types). Create one for the same tree with "
             "hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
         )
-    guess = _decode.most_probable_leaf(taxonomy, probabilities)
+    predicted = _decode.most_probable_leaf(taxonomy, probabilities)
     group_of, names = _groups(calibration, alpha, groups)
     scores, own = calibration.scores(kind), group_of[calibration.predicted]
     parts = [scores[own == group] for group in range(len(names))]
     limits = [conformal_threshold(part, alpha) for part in parts]
     table = pd.DataFrame({"n_cells": list(map(len, parts)), "threshold": limits})
-    threshold = np.array(limits)[group_of[guess]][:, None]
-    if kind == "nodes":  # the leaves under the smallest ancestor of the guess that exceeds it
+    threshold = np.array(limits)[group_of[predicted]][:, None]
+    if kind == "nodes":  # leaves below the deepest node above the threshold on the predicted path
         above = np.nextafter(threshold, np.inf)
-        node = _decode.deepest_on_path(taxonomy, probabilities, guess, above)
+        node = _decode.deepest_on_path(taxonomy, probabilities, predicted, above)
         contains = taxonomy.ancestor_matrix[:, node].T
-    else:  # the most probable leaves first, until those before one exceed it
+    else:  # most probable leaves, until the preceding ones exceed the threshold
         contains = mass_before(taxonomy, probabilities) <= threshold
     return LabelSets(
         taxonomy=taxonomy,
@@ -456,10 +458,10 @@ def label_sets(
 def _groups(
     calibration: Calibration, alpha: float, level: int | str | None
 ) -> tuple[np.ndarray, list[str]]:
-    """Group of every node, shape ``(n_nodes,)``, and names of the groups.
+    """Return the group of each node, shape ``(n_nodes,)``, and the names of the groups.
 
-    Groups that are too small for a threshold of their own are one: that keeps the promise for them
-    together, which borrowing the threshold of all cells would not.
+    Groups that are too small for a threshold are combined, which guarantees the coverage for all of
+    them together. The threshold of all cells would not.
     """
     taxonomy = calibration.taxonomy
     if level is None:

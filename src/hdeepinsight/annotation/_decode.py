@@ -1,4 +1,4 @@
-"""From node probabilities to one path per cell: which leaf, and how far down to trust it."""
+"""Decode node probabilities to a leaf and a label for each cell."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hdeepinsight._errors import check_choice, invalid
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight.taxonomy import Taxonomy
 
-#: What sums of probabilities may lie above 1 by rounding, in half precision.
+#: Tolerance for sums of probabilities in half precision.
 PROBABILITY_TOLERANCE = 1e-2
 Decoder = Literal["joint", "greedy"]
-#: Whether cells that no type supports are stopped further up.
+#: Whether cells that no type supports are labelled at a higher level.
 Reject = Literal["auto", "off"]
 
 
@@ -26,9 +26,9 @@ class Decoded(NamedTuple):
     Attributes
     ----------
     leaf
-        Leaf of every cell, shape ``(n_cells,)``.
+        Leaf of each cell, shape ``(n_cells,)``.
     stop
-        Deepest node on that path that passes the threshold, shape ``(n_cells,)``.
+        Deepest node on that path that reaches the threshold, shape ``(n_cells,)``.
 
     Examples
     --------
@@ -47,9 +47,9 @@ class Decoded(NamedTuple):
 def check_decoding(
     threshold: float | None, decoder: Decoder = "joint", reject: Reject = "auto"
 ) -> None:
-    """Raise ``ValueError`` unless labels can be chosen in this way.
+    """Raise ``ValueError`` for invalid settings.
 
-    The threshold is ``None`` or in [0.5, 1].
+    The threshold must be ``None`` or in [0.5, 1].
 
     Examples
     --------
@@ -64,12 +64,12 @@ def check_decoding(
             "threshold",
             threshold,
             "a number from 0.5 to 1, or None to never stop early",
-            "Below 0.5 two branches could both pass, so there would be no single place to stop. "
-            "Pass threshold=None for a larger share of cells at the leaves.",
+            "Below 0.5, two branches could reach the threshold, so the label would be ambiguous. "
+            "Pass threshold=None to label more cells with leaves.",
         )
-    hint = "Use 'joint' unless the published routing is what you want to reproduce."
+    hint = "Use 'joint', or 'greedy' to reproduce the published method."
     check_choice("decoder", decoder, get_args(Decoder), hint)
-    check_choice("reject", reject, get_args(Reject), "Use 'auto' to begin with.")
+    check_choice("reject", reject, get_args(Reject), "'auto' is a good start.")
 
 
 def decode(
@@ -80,22 +80,22 @@ def decode(
     threshold: float | None = 0.5,
     node_thresholds: np.ndarray | None = None,
 ) -> Decoded:
-    """Choose a leaf and a stop node for every cell.
+    """Choose a leaf and a stop node for each cell.
 
     Parameters
     ----------
     taxonomy
         The tree.
     probabilities
-        Probability of every node, shape ``(n_cells, n_nodes)``.
+        Probability of each node, shape ``(n_cells, n_nodes)``.
     decoder
-        ``"joint"`` takes the most probable leaf. ``"greedy"`` walks down from the root by the
-        most probable child, as published; a wrong turn cannot be undone.
+        ``"joint"`` chooses the most probable leaf. ``"greedy"`` chooses the most probable child at
+        each level, as published, without correcting errors of earlier levels.
     threshold
-        The stop node is the deepest one whose probability is at least this; the root if there is
-        none. With ``None`` the leaf is the stop node.
+        The stop node is the deepest node with at least this probability, or the root. With
+        ``None``, it is the leaf.
     node_thresholds
-        Threshold of every node, shape ``(n_nodes,)``, where it is higher than that for all.
+        Threshold of each node, shape ``(n_nodes,)``, where it is higher than ``threshold``.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def decode(
 
     Examples
     --------
-    The base type "T" is likely, though no single type of it beats "B":
+    The lineage "T" is likely, although each of its types is less probable than "B":
 
     >>> import numpy as np
     >>> from hdeepinsight.taxonomy import Taxonomy
@@ -117,18 +117,18 @@ def decode(
 
     Notes
     -----
-    With a threshold, the leaf is the decoder's choice *under the stop node*, so that leaf and
-    stop node always lie on one path.
+    With a threshold, the leaf is chosen *below the stop node*, so leaf and stop node are always on
+    one path.
     """
     check_decoding(threshold, decoder)
     root = stop = np.zeros(len(probabilities), dtype=np.int64)
     if threshold is not None:
-        # A node of more than 0.5 is always the most probable of its siblings, so every node that
-        # passes lies on the greedy path. Staying on it settles ties at exactly 0.5 in one way for
-        # all thresholds: a higher one can only move up.
-        least = threshold if node_thresholds is None else np.maximum(node_thresholds, threshold)
+        # Nodes above 0.5 are the most probable of their siblings, so all nodes that reach the
+        # threshold are on the greedy path. Following it also resolves ties at exactly 0.5 in the
+        # same way for all thresholds, so higher thresholds only move labels up.
+        limit = threshold if node_thresholds is None else np.maximum(node_thresholds, threshold)
         path_end = _walk_down(taxonomy, probabilities, root)
-        stop = deepest_on_path(taxonomy, probabilities, path_end, least)
+        stop = deepest_on_path(taxonomy, probabilities, path_end, limit)
     if decoder == "greedy":
         leaf = _walk_down(taxonomy, probabilities, stop)
     else:
@@ -141,10 +141,10 @@ def decode(
 def deepest_on_path(
     taxonomy: Taxonomy, probabilities: np.ndarray, leaf: np.ndarray, threshold: float | np.ndarray
 ) -> np.ndarray:
-    """Return the deepest node above each leaf with at least ``threshold``, shape ``(n_cells,)``.
+    """Return the deepest node on the path to each leaf with at least ``threshold``.
 
-    A threshold per cell has the shape ``(n_cells, 1)``, one per node ``(n_nodes,)``. The root takes
-    cells without such a node.
+    Thresholds per cell have the shape ``(n_cells, 1)``, thresholds per node ``(n_nodes,)``. Cells
+    without such a node have the root. The result has the shape ``(n_cells,)``.
     """
     path = taxonomy.node_at_level[leaf]
     if isinstance(threshold, np.ndarray) and threshold.ndim == 1:
@@ -158,7 +158,7 @@ def deepest_on_path(
 def truncate_to_depth(
     taxonomy: Taxonomy, nodes: np.ndarray, max_depth: int | np.ndarray
 ) -> np.ndarray:
-    """Return the ancestor of every node that is no deeper than allowed, shape ``(n_cells,)``.
+    """Replace nodes deeper than ``max_depth`` by their ancestor there, shape ``(n_cells,)``.
 
     Examples
     --------
@@ -170,12 +170,12 @@ def truncate_to_depth(
     """
     rows, allowed = np.arange(len(nodes)), np.broadcast_to(max_depth, len(nodes))
     above = taxonomy.node_at_level[nodes][rows, allowed.clip(1, taxonomy.max_depth) - 1]
-    lifted = np.where(allowed < 1, 0, above)
-    return np.where(taxonomy.depth[nodes] <= allowed, nodes, lifted)
+    ancestors = np.where(allowed < 1, 0, above)
+    return np.where(taxonomy.depth[nodes] <= allowed, nodes, ancestors)
 
 
 def most_probable_leaf(taxonomy: Taxonomy, probabilities: np.ndarray) -> np.ndarray:
-    """Return the most probable leaf of every cell, shape ``(n_cells,)``.
+    """Return the most probable leaf of each cell, shape ``(n_cells,)``.
 
     Examples
     --------
@@ -190,7 +190,7 @@ def most_probable_leaf(taxonomy: Taxonomy, probabilities: np.ndarray) -> np.ndar
 
 def _walk_down(taxonomy: Taxonomy, probabilities: np.ndarray, start: np.ndarray) -> np.ndarray:
     node = start.copy()
-    # Breadth-first order: a parent's group is always visited before its children's groups.
+    # Groups are in breadth-first order, so parents are visited before their children.
     for children in taxonomy.groups:
         here = np.flatnonzero(node == taxonomy.parent[children[0]])
         node[here] = children[probabilities[np.ix_(here, children)].argmax(axis=1)]
@@ -203,7 +203,7 @@ def depth_of_level(taxonomy: Taxonomy, level: int | str) -> int:
     Raises
     ------
     ValueError
-        If there is no such level, or it is the root, where every cell has the same label.
+        If there is no such level, or it is the root.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def depth_of_level(taxonomy: Taxonomy, level: int | str) -> int:
 
 
 def node_names(taxonomy: Taxonomy, root: str = LABEL_COLUMNS.ROOT) -> list[str]:
-    """Return the bare name of every node, with a word for "no label" at the root.
+    """Return the label of each node, with ``root`` as the label of the root.
 
     Examples
     --------
@@ -235,14 +235,14 @@ def node_names(taxonomy: Taxonomy, root: str = LABEL_COLUMNS.ROOT) -> list[str]:
 
 
 def node_categories(names: Sequence[str], nodes: NDArray[np.int64]) -> pd.Categorical:
-    """Return the name of each cell's node, as categories in the order of the tree that occur.
+    """Return the name of each cell's node, with the occurring categories in tree order.
 
     Parameters
     ----------
     names
-        Name of every node, shape ``(n_nodes,)``.
+        Name of each node, shape ``(n_nodes,)``.
     nodes
-        Node of every cell, shape ``(n_cells,)``.
+        Node of each cell, shape ``(n_cells,)``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How right an annotation is, how sure, and whether 0.9 is right nine times in ten."""
+"""Score annotations against known labels, and adjust their confidence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hdeepinsight.taxonomy import (
     path_distance,
 )
 
-#: Powers between which one is looked for.
+#: Range of powers in `match_mean_confidence`.
 _POWERS = (0.05, 20.0)
 
 
@@ -34,15 +34,15 @@ class Evaluation:
     ----------
     levels
         One row per level: ``n_cells``, ``accuracy``, ``macro_f1``, ``balanced_accuracy`` and
-        ``ece`` (expected calibration error) of the labels followed down to the leaves.
+        ``ece`` (expected calibration error) of the decoded leaves.
     hierarchical
-        Hierarchical precision, recall and F1 of the labels where each cell stops.
+        Hierarchical precision, recall and F1 of the assigned labels.
     mean_path_distance
-        Mean number of edges between the true node and the one where the cell stops.
+        Mean number of edges between the true node and the assigned node.
     share_stopped
-        Share of cells that stop above a leaf.
+        Share of cells labelled above a leaf.
     n_cells
-        Cells with a known label.
+        Number of cells with a known label.
 
     Examples
     --------
@@ -87,26 +87,28 @@ class Evaluation:
 
     def __str__(self) -> str:
         h, levels = self.hierarchical, self.levels.to_string(float_format=lambda x: f"{x:.3f}")
-        said = f"hierarchical precision {h.precision:.3f}, recall {h.recall:.3f}, F1 {h.f1:.3f}; "
-        said += f"mean path distance {self.mean_path_distance:.2f}; "
-        said += f"{self.share_stopped:.1%} of cells stop above a type"
-        return f"{self.n_cells} cells with known labels\n{levels}\n{said}"
+        return (
+            f"{self.n_cells} cells with known labels\n{levels}\n"
+            f"hierarchical precision {h.precision:.3f}, recall {h.recall:.3f}, F1 {h.f1:.3f}; "
+            f"mean path distance {self.mean_path_distance:.2f}; "
+            f"{self.share_stopped:.1%} of cells stop above a type"
+        )
 
 
 def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation:
-    """Score an annotation.
+    """Score an annotation against known labels.
 
     Parameters
     ----------
     annotation
-        The result to score.
+        The annotation.
     nodes
-        True node of every cell, shape ``(n_cells,)``; cells with 0 (unlabelled) are left out.
+        True node of each cell, shape ``(n_cells,)``; cells with 0 (unlabelled) are ignored.
 
     Raises
     ------
     ValueError
-        If the nodes do not fit the cells or the taxonomy, or no cell has a label.
+        If the nodes do not match the cells or the taxonomy, or no cell has a label.
 
     Examples
     --------
@@ -139,25 +141,25 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
 def score_levels(
     taxonomy: Taxonomy, probabilities: np.ndarray, truth: np.ndarray, leaf: np.ndarray
 ) -> pd.DataFrame:
-    """Score the decoded path at every level, with its expected calibration error as ``ece``.
+    """Score the decoded leaves at each level, including the expected calibration error ``ece``.
 
     Parameters
     ----------
     taxonomy
         The tree.
     probabilities
-        Probability of every node, shape ``(n_cells, n_nodes)``.
+        Probability of each node, shape ``(n_cells, n_nodes)``.
     truth, leaf
-        True node and decoded leaf, shape ``(n_cells,)``.
+        True node and decoded leaf of each cell, shape ``(n_cells,)``.
 
     Returns
     -------
-    One row per level, as :func:`level_scores` has it; ``ece`` over the cells whose label and leaf
-    reach the level.
+    One row per level, as from :func:`level_scores`; ``ece`` is computed over the cells whose label
+    and leaf reach the level.
 
     Examples
     --------
-    Sure of "T", which is right twice, and as sure of "CD4", which is right once:
+    "T" and "CD4" have probability 1; "T" is correct for both cells, "CD4" for one:
 
     >>> import numpy as np
     >>> from hdeepinsight.taxonomy import Taxonomy
@@ -179,21 +181,21 @@ def score_levels(
 
 
 def level_metrics(taxonomy: Taxonomy, log_probs: np.ndarray, nodes: np.ndarray) -> dict[str, float]:
-    """Compute accuracy, macro-F1 and calibration error of every level.
+    """Compute accuracy, macro-F1 and calibration error at each level.
 
     Parameters
     ----------
     taxonomy
         The tree.
     log_probs
-        Log-probability of every node, shape ``(n_cells, n_nodes)``.
+        Log-probability of each node, shape ``(n_cells, n_nodes)``.
     nodes
-        Node of every cell's label, shape ``(n_cells,)``.
+        Node of each cell's label, shape ``(n_cells,)``.
 
     Returns
     -------
-    ``accuracy_<level>``, ``macro_f1_<level>``, ``ece_<level>`` on cells labelled at least that
-    deep, and ``log_loss``, the mean negative log-probability of the labels.
+    ``accuracy_<level>``, ``macro_f1_<level>``, ``ece_<level>`` over cells labelled at least at this
+    level, and ``log_loss``, the mean negative log-probability of the labels.
 
     Examples
     --------
@@ -216,27 +218,27 @@ def level_metrics(taxonomy: Taxonomy, log_probs: np.ndarray, nodes: np.ndarray) 
 def expected_calibration_error(
     confidence: ArrayLike, correct: ArrayLike, *, n_bins: int = 15
 ) -> float:
-    """Mean gap between confidence and accuracy over bins of equal numbers of cells.
+    """Compute the expected calibration error over bins with equal numbers of cells.
 
     Parameters
     ----------
     confidence
         Probability of the predicted label, shape ``(n_cells,)``.
     correct
-        Whether the label is right, shape ``(n_cells,)``.
+        Whether the label is correct, shape ``(n_cells,)``.
     n_bins
-        Number of bins; fewer are used where there are fewer cells. Cells of equal confidence share
-        a bin, so that the order of the cells does not matter.
+        Maximum number of bins. Cells with equal confidence share a bin, so the order of the cells
+        does not matter.
 
     Returns
     -------
-    A number from 0 (perfect) to 1; ``nan`` without cells.
+    Mean difference between confidence and accuracy, from 0 (best) to 1; ``nan`` without cells.
 
     Raises
     ------
     ValueError
-        If the arrays differ in length, a confidence lies outside [0, 1], `correct` is not true or
-        false throughout, or `n_bins` is not positive.
+        If the arrays differ in length, confidence is outside [0, 1], `correct` is not boolean, or
+        `n_bins` is not positive.
 
     Examples
     --------
@@ -251,47 +253,45 @@ def expected_calibration_error(
     Naeini, Cooper and Hauskrecht (2015), Obtaining well calibrated probabilities using Bayesian
     binning; with equal-mass instead of equal-width bins.
     """
-    said, right = check_confidence(confidence, correct, n_bins)
-    if not len(said):
+    probability, is_correct = check_confidence(confidence, correct, n_bins)
+    if not len(probability):
         return float("nan")
-    order = np.argsort(said)
-    ranked, n_cells = said[order], len(said)
+    order = np.argsort(probability)
+    ranked, n_cells = probability[order], len(probability)
     bins = np.searchsorted(ranked, ranked, side="left") * min(n_bins, n_cells) // n_cells
-    gaps = np.bincount(bins, weights=ranked - right[order])
+    gaps = np.bincount(bins, weights=ranked - is_correct[order])
     return float(round(np.abs(gaps).sum() / n_cells, 12))
 
 
 def check_confidence(
     confidence: ArrayLike, correct: ArrayLike, n_bins: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float64 ``(n_cells,)``.
+    """Check confidence and correctness, and return both as float64 ``(n_cells,)``.
 
     Raises
     ------
     ValueError
-        Unless they fit each other, confidence is a probability and correctness true or false.
+        If their shapes differ, confidence is not in [0, 1], or correctness is not boolean.
 
     Examples
     --------
     >>> check_confidence([0.9, 0.4], [True, False], n_bins=15)
     (array([0.9, 0.4]), array([1., 0.]))
     """
-    said, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    if said.shape != right.shape or said.ndim != 1:
-        hint = "Select the same cells of both."
-        raise invalid("confidence and correct", (said.shape, right.shape), "(n_cells,) each", hint)
-    if not ((said >= 0) & (said <= 1 + PROBABILITY_TOLERANCE)).all():
-        found, hint = (
-            f"{said.min():.3g} to {said.max():.3g}",
-            "Pass probabilities, not logits or percent.",
-        )
-        raise ValueError(f"Confidence is a finite probability in [0, 1], got {found}. {hint}")
+    values, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if values.shape != right.shape or values.ndim != 1:
+        shapes, hint = (values.shape, right.shape), "Pass both for the same cells."
+        raise invalid("confidence and correct", shapes, "arrays of shape (n_cells,)", hint)
+    if not ((values >= 0) & (values <= 1 + PROBABILITY_TOLERANCE)).all():
+        found = f"{values.min():.3g} to {values.max():.3g}"
+        hint = "Pass probabilities, not logits or percentages."
+        raise ValueError(f"confidence must be finite and from 0 to 1, got {found}. {hint}")
     if not np.isin(right, (0, 1)).all():
-        found = f"{right.min():.3g} to {right.max():.3g}"
-        hint = "Compare labels with the known ones, and leave out cells without one."
-        raise ValueError(f"Correctness is right (1) or not (0), got {found}. {hint}")
-    check_integer("n_bins", n_bins, hint="Use 15 to begin with.")
-    return said.clip(max=1.0), right
+        found = f"values from {right.min():.3g} to {right.max():.3g}"
+        hint = "Compare labels with the known ones, without unlabelled cells."
+        raise ValueError(f"correct must be boolean, got {found}. {hint}")
+    check_integer("n_bins", n_bins, hint="15 is a good start.")
+    return values.clip(max=1.0), right
 
 
 def mean_confidence(annotation: Annotation) -> float:
@@ -311,10 +311,10 @@ def mean_confidence(annotation: Annotation) -> float:
 
 
 def sharpen(annotation: Annotation, power: float) -> Annotation:
-    """Raise leaf probabilities to a power, and add up the tree what they become.
+    """Raise leaf probabilities to a power, and normalise them.
 
-    The most probable leaf of every cell stays. A power below 1 makes an annotation less sure, one
-    above 1 surer.
+    The most probable leaf of each cell does not change. Powers below 1 decrease the confidence,
+    powers above 1 increase it.
 
     Examples
     --------
@@ -332,9 +332,9 @@ def sharpen(annotation: Annotation, power: float) -> Annotation:
 
 
 def match_mean_confidence(annotation: Annotation, target: float) -> Annotation:
-    """Raise leaf probabilities to the one power that makes the :func:`mean_confidence` the target.
+    """Raise leaf probabilities to a power so that :func:`mean_confidence` equals the target.
 
-    Where no power between 0.05 and 20 does, the nearest of these is taken.
+    The power is limited to the range from 0.05 to 20.
 
     Examples
     --------
@@ -362,7 +362,7 @@ def _leaves(annotation: Annotation) -> np.ndarray:
 
 
 def _powered(leaves: np.ndarray, power: float) -> np.ndarray:
-    relative = leaves / leaves.max(axis=1, keepdims=True)  # a high power of all would be 0
+    relative = leaves / leaves.max(axis=1, keepdims=True)  # avoids underflow for large powers
     powered: np.ndarray = relative**power
     powered /= powered.sum(axis=1, keepdims=True)
     return powered

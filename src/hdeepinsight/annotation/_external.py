@@ -1,4 +1,4 @@
-"""Annotations of other tools: their labels and classes on the nodes of a taxonomy."""
+"""Map labels and class probabilities of other tools to the nodes of a taxonomy."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hdeepinsight.taxonomy import Taxonomy, check_labels
 
 Floats = NDArray[np.float64]
 
-#: What tools write for "no label" as they say: ours, CellTypist's, popV's and CELLxGENE's words.
-_WORDS_OF_TOOLS = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
+#: Labels of unlabelled cells in this package, CellTypist, popV and CELLxGENE.
+_UNLABELED = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
 
 
 def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
-    """Return the node of every label of any tool, 0 for none, shape ``(n_cells,)``.
+    """Return the node of each label, 0 for unlabelled cells, shape ``(n_cells,)``.
 
     Warns
     -----
     LabelWarning
-        If words that no tool writes are taken for "no label", or labels look alike.
+        If other words are interpreted as missing labels, or labels look alike.
 
     Examples
     --------
@@ -34,15 +34,15 @@ def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
     array([3, 1, 0])
     """
     column = labels if isinstance(labels, pd.Series) else pd.Series(list(labels), dtype=object)
-    check_labels(column[~column.isin(taxonomy.labels)], "The labels", unlabeled=_WORDS_OF_TOOLS)
+    check_labels(column[~column.isin(taxonomy.labels)], "The labels", unlabeled=_UNLABELED)
     return taxonomy.encode(column)
 
 
 def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]:
-    """Return the node of every class, shape ``(n_classes,)``.
+    """Return the node of each class, shape ``(n_classes,)``.
 
-    A class that carries the name of both a node and its child means the child, unless the child
-    is among the classes by itself: classifiers name what they can tell apart.
+    If a node and its child have the same name, the class is the child, unless that is another
+    class.
 
     Examples
     --------
@@ -63,9 +63,9 @@ def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]
 
 
 def drop_ancestors(taxonomy: Taxonomy, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell which classes stay when those above others are dropped, shape ``(n_classes,)``.
+    """Return which classes are not ancestors of others, bool, shape ``(n_classes,)``.
 
-    Classes at the root are dropped too.
+    The root counts as an ancestor.
 
     Examples
     --------
@@ -80,16 +80,16 @@ def drop_ancestors(taxonomy: Taxonomy, nodes: NDArray[np.int64]) -> NDArray[np.b
 
 
 def node_mass(taxonomy: Taxonomy, values: Floats, nodes: NDArray[np.int64]) -> Floats:
-    """Add up the mass at or below every node, ``(n_cells, n_nodes)``, from that of classes.
+    """Sum the mass of classes at or below each node, shape ``(n_cells, n_nodes)``.
 
     Parameters
     ----------
     taxonomy
         The tree.
     values
-        Mass of every class, shape ``(n_cells, n_classes)``.
+        Mass of each class, shape ``(n_cells, n_classes)``.
     nodes
-        Node of every class, shape ``(n_classes,)``.
+        Node of each class, shape ``(n_classes,)``.
 
     Examples
     --------
@@ -106,10 +106,10 @@ def node_mass(taxonomy: Taxonomy, values: Floats, nodes: NDArray[np.int64]) -> F
 
 
 def node_probabilities(taxonomy: Taxonomy, mass: Floats) -> Floats:
-    """Share each node's probability among its children by their mass, ``(n_cells, n_nodes)``.
+    """Split the probability of each node between its children by mass, ``(n_cells, n_nodes)``.
 
-    Mass that stays at an inner node speaks for no child, so it is shared as the rest is; equally,
-    where no child has any.
+    Mass at an inner node itself is split in the same proportions, or equally if all children have
+    zero mass.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def node_probabilities(taxonomy: Taxonomy, mass: Floats) -> Floats:
 
 
 def next_above(threshold: float | None) -> float | None:
-    """Return the next number above a threshold, which two children with equal shares do not reach.
+    """Return the next number above a threshold, which two equal probabilities cannot reach.
 
     Examples
     --------
@@ -143,21 +143,21 @@ def next_above(threshold: float | None) -> float | None:
 def normalise_classes(
     values: Floats, nodes: NDArray[np.int64], taxonomy: Taxonomy
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """Make distributions over classes that exclude each other; rows without any mass stay 0.
+    """Normalise class probabilities to distributions; rows that are all zero stay zero.
 
     Parameters
     ----------
     values
-        Probability of every class, shape ``(n_cells, n_classes)``. Where rows do not sum to 1,
-        classes above others are dropped.
+        Probability of each class, shape ``(n_cells, n_classes)``. If rows do not sum to 1, classes
+        that are ancestors of others are dropped.
     nodes
-        Node of every class, shape ``(n_classes,)``.
+        Node of each class, shape ``(n_classes,)``.
     taxonomy
         The tree.
 
     Returns
     -------
-    Probabilities and nodes of the classes that stay.
+    Probabilities and nodes of the remaining classes.
 
     Raises
     ------
@@ -174,19 +174,19 @@ def normalise_classes(
     (array([[0.75, 0.25]]), array([3, 2]))
     """
     if not np.isfinite(values).all() or (values < 0).any():
-        found = f"{np.nanmin(values):.3g} to {np.nanmax(values):.3g}"
-        hint = "Valid are finite numbers from 0. Take the softmax of logits first."
-        raise ValueError(f"Found probabilities from {found}. {hint}")
+        found = f"from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}"
+        hint = "Apply softmax to logits first."
+        raise ValueError(f"Probabilities must be finite numbers >= 0, got values {found}. {hint}")
     total = values.sum(axis=1, keepdims=True)
     if np.abs(total - 1).max(initial=0) > 1e-3:
-        # Sums beyond 1 come from tables that give a parent beside its children.
+        # Sums above 1 occur in tables with parents and their children.
         keep = drop_ancestors(taxonomy, nodes)
         values, nodes = values[:, keep], nodes[keep]
         total = values.sum(axis=1, keepdims=True)
     return values / np.where(total > 0, total, 1.0), nodes
 
 
-#: Of each style: column of labels, column of confidence, and the word for no label.
+#: For each style: columns of labels and confidence, and the label of unlabelled cells.
 _POPV = "popv_hdeepinsight_prediction"
 TABLE_COLUMNS = {
     "celltypist": ("predicted_labels", "conf_score", "Unassigned"),
@@ -197,7 +197,7 @@ TABLE_COLUMNS = {
 def label_probabilities(
     taxonomy: Taxonomy, labels: pd.Series, confidence: ArrayLike | None
 ) -> tuple[NDArray[np.int64], Floats]:
-    """Return the node of each label, and the probability of every node that its confidence says.
+    """Return the node of each label, and node probabilities according to its confidence.
 
     Parameters
     ----------
@@ -206,19 +206,18 @@ def label_probabilities(
     labels
         One label per cell, indexed by cell.
     confidence
-        Probability of each label, shape ``(n_cells,)``; certain by default.
+        Probability of each label, shape ``(n_cells,)``; 1 by default.
     """
-    # A label means the end of the chain of single children under its node: "B" is as deep as a
-    # taxonomy has "B > B".
+    # A label refers to the end of a chain of single children: "B" is "B > B" if that exists.
     ends = np.arange(taxonomy.n_nodes)
     for node in np.flatnonzero(taxonomy.n_children == 1)[::-1]:  # children come after their parent
         ends[node] = ends[taxonomy.children(int(node))[0]] if node else 0
     nodes = ends[label_nodes(taxonomy, labels)]
-    sure = np.ones(len(labels)) if confidence is None else np.array(confidence, dtype=np.float64)
-    if sure.shape != (len(labels),) or not ((sure >= 0) & (sure <= 1)).all():
+    given = np.ones(len(labels)) if confidence is None else np.array(confidence, dtype=np.float64)
+    if given.shape != (len(labels),) or not ((given >= 0) & (given <= 1)).all():
         raise ValueError(
-            f"confidence must be one probability from 0 to 1 per label, got shape {sure.shape}, "
-            f"from {sure.min(initial=np.inf):.3g} to {sure.max(initial=-np.inf):.3g}, for "
+            f"confidence must be one probability from 0 to 1 per label, got shape {given.shape}, "
+            f"from {given.min(initial=np.inf):.3g} to {given.max(initial=-np.inf):.3g}, for "
             f"{len(labels)} labels. Divide counts of agreeing methods by the number of methods."
         )
     if confidence is not None:
@@ -226,6 +225,6 @@ def label_probabilities(
     inside = taxonomy.ancestor_matrix[:, nodes].T
     n_inside = inside.sum(axis=1)
     n_outside = np.maximum(taxonomy.n_leaves - n_inside, 1)
-    sure[n_inside == taxonomy.n_leaves] = 1.0  # no label, or nothing is outside
-    share = np.where(inside, (sure / n_inside)[:, None], ((1 - sure) / n_outside)[:, None])
+    given[n_inside == taxonomy.n_leaves] = 1.0  # no label, or no other types
+    share = np.where(inside, (given / n_inside)[:, None], ((1 - given) / n_outside)[:, None])
     return nodes, share @ taxonomy.ancestor_matrix

@@ -39,7 +39,6 @@ SHARES = {
 }
 #: Sentences for steps that were applied, and for those that were not.
 STEPS = {
-    "profiles": ("Network combined with mean profiles of the types", "Network used alone"),
     "adapt": ("Model adapted to the query", "Model not adapted to the query"),
     "refine": (
         "Labels smoothed over the neighbour graph",

@@ -1,4 +1,4 @@
-"""The door for data: what a matrix holds, which genes it has, and its counts in chunks."""
+"""Read AnnData and other formats: inspect matrices, match genes, and read counts in chunks."""
 
 from hdeepinsight._errors import InputError as InputError
 from hdeepinsight._errors import examples as examples

@@ -1,4 +1,4 @@
-"""Counts of any input, read chunk by chunk, and what is computed from them without a model."""
+"""Open any input as a source of counts, read in chunks; select genes and normalise counts."""
 
 from __future__ import annotations
 
@@ -37,90 +37,90 @@ from hdeepinsight.data._matrix import (
 from hdeepinsight.data._recover import Denormalizer, Normalisation
 from hdeepinsight.data._store import DataLike, Store, open_store, slot_name
 
-#: A gene that fewer cells express is not selected.
+#: Smallest number of cells in which a selected gene is detected.
 MIN_CELLS = 3
-#: Names in lower case of genes that have none; and most columns that share a name on average.
-NO_NAMES, MOST_COLUMNS = ("", "nan", "none", "na", "<na>"), 10
+#: Missing gene names, in lower case; and maximum mean number of columns per gene name.
+NO_NAMES, MAX_COLUMNS_PER_NAME = ("", "nan", "none", "na", "<na>"), 10
 
 
 @dataclass(eq=False)
 class Inspection:
-    """What a matrix holds and how it is read: told by some cells, until a pass has seen them all.
+    """Scale of a matrix, inferred from a sample of cells until a pass has read all of them.
 
     Parameters
     ----------
     report
-        What the values are.
+        Report on the values.
     denormalizer
-        How counts are recovered from the values; ``None`` if they are used as they are.
-    seen
-        What the cells hold that were looked at; ``None`` once all were.
-    again
-        Inspects the matrix by other tallies, or by all of its values.
+        Recovers counts from the values; ``None`` if they are used unchanged.
+    sampled
+        Scan of the sampled cells; ``None`` after all cells were scanned.
+    inspect
+        Inspects the matrix by a given scan, or by all of its values.
     """
 
     report: InputReport
     denormalizer: Denormalizer | None = None
-    seen: Scan | None = None
-    again: Callable[[Scan | None], Inspection] | None = None
+    sampled: Scan | None = None
+    inspect: Callable[[Scan | None], Inspection] | None = None
 
-    def watch(self, matrix: RowMatrix, size: int) -> Iterator[tuple[slice, Block]]:
-        """Read blocks, and check in the same pass that all values are what some of them told.
+    def check_while_reading(self, matrix: RowMatrix, size: int) -> Iterator[tuple[slice, Block]]:
+        """Read blocks, and check in the same pass that all values have the scale of the sample.
 
         Raises
         ------
         InputError
-            If they are not: what is said of the whole matrix, which is then looked at.
+            If they do not, after an inspection of the whole matrix.
         """
-        tally = Scan()
+        scan = Scan()
         for rows, block in matrix.blocks(size):
-            if self.seen is not None:
+            if self.sampled is not None:
                 block = canonical(block)
-                tally.add(block)
-                if tally.contradicts(self.seen):
+                scan.add(block)
+                if scan.contradicts(self.sampled):
                     self.settle()
             yield rows, block
-        if self.seen is not None and matrix.rows is None and tally.n_rows == self.report.n_obs:
-            tally.sample = self.seen.sample
-            self.settle(tally)
+        if self.sampled is not None and matrix.rows is None and scan.n_rows == self.report.n_obs:
+            scan.sample = self.sampled.sample
+            self.settle(scan)
 
-    def settle(self, seen: Scan | None = None) -> None:
-        """Update the report from the tallies of all values, which are read if not given.
+    def settle(self, scan: Scan | None = None) -> None:
+        """Update the report by a scan of all values, which are read if it is not given.
 
         Raises
         ------
         InputError
-            If they contradict the sample.
+            If they do not have the scale of the sample.
         """
-        found: Inspection = self.again(seen)  # type: ignore[misc]
+        found: Inspection = self.inspect(scan)  # type: ignore[misc]
         if found.denormalizer != self.denormalizer:
             raise InputError(
-                f"{found.report.layer} looks {self.report.scale} in some cells, and "
-                f"{found.report.scale} in all: {found.report.evidence}.",
-                "Valid are values of one scale, normalised alike.",
-                "Pass the raw counts, or each part by itself.",
+                f"{found.report.layer} looks {self.report.scale} in a sample of cells, but "
+                f"{found.report.scale} in all of them: {found.report.evidence}.",
+                "Expected values on one scale, normalised in the same way.",
+                "Pass the raw counts, or annotate the parts separately.",
             )
-        self.report, self.seen = found.report, None
+        self.report, self.sampled = found.report, None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CountSource:
-    """Counts of shape ``(n_obs, n_vars)``, read in chunks; made by `open_counts`.
+    """Counts of shape ``(n_obs, n_vars)``, read in chunks; created by `open_counts`.
 
     Parameters
     ----------
     matrix
-        Where the values come from.
+        Matrix of the values.
     obs
-        Annotation of the cells; a table of its own, the user's one is not touched by changing it.
+        Annotation of the cells, a copy of the user's table.
     var
         Annotation of the genes.
     inspection
-        What the values are, and how counts are made from them.
+        Scale of the values, and how counts are computed from them.
     obsm
-        Ways to the coordinates that the cells brought along.
+        Functions that return the coordinates of the cells, by name.
     remarks
-        What else there is to say of how the counts are read, in sentences.
+        Further sentences on how the counts are read.
 
     Examples
     --------
@@ -140,13 +140,13 @@ class CountSource:
 
     @property
     def report(self) -> InputReport:
-        """What the values are and what is repaired; on all of them from the first pass on."""
+        """Report on the values and repairs; it covers all cells after the first pass."""
         report = self.inspection.report
         return replace(report, repairs=(*report.repairs, *self.remarks))
 
     @property
     def denormalizer(self) -> Denormalizer | None:
-        """How counts are recovered from the values; ``None`` if they are used as they are."""
+        """Recovers counts from the values; ``None`` if they are used unchanged."""
         return self.inspection.denormalizer
 
     @property
@@ -175,7 +175,7 @@ class CountSource:
         return f"CountSource({size}, counts {how} {self.report.layer}, {self.report.storage})"
 
     def align(self, genes: Sequence[str], **options: Any) -> GeneAlignment:
-        """Match the genes to those of a model; options as in `align_genes`.
+        """Match the genes to those of a model, with the options of `align_genes`.
 
         Examples
         --------
@@ -193,14 +193,14 @@ class CountSource:
     def chunks(
         self, alignment: GeneAlignment, chunk_size: int = CHUNK_CELLS
     ) -> Iterator[tuple[slice, sp.csr_matrix]]:
-        """Read counts in model order, cells in file order.
+        """Read counts with genes in model order and cells in file order.
 
         Parameters
         ----------
         alignment
-            Map to the model's genes, made from ``var`` or ``var_names``.
+            Map to the model's genes, computed from ``var`` or ``var_names``.
         chunk_size
-            Most cells of a chunk. What a cell gets does not depend on it.
+            Maximum number of cells per chunk. It does not change the counts.
 
         Yields
         ------
@@ -227,15 +227,15 @@ class CountSource:
             yield rows, alignment.apply(block)
 
     def read(self, alignment: GeneAlignment, rows: np.ndarray | None = None) -> sp.csr_matrix:
-        """Read all counts at once, as :meth:`chunks` gives them, or those of some cells.
+        """Read the counts of all or some cells at once, with genes in model order.
 
         Parameters
         ----------
         alignment
             Map to the model's genes.
         rows
-            Positions of the cells to read, in any order; all of them if ``None``. Memory grows
-            with these.
+            Positions of the cells to read, in any order; all cells if ``None``. Memory is
+            proportional to their number.
 
         Returns
         -------
@@ -256,11 +256,11 @@ class CountSource:
         [[2.0, 5.0]]
         """
         source = self if rows is None else self.take(rows)
-        nothing = sp.csr_matrix((0, len(alignment.source)), dtype=np.float32)
-        return sp.vstack([nothing, *(counts for _, counts in source.chunks(alignment))], "csr")
+        empty = sp.csr_matrix((0, len(alignment.source)), dtype=np.float32)
+        return sp.vstack([empty, *(counts for _, counts in source.chunks(alignment))], "csr")
 
     def take(self, rows: np.ndarray) -> CountSource:
-        """Return the source of the cells at some positions, in their order.
+        """Return a source of the cells at the given positions, in this order.
 
         Examples
         --------
@@ -271,16 +271,16 @@ class CountSource:
         >>> source.take(np.array([1])).obs_names.tolist()
         ['1']
         """
-        text = f"{len(rows):,} of the {self.n_obs:,} cells were chosen."
-        matrix, seen = self.matrix.take(rows), self.inspection.seen
-        looked_at = spread_rows(self.n_obs, SAMPLE_CELLS)
-        if seen is not None and self.matrix.rows is None and np.array_equal(looked_at, rows):
-            matrix = wrap(stacked(list(seen.sample)))  # in memory, of what was looked at
+        text = f"{len(rows):,} of the {self.n_obs:,} cells were selected."
+        matrix, scan = self.matrix.take(rows), self.inspection.sampled
+        sampled_rows = spread_rows(self.n_obs, SAMPLE_CELLS)
+        if scan is not None and self.matrix.rows is None and np.array_equal(sampled_rows, rows):
+            matrix = wrap(stacked(list(scan.sample)))  # already in memory
         return replace(
             self,
             matrix=matrix,
             obs=self.obs.iloc[rows],
-            obsm={name: partial(_rows_of, way, rows) for name, way in self.obsm.items()},
+            obsm={name: partial(_rows_of, read, rows) for name, read in self.obsm.items()},
             remarks=(*self.remarks, text),
         )
 
@@ -289,16 +289,16 @@ class CountSource:
         if self.matrix.is_in_memory:
             raise InputError(
                 "The counts are in the memory of this process, where workers cannot read them.",
-                "Valid is the path of an .h5ad file or a .zarr store, or an AnnData whose matrix "
+                "Expected the path of an .h5ad file or a .zarr store, or an AnnData whose matrix "
                 "is a dask array.",
                 "Write the query to a file that all workers can read, or omit client=.",
             )
-        seen = self.inspection.seen and replace(self.inspection.seen, sample=[])
+        scan = self.inspection.sampled and replace(self.inspection.sampled, sample=[])
         return replace(
             self,
-            matrix=replace(self.matrix, counter=Counter(), held={}),
+            matrix=replace(self.matrix, counter=Counter(), cache={}),
             obs=self.obs[[name for name in columns if name in self.obs]].reset_index(drop=True),
-            inspection=replace(self.inspection, seen=seen, again=_unlike),
+            inspection=replace(self.inspection, sampled=scan, inspect=_unlike),
             obsm={},
         )
 
@@ -308,23 +308,24 @@ class CountSource:
         Raises
         ------
         InputError
-            If the counts of a cell cannot be recovered, or values are not what some of them told.
+            If the counts of a cell cannot be recovered, or the values do not have the scale of the
+            sampled cells.
         """
         check_integer("chunk_size", size, hint=f"Omit it to use {CHUNK_CELLS}.")
-        blocks = self.inspection.watch(self.matrix, size)
+        blocks = self.inspection.check_while_reading(self.matrix, size)
         return self.denormalizer.blocks(blocks, self.n_obs) if self.denormalizer else blocks
 
 
 class UnlikeSample(Exception):
-    """Values differ in kind from those of the sample, so all values have to be inspected."""
+    """Values differ in scale from those of the sample, so all values have to be inspected."""
 
 
-def _unlike(seen: Scan | None) -> Inspection:
+def _unlike(scan: Scan | None) -> Inspection:
     raise UnlikeSample
 
 
-def _rows_of(way: Callable[[], Any], rows: np.ndarray) -> Any:
-    values = way()
+def _rows_of(read: Callable[[], Any], rows: np.ndarray) -> Any:
+    values = read()
     return values.iloc[rows] if hasattr(values, "iloc") else values[rows]
 
 
@@ -339,45 +340,46 @@ def open_counts(
     genes_only: bool = True,
     sampled: bool = False,
 ) -> CountSource:
-    """Inspect a query and open it as a source of counts, without changing it.
+    """Inspect a query and open it as a source of counts, without modifying it.
 
     Parameters
     ----------
     data
-        An AnnData with a dense, sparse, dask or backed matrix, or the path of an ``.h5ad`` file
-        or a ``.zarr`` store, which is read lazily and is open only while it is read, or of another
-        format that `open_store` reads; or what that returned for one of these.
+        AnnData with a dense, sparse, dask or backed matrix; path of an ``.h5ad`` file or a
+        ``.zarr`` store, which is read lazily and open only while it is read; path of another format
+        that `open_store` reads; or a result of `open_store`.
     layer
         Layer with the values, shape ``(n_obs, n_vars)``; ``X`` if ``None``.
     use_raw
         Read ``.raw``, with its genes.
     scale
-        ``"auto"``: counts are used, log1p-normalised values from which counts can be recovered are
-        recovered, anything else is refused. ``"counts"``: only whole numbers are accepted.
-        ``"recover"``: counts are recovered, also from values that were not logged. ``"as_is"``:
-        fractions are used unchanged. NaN, infinite and negative values are always refused.
+        ``"auto"`` uses counts, recovers them from log1p-normalised values if possible, and raises
+        an error otherwise. ``"counts"`` accepts only whole numbers. ``"recover"`` recovers counts,
+        also from normalised values without logarithm. ``"as_is"`` uses fractional values
+        unchanged. NaN, infinite and negative values always raise an error.
     arguments
-        What the caller takes of ``layer``, ``use_raw`` and ``scale``, and by which names, so that
-        an error advises nothing else; such as ``{"layer": "rna_layer"}``.
+        Names of ``layer``, ``use_raw`` and ``scale`` in the calling function, such as
+        ``{"layer": "rna_layer"}``. Errors recommend only these.
     coverage
-        Share of the wanted genes that a table of genes has, by which an error compares matrices.
+        Function that returns the share of the required genes in a table of genes; errors compare
+        matrices by it.
     genes_only
-        Leave out columns that are not genes by what ``var`` says of them.
+        Drop columns that are not genes according to ``var``.
     sampled
-        Judge a large matrix by cells from all over it, and all others as they are read: the first
-        pass ends with the error if they are something else.
+        Inspect a sample of the cells of a large matrix first, and the others while they are read.
+        The first pass raises an error if their scale differs.
 
     Returns
     -------
-    The source; its ``report`` says what was found and repaired.
+    The source; its ``report`` describes the values and the repairs.
 
     Raises
     ------
     InputError
-        With what was found, what is valid and what to do next. Another layer is never taken
-        silently: if one holds counts, the text names it.
+        If the values are not valid counts. Another layer is never used silently; if one has
+        counts, the message names it.
     ValueError
-        If ``scale`` is none of these.
+        If ``scale`` is invalid.
 
     Examples
     --------
@@ -390,9 +392,9 @@ def open_counts(
     check_choice("scale", scale, get_args(ScaleMode))
     store = open_store(data, genes_only=genes_only)
     matrix = store.matrix(layer, use_raw, arguments=arguments)
-    how = {"layer": layer, "use_raw": use_raw, "arguments": arguments}
+    options = {"layer": layer, "use_raw": use_raw, "arguments": arguments}
     is_known = ("report", slot_name(layer, use_raw)) in store.known
-    inspect = partial(_inspected, store, scale, coverage, how)
+    inspect = partial(_inspect, store, scale, coverage, options)
     return CountSource(
         matrix=matrix,
         obs=store.obs.copy(deep=False),
@@ -402,69 +404,70 @@ def open_counts(
     )
 
 
-def _inspected(
+def _inspect(
     store: Store,
     scale: ScaleMode,
     coverage: Callable[[pd.DataFrame], float] | None,
-    how: Mapping[str, Any],
-    seen: Scan | None,
+    options: Mapping[str, Any],
+    scan: Scan | None,
 ) -> Inspection:
-    """Inspect a matrix by some cells, or by all, and raise an error if it is not to be read."""
-    report = inspect_store(store, **how, tally=seen)
-    if error := refusal(report, how["arguments"], scale):
-        if seen is not None:  # the error tells what all cells hold
-            return _inspected(store, scale, coverage, how, None)
-        hint = where_counts_are(store, report.layer, how["arguments"], coverage)
+    """Inspect a matrix by a scan of some cells, or by all; raise an error if it cannot be used."""
+    report = inspect_store(store, **options, scan=scan)
+    if error := refusal(report, options["arguments"], scale):
+        if scan is not None:  # the message describes all cells
+            return _inspect(store, scale, coverage, options, None)
+        hint = where_counts_are(store, report.layer, options["arguments"], coverage)
         raise InputError(error.found, error.valid, " ".join([error.do_next, *hint]))
     denormalizer, text = None, ""
     if scale == "recover" or (scale == "auto" and report.scale == "log1p_counts"):
         form: Normalisation = "normalized" if report.scale == "normalized" else "log1p"
-        dtype = store.matrix(how["layer"], how["use_raw"]).dtype
+        dtype = store.matrix(options["layer"], options["use_raw"]).dtype
         denormalizer = Denormalizer(form, dtype, report.rounding, report.log_base)
     if scale == "as_is" and report.scale not in ("counts", "binary"):
-        text = f"The {report.scale} values are used unchanged, because scale='as_is' was given."
+        text = f"The {report.scale} values are used unchanged, because scale='as_is' was passed."
     elif scale == "recover" and report.scale == "normalized":
         text = "Counts are recovered from the normalised values of each cell."
     if text:
         report = replace(report, problems=(), repairs=(*report.repairs, text))
-    again = partial(_inspected, store, scale, coverage, how)
-    return Inspection(report, denormalizer, seen, again)
+    return Inspection(
+        report, denormalizer, scan, partial(_inspect, store, scale, coverage, options)
+    )
 
 
 def recover_counts(data: Any, *, layer: str | None = None, use_raw: bool = False) -> ad.AnnData:
-    """Recover raw counts from library-size normalised values, exactly or not at all.
+    """Recover exact raw counts from library-size normalised values.
 
-    Dividing by the library size multiplies the counts of a cell by one factor, so all its values,
-    after expm1 where they were logged, are whole multiples of one unit. The largest such unit is
-    found for every cell within the precision of the stored values: floating point, or decimals that
-    the file was rounded to.
+    Normalisation multiplies the counts of a cell by one factor, so all its values (after expm1 if
+    they were logged) are integer multiples of one unit. The largest such unit is determined for
+    each cell, within the precision of the stored values: floating point, or rounding to decimals.
 
     Parameters
     ----------
     data
         An AnnData, the path of a file, or a matrix of shape ``(n_cells, n_genes)``: dense, sparse
-        or dask. The values are log1p of normalised counts, to the base that ``uns["log1p"]`` tells,
-        or e, 2 or 10; or normalised counts that were not logged.
+        or dask. The values are log1p of normalised counts, with the base in ``uns["log1p"]`` or
+        base e, 2 or 10; or normalised counts without logarithm.
     layer
         Layer with the values; ``X`` if ``None``.
     use_raw
-        Take ``.raw``, with its genes.
+        Read ``.raw``, with its genes.
 
     Returns
     -------
-    A new AnnData with the counts as ``X`` (CSR float32) and copies of ``obs`` and ``var``. What was
-    passed stays as it is.
+    A new AnnData with the counts as ``X`` (CSR float32) and copies of ``obs`` and ``var``. The
+    input is not modified.
 
     Raises
     ------
     InputError
-        If a cell has no such unit (scaled, imputed, smoothed, batch-corrected, gene-length
-        normalised values), or the values are too coarse to tell counts apart.
+        If a cell has no such unit (scaled, imputed, smoothed, batch-corrected or gene-length
+        normalised values), or the values are rounded too coarsely.
 
     Notes
     -----
-    Normalised values do not tell counts 2, 4, 6 from 1, 2, 3: counts that share a divisor come back
-    divided by it. In a cell with dozens of detected genes some count is nearly always 1.
+    Counts with a common divisor are returned divided by it, because normalised values of counts
+    2, 4, 6 and 1, 2, 3 are the same. In cells with dozens of detected genes, some count is nearly
+    always 1.
 
     Examples
     --------
@@ -488,34 +491,34 @@ def recover_counts(data: Any, *, layer: str | None = None, use_raw: bool = False
 
 
 def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ()) -> list[str]:
-    """Choose the genes that vary more than their mean explains.
+    """Select highly variable genes.
 
     Parameters
     ----------
     source
         Counts of the reference.
     n_genes
-        Most genes to choose. Genes seen in fewer than 3 cells are never chosen, so there may be
-        fewer.
+        Maximum number of genes. Genes detected in fewer than 3 cells are never selected, so there
+        may be fewer.
     keep
-        Genes to choose in any case, first.
+        Genes that are always selected.
 
     Returns
     -------
-    Names of the genes, ``keep`` first, then in the order of the reference.
+    Names of the genes: ``keep`` first, then the others in the order of the reference.
 
     Raises
     ------
     InputError
-        If a gene of ``keep`` is not in the reference, or no gene is left.
+        If a gene of ``keep`` is not in the reference, or no gene can be selected.
 
     Notes
     -----
-    A gene's score is the variance of its counts, standardised by the standard deviation that a
-    quadratic trend of log variance over log mean expects, and clipped at the square root of the
-    number of cells. This is the ranking of Stuart et al. (2019, doi:10.1016/j.cell.2019.05.031)
-    with a quadratic in place of a local regression, which fails on small panels; it reads the
-    counts in chunks, so that memory does not grow with the number of cells.
+    The score of a gene is the variance of its counts, standardised by the standard deviation
+    expected from a quadratic trend of log variance on log mean, with values clipped at the square
+    root of the number of cells. This is the ranking of Stuart et al. (2019,
+    doi:10.1016/j.cell.2019.05.031) with a quadratic fit instead of a local regression, which fails
+    on small panels. Counts are read in chunks, so memory does not depend on the number of cells.
 
     Examples
     --------
@@ -532,17 +535,17 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
     """
     kept, named = list(dict.fromkeys(keep)), as_text(source.var_names)
     names = list(dict.fromkeys(named[~named.str.strip().str.lower().isin(NO_NAMES)]))
-    if is_numbered(names) or len(names) * MOST_COLUMNS < source.n_vars:
-        what = "are named by numbers" if is_numbered(names) else "have hardly a name of their own"
+    if is_numbered(names) or len(names) * MAX_COLUMNS_PER_NAME < source.n_vars:
+        what = "are numbers" if is_numbered(names) else "are blank or repeat"
         raise InputError(
-            f"The genes of the reference {what} ({examples(names) or 'all are blank'}).",
-            "Valid are gene names: without them, nothing is said of the genes of another file.",
-            "Set var_names to gene names, or keep these in a column of var.",
+            f"The gene names of the reference {what} ({examples(names) or 'all are blank'}).",
+            "Expected unique gene names, which match genes across files.",
+            "Set var_names to gene names, or store them in a column of var.",
         )
     if unknown := [gene for gene in kept if gene not in source.var_names]:
         found = f"{len(unknown)} of the genes to keep are not in the reference: {unknown[:5]}."
-        hint = "Check the spelling, or drop them."
-        raise InputError(found, "Valid are names of its genes.", hint)
+        hint = "Check the spelling, or omit them."
+        raise InputError(found, "Expected names of its genes.", hint)
     alignment = source.align(names)
     scores = dispersion_scores(
         lambda: (counts for _, counts in source.chunks(alignment)), len(names)
@@ -551,7 +554,7 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
     ranked = np.argsort(-scores, kind="stable")[: max(n_genes - len(kept), 0)]
     genes = [*kept, *(names[i] for i in np.sort(ranked) if scores[i] > 0)]
     if not genes:
-        found = f"No gene is seen in at least {MIN_CELLS} cells."
+        found = f"No gene is detected in at least {MIN_CELLS} cells."
         raise InputError(found, "A reference needs expressed genes.", "Check the matrix.")
     return genes
 
@@ -559,19 +562,19 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
 def dispersion_scores(
     read: Callable[[], Iterable[sp.csr_matrix]], n_genes: int
 ) -> NDArray[np.float64]:
-    """Compute the standardised variance of every gene, as `select_genes` ranks them.
+    """Compute the standardised variance of each gene, by which `select_genes` ranks them.
 
     Parameters
     ----------
     read
-        Gives the blocks of a pass over the counts, CSR of shape ``(n_cells, n_genes)``; there are
-        two passes.
+        Function that returns the blocks of counts, CSR of shape ``(n_cells, n_genes)``; it is
+        called twice.
     n_genes
         Number of genes.
 
     Returns
     -------
-    Scores, shape ``(n_genes,)``; -1 where a gene is seen in fewer than 3 cells.
+    Scores, shape ``(n_genes,)``; -1 for genes detected in fewer than 3 cells.
 
     Examples
     --------
@@ -614,21 +617,20 @@ def log_normalize(
     Parameters
     ----------
     counts
-        Counts, CSR, shape ``(n_cells, n_genes)``; not changed.
+        Counts, CSR, shape ``(n_cells, n_genes)``; not modified.
     target_sum
-        Total that every cell is scaled to.
+        Total that each cell is scaled to.
     totals
-        What counts as the total of each cell, shape ``(n_cells,)``; by default that of the genes
-        given.
+        Total count of each cell, shape ``(n_cells,)``; by default the sum over the given genes.
 
     Returns
     -------
-    CSR float32, shape ``(n_cells, n_genes)``. Cells without any count stay at 0.
+    CSR float32, shape ``(n_cells, n_genes)``. Cells without counts stay at 0.
 
     Notes
     -----
-    A value is ``log1p(count * (target_sum / total))``, with the total of the cell over the genes
-    given, summed and divided in double precision, and rounded to single precision once, at the end.
+    Values are ``log1p(count * (target_sum / total))``, computed in double precision and rounded to
+    single precision at the end.
 
     Examples
     --------
@@ -638,8 +640,8 @@ def log_normalize(
     array([[0.693, 1.386],
            [0.   , 0.   ]], dtype=float32)
     """
-    given = counts.sum(axis=1, dtype=np.float64) if totals is None else totals
-    totals = np.asarray(given, dtype=np.float64).ravel()
+    totals = counts.sum(axis=1, dtype=np.float64) if totals is None else totals
+    totals = np.asarray(totals, dtype=np.float64).ravel()
     factors = target_sum / np.where(totals > 0, totals, 1.0)
     logged = sp.csr_matrix(counts, copy=True)
     logged.data = np.log1p(logged.data * np.repeat(factors, np.diff(logged.indptr)))

@@ -1,8 +1,8 @@
-"""Files that hold cells by genes: what they are, whether they are safe, and how they are read.
+"""Detect the format of a file of cells by genes, check that it is safe, and read it.
 
-A few bytes of a file can name another file of the machine, an array larger than any memory, or a
-group that contains itself. The libraries that read these formats follow all of that, so that a file
-is checked before anything of it is read.
+A small file can refer to other files, declare arrays larger than memory, or contain groups that
+contain themselves. The libraries that read these formats do not check this, so files are checked
+before they are read.
 """
 
 from __future__ import annotations
@@ -34,27 +34,25 @@ from hdeepinsight.data._genes import common_start, share_barcodes, share_genes
 Opener: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
 InMemory: TypeAlias = tuple[ad.AnnData, tuple[str, ...], str]
 
-#: An array may always be as large as this; a larger one has to have stored bytes behind it. Packing
-#: makes an array of zeros about a thousand times smaller.
+#: Arrays up to this size are always allowed; larger ones must have a plausible compression ratio.
+#: Arrays of zeros are compressed about a thousandfold.
 FREE_BYTES = 2**28
-MOST_PACKED = 2000
-_MOST_OBJECTS = 100_000
-_MOST_NESTING = 32
+MAX_COMPRESSION = 2000
+_MAX_OBJECTS = 100_000
+_MAX_NESTING = 32
 FORMATS: Final = (
-    "Valid are an AnnData, and the path of an .h5ad file, a .zarr store, a 10x .h5 file, a .loom "
-    "file, a folder with matrix.mtx, genes and barcodes, or a table of text."
+    "Expected an AnnData, or the path of an .h5ad file, a .zarr store, a 10x .h5 file, a .loom "
+    "file, a folder with matrix.mtx, genes and barcodes, or a text table."
 )
-_WRITE_AGAIN = (
-    "Write the file again with AnnData.write_h5ad or AnnData.write_zarr, from its source."
-)
+_WRITE_AGAIN = "Write the file again from its source with AnnData.write_h5ad or AnnData.write_zarr."
 _ZARR = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 _R = ("an R file", "In R, save the counts with zellkonverter::writeH5AD.")
-#: First bytes of what is not read, and what to do with it.
+#: First bytes of formats that cannot be read, and what to do.
 _FOREIGN: Final[Mapping[bytes, tuple[str, str]]] = {
     b"RDX": _R,
     b"RDA": _R,
     b"X\n": _R,
-    b"<": ("a web page, such as of a login or an error", "Download the file itself."),
+    b"<": ("a web page, such as a login or error page", "Download the file itself."),
     b"version https://git-lfs": ("a pointer of Git LFS", "Fetch the file with `git lfs pull`."),
     b"PK": ("a zip archive or an Excel file", "Unpack it, or save the table as .csv."),
     b"\x80": ("a pickle, which can run code", "Save the AnnData with write_h5ad."),
@@ -65,25 +63,25 @@ _FOREIGN: Final[Mapping[bytes, tuple[str, str]]] = {
 def in_words(
     path: Path, problem: str = "cannot be read as an AnnData", valid: str = FORMATS
 ) -> Iterator[None]:
-    """Turn whatever the libraries say of a damaged file into one error."""
+    """Convert the exceptions that libraries raise for damaged files to `InputError`."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # what they raise about odd files is open
+    except Exception as error:  # libraries raise any exception for damaged files
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path} {problem} ({text}).", valid, _WRITE_AGAIN) from error
 
 
 def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
-    """Return what opens an AnnData on disk as a group, or what was read of any other file.
+    """Return a function that opens an AnnData file as a group, or read any other file.
 
     Parameters
     ----------
     path
-        File or folder, whose format is told by what it holds.
+        File or folder; its format is detected by its content.
     whole
-        Read an AnnData on disk into memory too, as is done where it has an unusual encoding.
+        Also read AnnData files into memory, as those with an unusual encoding always are.
 
     Returns
     -------
@@ -92,7 +90,8 @@ def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
     Raises
     ------
     InputError
-        If there is none, it cannot be opened, it names other files, or is of no known format.
+        If the file does not exist, cannot be opened, refers to other files, or has an unknown
+        format.
     """
     with ExitStack() as unpacking, in_words(path, "cannot be opened"):
         form, at = _form_of(path, unpacking)
@@ -102,9 +101,9 @@ def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
                 if _is_usual(root):
                     return opener
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that are turned into text, or repeat
+            warnings.simplefilter("ignore")  # on names that are converted to text, or repeat
             if form == "table":
-                return *_read_table(at), "table of text"
+                return *_read_table(at), "text table"
             if form == "10x":
                 import scanpy as sc
 
@@ -113,7 +112,7 @@ def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
 
 
 def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
-    """Tell the format of a file by what it holds; a gzipped one is unpacked while it is asked."""
+    """Detect the format of a file by its content; gzipped files are decompressed temporarily."""
     check_kind(path, FORMATS)
     if path.is_dir():
         if any((path / name).exists() for name in _ZARR):
@@ -124,9 +123,9 @@ def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
             return "mtx", path
         inside = sorted([*path.glob("*/*.mtx*"), *path.glob("*/*/*.mtx*")])
         held = examples(sorted(p.name for p in path.iterdir())) or "nothing"
-        found = f"a folder, and neither a zarr store nor one with a .mtx matrix (it holds {held})"
-        how = f"Pass {inside[0].parent}." if inside else "Check the path."
-        raise InputError(f"{path} cannot be opened: it is {found}.", FORMATS, how)
+        found = f"a folder without a zarr store or a .mtx matrix (it holds {held})"
+        advice = f"Pass {inside[0].parent}." if inside else "Check the path."
+        raise InputError(f"{path} cannot be opened: it is {found}.", FORMATS, advice)
     with path.open("rb") as file:
         start = file.read(4096)
     if is_packed := start.startswith(b"\x1f\x8b"):
@@ -134,7 +133,7 @@ def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
             start = file.read(4096)
     if start.startswith(b"%%MatrixMarket"):
         return "mtx", path
-    found, how = next((_FOREIGN[b] for b in _FOREIGN if start.startswith(b)), ("", ""))
+    found, advice = next((_FOREIGN[b] for b in _FOREIGN if start.startswith(b)), ("", ""))
     at = path
     if is_packed and not found:
         at = Path(unpacking.enter_context(tempfile.TemporaryDirectory())) / "unpacked"
@@ -145,15 +144,15 @@ def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
             _check_hdf5(root, at)
             return _form_of_group(root, path), at
     if not found and (b"\0" in start or not start.strip()):
-        found = f"{'not text' if start else 'empty'}, and of no format that is known here"
-        how = "Check the path, or convert it."
+        found = f"{'not text' if start else 'empty'}, and its format is unknown"
+        advice = "Check the path, or convert the file."
     if found:
-        raise InputError(f"{path} cannot be opened: it is {found}.", FORMATS, how)
+        raise InputError(f"{path} cannot be opened: it is {found}.", FORMATS, advice)
     return "table", at
 
 
 def _form_of_group(root: Any, path: Path) -> str:
-    """Tell the format of an HDF5 file by what it holds."""
+    """Detect the format of an HDF5 file by its content."""
     names = set(root)
     groups = [found for name in names if isinstance(found := root.get(name), h5py.Group)]
     if "matrix" in names and isinstance(root.get("matrix"), h5py.Dataset) and "mod" not in names:
@@ -163,24 +162,25 @@ def _form_of_group(root: Any, path: Path) -> str:
     if names & {"obs", "var", "X"} and "mod" not in names:
         return "anndata"
     held = examples(sorted(names)) or "nothing"
-    found, how = f"has no obs and no var: it is not an AnnData, and holds {held}", _WRITE_AGAIN
+    found, advice = f"is not an AnnData: it has no obs and no var, but {held}", _WRITE_AGAIN
     if "mod" in names:
-        found = "is a MuData, and data of one modality is needed"
-        how = "Read it with mudata.read_h5mu and pass the MuData, or its RNA."
+        found = "is a MuData, but data of a single modality is needed"
+        advice = "Read it with mudata.read_h5mu and pass the MuData or its RNA."
     elif {"assays", "cell.names"} & names:
-        found, how = "is a Seurat file (h5Seurat)", "In R: SeuratDisk::Convert(path, dest='h5ad')."
-    raise InputError(f"{path} {found}.", FORMATS, how)
+        found = "is a Seurat file (h5Seurat)"
+        advice = "In R, run SeuratDisk::Convert(path, dest='h5ad')."
+    raise InputError(f"{path} {found}.", FORMATS, advice)
 
 
 def encoding_of(found: Any) -> str:
-    """Return the encoding of a part of a file; plain arrays of numbers have none."""
+    """Return the encoding of an element of a file, ``"array"`` for plain arrays of numbers."""
     kind = str(found.attrs.get("encoding-type", "")) if hasattr(found, "attrs") else ""
     is_array = getattr(found, "shape", None) is not None and len(found.shape) == 2
     return "array" if is_array and kind in ("", "array") and found.dtype.names is None else kind
 
 
 def _is_usual(root: Any) -> bool:
-    """Tell whether all that is read here is encoded as releases of today do."""
+    """Return whether all elements have the encoding of current anndata releases."""
     raw, layers = root.get("raw"), root.get("layers")
     tables = [root.get("obs"), root.get("var")]
     matrices = [root["X"]] if "X" in root else []
@@ -198,9 +198,9 @@ def _is_usual(root: Any) -> bool:
 
 
 def _read_loom(path: Path) -> ad.AnnData:
-    """Read a loom file, which stores genes by cells; loompy is not needed."""
+    """Read a loom file, which stores genes by cells, without loompy."""
 
-    def turned(matrix: Any) -> sp.csr_matrix:
+    def transposed(matrix: Any) -> sp.csr_matrix:
         rows = max(1, FREE_BYTES // 8 // max(1, matrix.shape[1]))
         parts = [sp.csr_matrix(matrix[i : i + rows]) for i in range(0, matrix.shape[0], rows)]
         return sp.csr_matrix(sp.vstack(parts).T) if parts else sp.csr_matrix(matrix.shape[::-1])
@@ -222,18 +222,18 @@ def _read_loom(path: Path) -> ad.AnnData:
         n_genes, n_cells = root["matrix"].shape
         obs = table(root.get("col_attrs", {}), n_cells, cell_names)
         var = table(root.get("row_attrs", {}), n_genes, gene_names)
-        layers = {name: turned(matrix) for name, matrix in root.get("layers", {}).items()}
-        return ad.AnnData(turned(root["matrix"]), obs=obs, var=var, layers=layers)
+        layers = {name: transposed(matrix) for name, matrix in root.get("layers", {}).items()}
+        return ad.AnnData(transposed(root["matrix"]), obs=obs, var=var, layers=layers)
 
 
 def _read_mtx(path: Path) -> ad.AnnData:
-    """Read a matrix in Market format with the names of its genes and cells, which lie beside it."""
+    """Read a matrix in Matrix Market format with the files of its gene and cell names."""
     folder = path if path.is_dir() else path.parent
     matrices = sorted(folder.glob("*.mtx*")) if path.is_dir() else [path]
     main = [m for m in matrices if re.fullmatch(r"matrix\.mtx(\.gz)?", m.name)]
     if len(matrices) > 1 and len(main) != 1:
         found = f"{path} holds {len(matrices)} matrices: {examples(m.name for m in matrices)}."
-        raise InputError(found, "Valid is a folder with one.", "Pass the path of one of them.")
+        raise InputError(found, "Expected a single one.", "Pass the path of one of them.")
     at = (main if len(matrices) > 1 else matrices)[0]
     matrix = sp.csr_matrix(mmread(at))
     tables = []
@@ -241,12 +241,12 @@ def _read_mtx(path: Path) -> ad.AnnData:
         name = rf"(?:^|[._-])(?:{words})(?:\.names)?(?:\.(?:tsv|txt|csv))?(?:\.gz)?$"
         beside = [p for p in folder.iterdir() if re.search(name, p.name) and ".mtx" not in p.name]
         if not beside:
-            valid = (
-                "Valid is a folder with matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv."
+            raise InputError(
+                f"There is no file with the names of the {what} next to {at}.",
+                "Expected matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv in one folder.",
+                "Add the file, or read the matrix with scanpy and set the names.",
             )
-            how = "Add the file, or read the matrix with scanpy and set the names."
-            raise InputError(f"There are no names of the {what} beside {at}.", valid, how)
-        # Of the files of several samples those whose names begin as that of the matrix does.
+        # With several samples in a folder, file names share a prefix with the matrix.
         nearest = max(beside, key=lambda p: len(common_start(p.name, at.name)))
         separator = "," if ".csv" in nearest.name else "\t"
         table = pd.read_csv(nearest, sep=separator, header=None, dtype=str)
@@ -257,8 +257,8 @@ def _read_mtx(path: Path) -> ad.AnnData:
         matrix = sp.csr_matrix(matrix.T)  # as Cell Ranger writes it
     if matrix.shape != (len(cells), len(genes)):
         size = f"{at} is {matrix.shape[1]:,} × {matrix.shape[0]:,}"
-        found = f"{size}, beside {len(genes):,} genes and {len(cells):,} cells."
-        valid = "Valid is a row per gene and a column per cell."
+        found = f"{size}, but there are {len(genes):,} genes and {len(cells):,} cells."
+        valid = "Expected one row per gene and one column per cell."
         raise InputError(found, valid, "Check that the three files belong together.")
     names = genes[1].fillna(genes[0]) if genes.shape[1] > 1 else genes[0]
     var = pd.DataFrame(index=pd.Index(names.astype(str), name=None))
@@ -270,7 +270,7 @@ def _read_mtx(path: Path) -> ad.AnnData:
 
 
 def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
-    """Read a table of text; genes in rows are recognised by their names, and turned."""
+    """Read a text table; it is transposed if the names of the rows are genes."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             lines, n_comments = [file.readline(), file.readline()], 0
@@ -279,16 +279,16 @@ def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
                 lines, n_comments = [lines[1], file.readline()], n_comments + 1
                 separator = _separator(lines)
         if not all(separator in line for line in lines):
-            raise ValueError("it is text without columns")
+            raise ValueError("the text has no columns")
         table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", skiprows=n_comments)
     except UnicodeDecodeError as error:
         byte = f"0x{error.object[error.start]:02x}"
-        found = f"{path} is not text in UTF-8: it holds the byte {byte}."
-        how = "Save it so, or convert it, such as by `iconv -f latin1 -t utf-8`."
-        raise InputError(found, "Valid is a table of text in UTF-8.", how) from error
+        found = f"{path} is not text in UTF-8: it contains the byte {byte}."
+        advice = "Convert it, for example with `iconv -f latin1 -t utf-8`."
+        raise InputError(found, "Expected a text table in UTF-8.", advice) from error
     heading = next(csv.reader([lines[0]], delimiter=separator))
     if len(heading) == table.shape[1]:
-        table.columns = heading  # as they are there: pandas numbers repeated names
+        table.columns = heading  # as in the file: pandas numbers repeated names
     if isinstance(table.index, pd.RangeIndex):
         first = table.iloc[:, 0]
         if not pd.api.types.is_numeric_dtype(first) or not share_genes([str(table.columns[0])]):
@@ -303,16 +303,16 @@ def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
             examples(map(repr, odd.unique())),
         )
         if len(odd) and odd.astype(str).str.fullmatch(r"-?\d+,\d+", na=False).all():
-            valid = "Valid is a point before decimals, and nothing between thousands."
-            how = "Save it so; pandas.read_csv reads this one with decimal=',' or thousands=','."
-            raise InputError(f"The numbers in {where} have a comma: {shown}.", valid, how)
+            valid = "Expected a decimal point and no thousands separators."
+            advice = "Convert it with pandas.read_csv and decimal=',' or thousands=','."
+            raise InputError(f"The numbers in {where} have a comma: {shown}.", valid, advice)
         if 0 < 2 * len(odd) < len(column) and len(odd) <= max(1, len(column) / 100):
             n_odd = counted(len(odd), "value")
             found = f"{n_odd} of {where} cannot be read as a number: {shown}."
-            how = "Correct it in the table; a gene that was not seen is written 0."
-            raise InputError(found, "Valid is a number for every gene and cell.", how)
+            advice = "Correct the table; use 0 for genes that were not detected."
+            raise InputError(found, "Expected a number for each gene and cell.", advice)
     if is_text.all():
-        raise ValueError("none of its columns holds numbers")
+        raise ValueError("no column contains numbers")
     matrix = sp.csr_matrix(table.loc[:, ~is_text].to_numpy(dtype=np.float32))
     rows, columns = table.index.tolist(), table.columns[~is_text].tolist()
     of_rows, of_columns = (share_genes(n) - share_barcodes(n) for n in (rows, columns))
@@ -321,17 +321,17 @@ def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
     are_values = numbers.duplicated().any() or (numbers % 1).any()
     of_cells = of_rows > 0.5 and (not heading[0] or _NAMING.search(heading[0]))
     if numbers.notna().all() and (are_values or not (are_counted or of_cells)):
-        found = f"The first line of {path} holds numbers: it looks like values."
-        how = "Add that line; a table without it loses its first gene or cell."
-        raise InputError(found, "Valid is a table whose first line names its columns.", how)
+        found = f"The first line of {path} contains numbers that look like values."
+        advice = "Add a header; without it, the first gene or cell would be lost."
+        raise InputError(found, "Expected column names in the first line.", advice)
     obs, var = table.loc[:, is_text], pd.DataFrame(index=pd.Index(columns))
     if of_rows > 0.5 > of_columns or share_barcodes(columns) > 0.5 > of_columns:
-        said = "Rows of the table are genes and its columns are cells, so it was turned."
-        return ad.AnnData(sp.csr_matrix(matrix.T), obs=var, var=obs), (said,)
+        note = "The table was transposed, because its rows are genes and its columns are cells."
+        return ad.AnnData(sp.csr_matrix(matrix.T), obs=var, var=obs), (note,)
     return ad.AnnData(matrix, obs=obs, var=var), ()
 
 
-#: In the corner of a table, above the names of its rows.
+#: Heading of the column of row names.
 _NAMING: Final = re.compile(r"gene|symbol|feature|name|\bid", re.IGNORECASE)
 
 
@@ -340,7 +340,7 @@ def _separator(lines: list[str]) -> str:
 
 
 def _is_heading(lines: list[str], separator: str) -> bool:
-    """Tell whether the first of two lines, which begins with ``#``, names the columns."""
+    """Return whether the first of two lines, which begins with ``#``, is the header."""
     before, after = (line.count(separator) for line in lines)
     return before > 0 and after - before in (0, 1) and not lines[1].startswith("#")
 
@@ -360,12 +360,13 @@ def _open_zarr(path: Path, mode: Any = "r") -> AbstractContextManager[Any]:
 
 
 def check_file(path: Path) -> None:
-    """Check an HDF5 file that another library is going to read.
+    """Check an HDF5 file before another library reads it.
 
     Raises
     ------
     InputError
-        If it is none, or names other files, contains itself, or declares what it does not hold.
+        If it is not an HDF5 file, refers to other files, contains itself, or declares arrays
+        larger than the stored data.
 
     Examples
     --------
@@ -379,48 +380,48 @@ def check_file(path: Path) -> None:
     ...     ad.AnnData(np.ones((3, 2))).write_h5ad(path)
     ...     check_file(path)
     """
-    valid = "Valid is an HDF5 file."
+    valid = "Expected an HDF5 file."
     check_kind(path, valid)
     with in_words(path, "cannot be read", valid), h5py.File(path, "r") as root:
         _check_hdf5(root, path)
 
 
 def check_kind(path: Path, valid: str) -> None:
-    """Refuse a pipe or a device, from which a read may never return."""
+    """Raise an error for pipes and devices, from which a read may never return."""
     if not path.exists():
         raise InputError(f"{path} does not exist.", valid, "Check the path.")
     inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
     members = inside if path.is_dir() else [path]
     if odd := next((member for member in members if not os.path.isfile(member)), None):
         found = f"{odd} is neither a file nor a folder."
-        raise InputError(found, valid, "Write what comes from a pipe or a device to a file first.")
+        raise InputError(found, valid, "Write the content of a pipe or device to a file first.")
 
 
 def _check_hdf5(root: Any, path: Path) -> None:
-    """Refuse links, groups that contain themselves, and arrays that are not what they declare."""
+    """Raise an error for links, groups that contain themselves, and arrays of implausible size."""
     links: list[tuple[str, Any]] = []
 
-    def collect(name: str, link: Any) -> bool | None:  # where nothing may be raised
+    def collect(name: str, link: Any) -> bool | None:  # must not raise
         links.append((name, link))
-        return len(links) > _MOST_OBJECTS or None
+        return len(links) > _MAX_OBJECTS or None
 
     if root.visititems_links(collect):
-        raise _refused(path, f"more than {_MOST_OBJECTS:,} arrays and groups")
+        raise _refused(path, f"more than {_MAX_OBJECTS:,} arrays and groups")
     groups = {_address(root): "the file"}
     for name, link in links:
         at = name[:80]
         if not isinstance(link, h5py.HardLink):
             where = "file" if isinstance(link, h5py.ExternalLink) else "place of the file"
             raise _refused(path, f"{at} is a link to another {where}")
-        if name.count("/") > _MOST_NESTING:
+        if name.count("/") > _MAX_NESTING:
             raise _refused(path, f"{at} is nested too deep")
         found = root.get(name)
         if isinstance(found, h5py.Group):
             if (other := groups.setdefault(_address(found), at)) != at:
-                raise _refused(path, f"{at} and {other} are one and the same group")
+                raise _refused(path, f"{at} and {other} are the same group")
         elif isinstance(found, h5py.Dataset):
             if found.external or found.is_virtual:
-                raise _refused(path, f"{at} takes its values from other files")
+                raise _refused(path, f"{at} reads its values from other files")
             if found.shape is not None:
                 size, chunk = found.dtype.itemsize, math.prod(found.chunks or ())
                 declared = math.prod(found.shape) * size
@@ -435,24 +436,23 @@ def _address(group: Any) -> tuple[int, int]:
 
 
 def _check_filters(found: Any, path: Path, at: str) -> None:
-    """Refuse an array that was packed in a way that cannot be unpacked here."""
+    """Raise an error for an array with compression filters that are not installed."""
 
     def missing() -> list[str]:
-        made = found.id.get_create_plist()
-        packed = (made.get_filter(i) for i in range(made.get_nfilters()))
-        unknown = [each for each in packed if not h5py.h5z.filter_avail(each[0])]
+        created = found.id.get_create_plist()
+        filters = (created.get_filter(i) for i in range(created.get_nfilters()))
+        unknown = [each for each in filters if not h5py.h5z.filter_avail(each[0])]
         return [each[3].decode() or f"filter {each[0]}" for each in unknown]
 
     if missing():
         with suppress(ImportError):
-            import hdf5plugin  # noqa: F401 - which adds blosc, zstd and others to HDF5
+            import hdf5plugin  # noqa: F401 - adds blosc, zstd and others to HDF5
     if names := ", ".join(missing()):
-        said = f"{path} cannot be read: {at} is packed with {names}, which cannot be unpacked here."
-        valid = (
-            "Valid are gzip and lzf, and with the package hdf5plugin blosc, zstd, lz4 and others."
+        raise InputError(
+            f"{path} cannot be read: {at} is compressed with {names}, which is not installed.",
+            "Expected gzip or lzf, or with the package hdf5plugin blosc, zstd, lz4 and others.",
+            "Install it with `pip install hdf5plugin`; it is then used automatically.",
         )
-        how = "Install it with `pip install hdf5plugin`; it is then used by itself."
-        raise InputError(said, valid, how)
 
 
 def _check_zarr(root: Any, path: Path) -> None:
@@ -460,23 +460,23 @@ def _check_zarr(root: Any, path: Path) -> None:
         if not hasattr(array, "shape"):
             continue
         described = array.metadata.to_dict()
-        packers = [described.get(key) for key in ("codecs", "filters", "compressor")]
-        if "pickle" in str(packers).lower():
-            raise _refused(path, f"{name[:80]} is packed with pickle, which can run code")
+        codecs = [described.get(key) for key in ("codecs", "filters", "compressor")]
+        if "pickle" in str(codecs).lower():
+            raise _refused(path, f"{name[:80]} is encoded with pickle, which can run code")
         size = array.dtype.itemsize
         declared = math.prod(array.shape) * size
         stored = array.nbytes_stored() if declared > FREE_BYTES else declared
         _check_size(path, name[:80], math.prod(array.chunks) * size, declared, stored)
 
 
-def _check_size(path: Path, at: str, piece: int, declared: int, stored: int) -> None:
-    """Refuse pieces that are too large, and an array that declares more than is stored."""
-    if piece > FREE_BYTES:
-        raise _refused(path, f"{at} is stored in pieces of {piece:,} bytes")
-    if declared > max(FREE_BYTES, MOST_PACKED * stored):
-        raise _refused(path, f"{at} declares {declared:,} bytes, with {stored:,} behind them")
+def _check_size(path: Path, at: str, chunk: int, declared: int, stored: int) -> None:
+    """Raise an error for chunks that are too large, and for arrays of implausible size."""
+    if chunk > FREE_BYTES:
+        raise _refused(path, f"{at} is stored in chunks of {chunk:,} bytes")
+    if declared > max(FREE_BYTES, MAX_COMPRESSION * stored):
+        raise _refused(path, f"{at} declares {declared:,} bytes, but {stored:,} are stored")
 
 
 def _refused(path: Path, found: str) -> InputError:
-    valid = "Valid is a file that holds each of its parts once, in the size that it declares."
+    valid = "Expected a self-contained file with arrays of the declared sizes."
     return InputError(f"{path} is refused: {found}.", valid, _WRITE_AGAIN)

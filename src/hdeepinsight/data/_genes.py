@@ -1,4 +1,4 @@
-"""Names of genes: what they are, how two sets differ, and matching a query's to a model's."""
+"""Recognise gene identifiers, and match the genes of a query to those of a model."""
 
 from __future__ import annotations
 
@@ -30,43 +30,44 @@ _SYMBOL = re.compile(r"(?=.*[A-Za-z]{2}|[A-Za-z]+\d)[A-Za-z0-9][A-Za-z0-9._@/:\-
 _BARCODE = re.compile(r"(?:.*[^A-Za-z])?[ACGTN]{8,}(?:[^A-Za-z].*)?")
 _MOUSE_ONLY = re.compile(r"GM\d{3,}|[0-9A-Z]+RIK", re.IGNORECASE)
 _TITLE = re.compile(r"[A-Z][a-z0-9.\-]*[a-z][a-z0-9.\-]*")
-#: What numbers the rows of a table and names nothing: 0, 1, 2 ...; V1, V2 ...
+#: Row numbers instead of names: 0, 1, 2 ...; V1, V2 ...
 _NUMBER = re.compile(r"(?:V|X|row|col|feature)?[-_. ]?\d+(?:\.0+)?", re.IGNORECASE)
-_MOST = 0.9
-_SOME = 0.1
+#: Shares of names above which all, or some, have a property.
+_MOST, _SOME = 0.9, 0.1
+#: Numbers of names that are sampled to recognise their kind.
 _MANY_NAMES, _FEW_NAMES = 20_000, 500
 
 
 def _share(names: Sequence[str], pattern: re.Pattern[str]) -> float:
-    """Share of names that match as a whole; 0.0 without names."""
+    """Return the share of names that match completely; 0.0 without names."""
     return _share_of(tuple(names), pattern) if len(names) else 0.0
 
 
-@lru_cache(32)  # the same is asked of the genes of a query, and of a model, again and again
+@lru_cache(32)  # computed repeatedly for the genes of a query and of a model
 def _share_of(names: tuple[str, ...], pattern: re.Pattern[str]) -> float:
     return sum(map(bool, map(pattern.fullmatch, names))) / len(names)
 
 
-def _thin(names: Sequence[str]) -> Sequence[str]:
-    """Evenly spaced names: a guess does not need a million of them."""
+def _sample(names: Sequence[str]) -> Sequence[str]:
+    """Return evenly spaced names."""
     return names[:: max(1, len(names) // _MANY_NAMES)]
 
 
 def share_barcodes(names: Sequence[str]) -> float:
-    """Return the share of names that hold a cell barcode (eight or more of A, C, G, T, N)."""
-    return _share(_thin(names), _BARCODE)
+    """Return the share of names with a cell barcode (eight or more of A, C, G, T, N)."""
+    return _share(_sample(names), _BARCODE)
 
 
 def share_genes(names: Sequence[str]) -> float:
-    """Return the share of names that look like a gene (symbol or Ensembl id) and not a barcode."""
-    thin = _thin(names)
-    return max(0.0, _share(thin, _SYMBOL) - _share(thin, _BARCODE))
+    """Return the share of names that look like a gene (symbol or Ensembl id), not a barcode."""
+    sample = _sample(names)
+    return max(0.0, _share(sample, _SYMBOL) - _share(sample, _BARCODE))
 
 
 def name_digests(names: pd.Index) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return a number per cell by which it is found again, shape ``(n_cells,)``; int64.
+    """Return a hash of each cell name, int64, shape ``(n_cells,)``.
 
-    A repeated name is numbered, so that each cell has a digest of its own.
+    Repeated names are numbered, so the digests are unique.
 
     Examples
     --------
@@ -76,8 +77,8 @@ def name_digests(names: pd.Index) -> np.ndarray[Any, np.dtype[np.int64]]:
     3
     """
     text = pd.Series(names.astype(str))
-    turn = text.groupby(text).cumcount()
-    text = text.where(turn == 0, text + "\x00" + turn.astype(str))
+    number = text.groupby(text).cumcount()
+    text = text.where(number == 0, text + "\x00" + number.astype(str))
     found: np.ndarray[Any, Any] = pd.util.hash_array(text.to_numpy(dtype=object))
     return found.view(np.int64)
 
@@ -99,7 +100,7 @@ def identifier_kind(names: Sequence[str]) -> IdentifierKind:
 
 
 def has_versions(names: Iterable[str]) -> bool:
-    """Return whether any Ensembl id carries a version (``ENSG00000167286.9``)."""
+    """Return whether any Ensembl id has a version (``ENSG00000167286.9``)."""
     return any(_VERSION.fullmatch(name) for name in names)
 
 
@@ -117,7 +118,7 @@ def strip_version(name: str) -> str:
 
 
 def guess_species(names: Sequence[str]) -> Species:
-    """Guess human or mouse from Ensembl prefixes, from case, and from names that only mice have."""
+    """Guess human or mouse from Ensembl prefixes, case, and symbols that only mice have."""
     ensembl = [name for name in names if _ENSEMBL.fullmatch(name)]
     if len(ensembl) > len(names) / 2:
         human, mouse = (sum(n.startswith(start) for n in ensembl) for start in ("ENSG", "ENSMUSG"))
@@ -137,32 +138,33 @@ def _majority(human: int, mouse: int, total: int) -> Species:
 
 
 def as_text(names: Any) -> pd.Index:
-    """Return names as plain strings; a missing one becomes empty and matches nothing."""
-    listed = ["" if gone else str(name) for name, gone in zip(names, pd.isna(names), strict=True)]
-    return pd.Index(listed, dtype=object)
+    """Return names as plain strings; missing names become empty and match nothing."""
+    missing = pd.isna(names)
+    text = ["" if skip else str(name) for name, skip in zip(names, missing, strict=True)]
+    return pd.Index(text, dtype=object)
 
 
-def as_wanted(genes: Iterable[str]) -> pd.Index:
-    """Return genes of a model; numbers, which are not names, in a form that matches nothing."""
+def as_required(genes: Iterable[str]) -> pd.Index:
+    """Return the genes of a model, with numbers changed so that they match nothing."""
     named = [f"\0{gene}\0" if _NUMBER.fullmatch(gene) else gene for gene in genes]
     return pd.Index(named, dtype=object)
 
 
 def is_numbered(names: Sequence[str]) -> bool:
-    """Return whether nearly all names only number the columns."""
-    return bool(len(names)) and _share(_thin(names), _NUMBER) >= _MOST
+    """Return whether nearly all names are numbers of columns."""
+    return bool(len(names)) and _share(_sample(names), _NUMBER) >= _MOST
 
 
 def text_columns(var: pd.DataFrame) -> Iterator[tuple[str, pd.Index]]:
-    """Yield the columns of a table that hold text, by name."""
-    for name, values in var.items():  # unlike var[name], a series even where a name is there twice
+    """Yield the text columns of a table, by name."""
+    for name, values in var.items():  # unlike var[name], a series even for duplicated names
         dtype = values.dtype
         dtype = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
         if pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype):
             yield str(name), as_text(values)
 
 
-#: Columns of ``var`` in which pipelines write of what kind a column of the matrix is.
+#: Columns of ``var`` in which pipelines store feature types.
 _TYPE_COLUMNS: Final = frozenset(
     {"feature_types", "feature_type", "feature_biotype", "gene_biotype", "biotype", "modality"}
     | {"feature_class", "gene_type", "library_type", "type"}
@@ -177,25 +179,25 @@ _OTHER_TYPE = re.compile(
 
 
 def find_genes(var: pd.DataFrame) -> tuple[Bools, tuple[str, ...]]:
-    """Find which columns of a matrix are genes that it holds, by what the file says of them.
+    """Find the columns of a matrix that are measured genes, according to ``var``.
 
     Returns
     -------
-    Whether each column is one, shape ``(n_vars,)``, and what the others are, in sentences.
+    Whether each column is a gene, shape ``(n_vars,)``, and sentences on the others.
 
     Notes
     -----
-    Antibodies, guides, hashtags and peaks are told by ``feature_types`` and its like. A gene that
-    is marked in ``feature_is_filtered`` (CELLxGENE) was taken out of the matrix: its zeros were not
-    measured.
+    Antibodies, guides, hashtags and peaks are recognised by ``feature_types`` and similar columns.
+    Genes marked in ``feature_is_filtered`` (CELLxGENE) were removed from the matrix, so their zeros
+    were not measured.
 
     Examples
     --------
     >>> var = pd.DataFrame({"feature_types": ["Gene Expression", "Antibody Capture"]})
     >>> find_genes(var)
-    (array([ True, False]), ('1 column is not a gene (Antibody Capture) and is left out.',))
+    (array([ True, False]), ('1 column is not a gene (Antibody Capture) and is ignored.',))
     """
-    is_gene, said = np.ones(len(var), dtype=bool), []
+    is_gene, notes = np.ones(len(var), dtype=bool), []
     for name, values in var.items():
         if one_punctuation(str(name)).lower().replace("-", "_") not in _TYPE_COLUMNS:
             continue
@@ -210,17 +212,17 @@ def find_genes(var: pd.DataFrame) -> tuple[Bools, tuple[str, ...]]:
         if n := int((types.isin(others) & is_gene).sum()):
             is_gene &= ~types.isin(others)
             what = counted(n, "column is not a gene", "columns are not genes")
-            said.append(f"{what} ({', '.join(others)}) and {'is' if n == 1 else 'are'} left out.")
+            notes.append(f"{what} ({', '.join(others)}) and {'is' if n == 1 else 'are'} ignored.")
     if "feature_is_filtered" in var:
         marked = np.asarray(as_text(var["feature_is_filtered"]).str.lower().isin(["true", "1"]))
         if n := int((marked & is_gene).sum()):
             is_gene &= ~marked
             what = counted(n, "gene")
-            said.append(f"{what} marked in var['feature_is_filtered'] count as not measured.")
-    return is_gene, tuple(said)
+            notes.append(f"{what} marked in var['feature_is_filtered'] count as not measured.")
+    return is_gene, tuple(notes)
 
 
-#: Genomes, as Cell Ranger writes them in ``var["genome"]`` and before the names of genes.
+#: Genomes, as Cell Ranger writes them in ``var["genome"]`` and as prefixes of gene names.
 _GENOMES: Final = {
     "human": re.compile(r"(?:GRCh|hg)\d.*", re.DOTALL),
     "mouse": re.compile(r"(?:GRCm|mm)\d.*", re.DOTALL),
@@ -228,23 +230,23 @@ _GENOMES: Final = {
 
 
 def of_other_species(var: pd.DataFrame, species: Species) -> Bools:
-    """Return which of the genes are of a genome of another species, if some are and some are not.
+    """Return which genes are from another species, if the table has genes of several.
 
     Examples
     --------
     >>> of_other_species(pd.DataFrame(index=["mm10_CD3D", "GRCh38_CD3D"]), "human")
     array([ True, False])
     """
-    other, nothing = np.zeros(len(var), dtype=bool), np.zeros(len(var), dtype=bool)
+    other = np.zeros(len(var), dtype=bool)
     for kind, genome in _GENOMES.items():
         for names in [var.index, *([var["genome"]] if "genome" in var else [])]:
             if species not in ("unknown", kind):
                 other |= np.asarray(as_text(names).str.fullmatch(genome))
-    return nothing if other.all() else other
+    return other & ~other.all()
 
 
 def named_by_column(var: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return a table of genes under the names of a column where its own only number the rows.
+    """Replace ``var_names`` that are row numbers by a column of gene names.
 
     Examples
     --------
@@ -252,30 +254,27 @@ def named_by_column(var: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     >>> named_by_column(var)[0].index.tolist()
     ['CD3D', 'NKG7']
     """
-    few = var.index[:: max(1, len(var) // _FEW_NAMES)]
     found: list[tuple[bool, str, pd.Index]] = []
-    if is_numbered(as_text(few).tolist()):
+    if is_numbered(as_text(var.index[:: max(1, len(var) // _FEW_NAMES)]).tolist()):
         for name, names in text_columns(var):
             listed = names.tolist()
             if min(names.nunique() / len(names), share_genes(listed)) >= 0.5:
                 found.append((identifier_kind(listed) == "symbol", name, names))
     if not found:
         return var, ()
-    _, name, names = max(
-        found, key=lambda each: each[0]
-    )  # the first, of symbols where there are any
-    said = f"Gene names were taken from var[{name!r}], because var_names are numbers."
-    return var.set_axis(names), (said,)
+    _, name, names = max(found, key=lambda each: each[0])  # prefers symbols to Ensembl ids
+    note = f"Gene names were taken from var[{name!r}], because var_names are numbers."
+    return var.set_axis(names), (note,)
 
 
-#: Letters and dashes of other scripts that look like those of gene names.
+#: Letters and dashes of other scripts that look like those in gene names.
 _LOOK_ALIKE: Final = str.maketrans(
     "\u0410\u0412\u0421\u0415\u041d\u0406\u0408\u041a\u041c\u041e\u0420\u0405\u0422\u0425\u0423\u0417\u0430\u0435\u0456\u0458\u043e\u0440\u0441\u0443\u0445\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u2010\u2011\u2012\u2013\u2014\u2212\u02cd",
     "ABCEHIJKMOPSTXY3aeijopcyxABEZHIKMNOPTYX------_",
 )
 _PUNCTUATION = re.compile(r"[-_. ]")
 _SEPARATOR = re.compile(r"[^0-9A-Za-z]+")
-#: Names of antibodies, which are no genes, differ from those of genes by such parts too.
+#: Parts of antibody names, which must not be stripped to a gene name.
 _ANTIBODY = re.compile(
     r"adt|anti|abseq|total|prot(?!ein.?cod)|hashtag|hto|(?<![a-z])ab(?![a-z])", re.IGNORECASE
 )
@@ -283,7 +282,7 @@ _AFFIXES = 2
 
 
 def plain_name(name: str) -> str:
-    """Return a name without quotes, outer blanks and characters that do not show or look alike."""
+    """Remove quotes, outer whitespace and invisible characters, and replace look-alike letters."""
     if not name.isascii():
         name = unicodedata.normalize("NFKC", name).translate(_LOOK_ALIKE)
         name = "".join(c for c in name if unicodedata.category(c) not in ("Cc", "Cf"))
@@ -291,34 +290,34 @@ def plain_name(name: str) -> str:
 
 
 def one_punctuation(name: str) -> str:
-    """Return a name with ``-`` for every ``-``, ``.``, ``_`` and blank."""
+    """Replace each ``-``, ``.``, ``_`` and space by ``-``."""
     return _PUNCTUATION.sub("-", name)
 
 
 def visible(name: str) -> str:
-    """Return a name with characters written out that do not show, or look like others."""
-    shows = name.isascii() and name.isprintable() and name == name.strip()
-    return name if shows else ascii(name)
+    """Escape a name with invisible or non-ASCII characters."""
+    is_plain = name.isascii() and name.isprintable() and name == name.strip()
+    return name if is_plain else ascii(name)
 
 
-def odd_characters(names: Iterable[str]) -> str:
-    """Return the characters of names that are not what they look like, by their Unicode names."""
+def unusual_characters(names: Iterable[str]) -> str:
+    """Return the Unicode names of the non-ASCII and invisible characters in names."""
     found = Counter(c for name in names for c in name if not (c.isascii() and c.isprintable()))
     shown = [f"{unicodedata.name(c, 'control').lower()} (U+{ord(c):04X})" for c in found]
     return examples(shown)
 
 
 class NameChange(NamedTuple):
-    """A change of all names after which they fit others.
+    """Systematic change of all names with which they match others.
 
     Parameters
     ----------
     how
-        The change, such as ``"without the prefix 'GRCh38_'"``.
+        Description of the change, such as ``"without the prefix 'GRCh38_'"``.
     names
-        The names after it, shape ``(n_names,)``.
+        The changed names, shape ``(n_names,)``.
     n
-        Number of wanted names that are then there.
+        Number of required names among them.
     """
 
     how: str
@@ -326,18 +325,18 @@ class NameChange(NamedTuple):
     n: int
 
 
-def find_change(names: pd.Index, wanted: Iterable[str]) -> NameChange | None:
-    """Find the systematic difference between names and wanted ones, if there is any.
+def find_change(names: pd.Index, required: Iterable[str]) -> NameChange | None:
+    """Find a systematic difference between names and required names.
 
-    Prefixes, suffixes, parts of composite names, blanks and odd characters are tried, one after
-    another while more names fit.
+    Prefixes, suffixes, parts of composite names, whitespace and unusual characters are tried and
+    combined as long as more names match.
 
     Parameters
     ----------
     names
         Names, shape ``(n_names,)``.
-    wanted
-        Those that they should be.
+    required
+        Names to match.
 
     Examples
     --------
@@ -345,7 +344,7 @@ def find_change(names: pd.Index, wanted: Iterable[str]) -> NameChange | None:
     >>> found.how, found.n
     ("without the prefix 'GRCh38_'", 2)
     """
-    goal = {strip_version(name) for name in wanted if name and not _NUMBER.fullmatch(name)}
+    goal = {strip_version(name) for name in required if name and not _NUMBER.fullmatch(name)}
     best = NameChange("", names, _n_within(names, goal))
     for _ in range(3):
         before = best
@@ -363,10 +362,10 @@ def _n_within(names: pd.Index, goal: set[str]) -> int:
 
 
 def _changes(names: pd.Index, goal: set[str]) -> Iterator[tuple[str, Callable[[str], str]]]:
-    """Yield changes that may make names fit, the simplest first."""
+    """Yield changes with which names may match, the simplest first."""
     plain = [plain_name(name) for name in names]
-    if odd := [name for name, tidy in zip(names, plain, strict=True) if name != tidy]:
-        yield f"without {odd_characters(odd) or 'quotes and outer blanks'}", plain_name
+    if changed := [name for name, tidy in zip(names, plain, strict=True) if name != tidy]:
+        yield f"without {unusual_characters(changed) or 'quotes and outer spaces'}", plain_name
     before, after, parts = Counter[str](), Counter[str](), Counter[tuple[int, int]]()
     shown: dict[tuple[int, int], tuple[str, str]] = {}
     for name in plain:
@@ -379,11 +378,11 @@ def _changes(names: pd.Index, goal: set[str]) -> Iterator[tuple[str, Callable[[s
                 at = i, len(ends) - j
                 parts[at] += 1
                 shown.setdefault(at, (part, name))
-    for turn, affixes in ((1, before), (-1, after)):
-        ordered = sorted(name[::turn] for name in set(plain))
+    for step, affixes in ((1, before), (-1, after)):
+        ordered = sorted(name[::step] for name in set(plain))
         if middle := ordered[len(ordered) // 4 : -(len(ordered) // 4) or None]:
-            # What at least half of the names begin with, or end with, without a separator.
-            affixes[common_start(middle[0], middle[-1])[::turn]] += 1
+            # The prefix or suffix of at least half of the names, without a separator.
+            affixes[common_start(middle[0], middle[-1])[::step]] += 1
     for what, affixes in (("prefix", before), ("suffix", after)):
         for affix in (
             each for each, _ in affixes.most_common(_AFFIXES) if not _ANTIBODY.search(each)
@@ -399,7 +398,7 @@ def _without(prefix: str, suffix: str, name: str) -> str:
 
 
 def _part(at: tuple[int, int], name: str) -> str:
-    """Return what lies between two separators, counted from the start and from the end."""
+    """Return the part between two separators, counted from the start and from the end."""
     plain = plain_name(name)
     starts, ends = _tokens(plain)
     is_there = at[0] < len(starts) and at[1] <= len(ends)
@@ -407,59 +406,59 @@ def _part(at: tuple[int, int], name: str) -> str:
 
 
 def _tokens(name: str) -> tuple[list[int], list[int]]:
-    """Return where the tokens of a name start and end."""
+    """Return the start and end positions of the tokens of a name."""
     cuts = list(_SEPARATOR.finditer(name))
     return [0, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), len(name)]
 
 
 def common_start(one: str, other: str) -> str:
-    """Return what two texts begin with."""
+    """Return the common prefix of two texts."""
     same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
     return "".join(letter for letter, _ in same)
 
 
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
-#: Coverage below which labels are less certain, which is warned of.
+#: Coverage below which a warning is issued, because labels are less certain.
 WARN_COVERAGE = 0.50
-#: A change of all names is looked for where fewer genes of the model match without, and made where
-#: it gives at least so many and twice as many as before.
+#: Share of matching model genes below which a change of all names is searched for, and share that
+#: it must reach, besides twice the previous number, to be applied.
 SYSTEMATIC, ENOUGH = 0.5, 0.1
 
 
 class GeneMatchError(InputError):
-    """Too few genes of the model are found in the query."""
+    """Error for a query that has too few genes of the model."""
 
 
 class GeneCoverageWarning(UserWarning):
-    """A query covers so few genes of the model that its labels are less certain."""
+    """Warning for a query with so few genes of the model that labels are less certain."""
 
 
 @dataclass(frozen=True)
 class GeneReport:
-    """How the genes of a query match those of a model.
+    """Summary of how the genes of a query match those of a model.
 
     Parameters
     ----------
     n_model
-        Genes of the model.
+        Number of genes of the model.
     n_query
-        Columns of the query.
+        Number of columns of the query.
     n_measured
-        Model genes that the query has.
+        Number of model genes in the query.
     coverage
-        Share of the reference's expression that these genes carry, in ``[0, 1]``; the share of
-        genes if no weights were given.
+        Share of the reference's expression in these genes, in ``[0, 1]``; the share of genes
+        without weights.
     missing
         Model genes that the query lacks, in model order.
     duplicated
-        Model genes that several columns of the query carry; their counts are summed.
+        Model genes with several columns in the query; their counts are summed.
     n_extra
-        Columns of the query that the model does not use.
+        Number of columns of the query that the model does not use.
     column
-        Column of ``var`` that the names came from; ``None`` for ``var_names``.
+        Column of ``var`` with the names; ``None`` for ``var_names``.
     messages
-        Sentences about what was repaired and what needs care.
+        Sentences on repairs and possible problems.
 
     Examples
     --------
@@ -487,7 +486,7 @@ class GeneReport:
         return "\n".join([*lines, *(f"  note      {text}" for text in self.messages)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only (numbers, strings, lists), as JSON takes them.
+        """Return the report in JSON types.
 
         Examples
         --------
@@ -505,13 +504,13 @@ class GeneAlignment:
     Parameters
     ----------
     source
-        First column of every model gene, int64, shape ``(n_genes,)``; -1 where it is missing.
+        First column of each model gene, int64, shape ``(n_genes,)``; -1 if it is missing.
     target
-        Model gene of every column, int64, shape ``(n_vars,)``; -1 where the model does not use it.
+        Model gene of each column, int64, shape ``(n_vars,)``; -1 if the model does not use it.
     measured
         Whether the query has the gene, bool, shape ``(n_genes,)``.
     report
-        The same in words.
+        Summary of the alignment.
 
     Examples
     --------
@@ -531,17 +530,17 @@ class GeneAlignment:
             array.setflags(write=False)
 
     def apply(self, block: Block) -> sp.csr_matrix:
-        """Bring counts into model order; genes that the query lacks are 0.
+        """Reorder counts to the genes of the model; genes that the query lacks are 0.
 
         Parameters
         ----------
         block
-            Counts, shape ``(n_cells, n_vars)``, dense or CSR. Not changed.
+            Counts, shape ``(n_cells, n_vars)``, dense or CSR. Not modified.
 
         Returns
         -------
-        CSR float32 with sorted indices, shape ``(n_cells, n_genes)``. Columns that carry the same
-        model gene are summed.
+        CSR float32 with sorted indices, shape ``(n_cells, n_genes)``. Columns of the same model
+        gene are summed.
 
         Examples
         --------
@@ -559,14 +558,14 @@ class GeneAlignment:
         if not sp.issparse(block):
             used = np.flatnonzero(target >= 0)
             rows, target = sp.csr_matrix(block[:, used]), target[used]
-        # Rename columns: much faster than a sparse product or fancy indexing with a sort.
+        # Renaming columns is much faster than a sparse product or fancy indexing.
         renamed = target.take(rows.indices)
         kept = np.flatnonzero(renamed >= 0)
         indptr = np.searchsorted(kept, rows.indptr)
         stored = (rows.data[kept].astype(np.float32, copy=False), renamed[kept], indptr)
         result = sp.csr_matrix(stored, shape=(rows.shape[0], len(self.source)))
         if not result.has_sorted_indices:
-            result = result.tocsc().tocsr()  # two bucket sorts: linear in the stored values
+            result = result.tocsc().tocsr()  # two bucket sorts, in linear time
         result.sum_duplicates()
         if np.count_nonzero(result.data) < len(result.data):
             result.eliminate_zeros()
@@ -574,7 +573,7 @@ class GeneAlignment:
 
 
 def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index, str | None]:
-    """Choose the names of ``var`` that fit a model: the index, or a column of text.
+    """Choose the names in ``var`` that match a model: the index, or a text column.
 
     Parameters
     ----------
@@ -585,9 +584,9 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
 
     Returns
     -------
-    The names, shape ``(n_vars,)``, and the column that they came from (``None`` for the index). The
-    index wins unless a column holds more than twice as many model genes. Where none holds a tenth
-    of them, those count that are there after one change of all names, as in `align_genes`.
+    The names, shape ``(n_vars,)``, and their column (``None`` for the index). The index is used
+    unless a column has more than twice as many model genes. If none has a tenth of them, matches
+    after a systematic change of the names are counted, as in `align_genes`.
 
     Examples
     --------
@@ -597,15 +596,15 @@ def resolve_var_names(var: pd.DataFrame, genes: Sequence[str]) -> tuple[pd.Index
     >>> resolve_var_names(var, ["ENSG00000167286"])[1]
     'gene_ids'
     """
-    wanted = as_wanted(strip_version(gene) for gene in genes)
+    required = as_required(strip_version(gene) for gene in genes)
     first: tuple[str | None, pd.Index] = (None, as_text(var.index))
-    tables, enough = [first, *text_columns(var)], ENOUGH * len(wanted)
-    held = [int(wanted.isin(names.map(strip_version)).sum()) for _, names in tables]
-    if max(held) < enough:
-        for place, (_, names) in enumerate(tables):
-            change = find_change(names, wanted) if names.nunique() >= enough else None
-            held[place] = change.n if change and change.n >= enough else held[place]
-    column, names = tables[int(np.argmax([2 * held[0], *held[1:]]))]
+    tables, enough = [first, *text_columns(var)], ENOUGH * len(required)
+    n_matched = [int(required.isin(names.map(strip_version)).sum()) for _, names in tables]
+    if max(n_matched) < enough:
+        for i, (_, names) in enumerate(tables):
+            change = find_change(names, required) if names.nunique() >= enough else None
+            n_matched[i] = change.n if change and change.n >= enough else n_matched[i]
+    column, names = tables[int(np.argmax([2 * n_matched[0], *n_matched[1:]]))]
     return names, column
 
 
@@ -621,49 +620,49 @@ def align_genes(
 ) -> GeneAlignment:
     """Match the genes of a query to those of a model by name.
 
-    A gene is looked for by its exact name, then without Ensembl versions, then with one sign for
-    ``-``, ``.``, ``_`` and blanks, then after the one change that makes most
-    names fit (a prefix such as ``GRCh38_``, a suffix, a part of ``ENSG00000198851_CD3E``), then
-    without blanks, quotes and characters that do not show or look alike, and last, only if asked
-    for, regardless of case. A later way is used only for genes that no earlier way found. Numbers
-    are not names, and match nothing; nor do genes of another species' genome (``mm10_Cd3d``).
+    Genes are matched by their exact name; then without Ensembl versions; then with ``-``, ``.``,
+    ``_`` and spaces treated alike; then after the systematic change with most matches (removing a
+    prefix such as ``GRCh38_`` or a suffix, or taking a part of ``ENSG00000198851_CD3E``); then
+    without whitespace, quotes, invisible and look-alike characters; and last, only with
+    ``fold_case``, regardless of case. Later rules apply only to genes that are still unmatched.
+    Numbers, and genes of another species' genome (``mm10_Cd3d``), match nothing.
 
     Parameters
     ----------
     var_names
-        Names of the query's columns, or its ``var``: then the column that fits is found by
-        `resolve_var_names`, and what ``var`` says not to be a gene (antibodies, guides, genes that
-        were filtered) matches nothing.
+        Names of the query's columns, or its ``var``. In ``var``, the column of names is chosen by
+        `resolve_var_names`, and columns that are not genes (antibodies, guides, filtered genes)
+        match nothing.
     genes
         Genes of the model, unique, shape ``(n_genes,)``.
     weights
-        Share of every model gene in the reference's expression, shape ``(n_genes,)``, not negative.
-        Coverage is the weight of the genes found; without weights, their number.
+        Share of each model gene in the reference's expression, shape ``(n_genes,)``, not negative.
+        Coverage is the total weight of the matched genes; without weights, their share.
     min_coverage
-        Coverage below which the query is refused.
+        Coverage below which an error is raised.
     warn_coverage
-        Coverage below which a `GeneCoverageWarning` is given.
+        Coverage below which a `GeneCoverageWarning` is issued.
     fold_case
-        Match ``Cd3d`` to ``CD3D``. A mouse gene is not the human gene of the same name, so this is
-        never done unless asked for.
+        Match ``Cd3d`` to ``CD3D``. Off by default, because a mouse gene is not the human gene of
+        the same name.
     arguments
-        By which name the caller takes ``fold_case``, if it does, for the advice in errors.
+        Name of ``fold_case`` in the calling function, if it has this argument, for errors.
 
     Returns
     -------
-    The map, with a report of what was found.
+    The alignment, with a report.
 
     Raises
     ------
     GeneMatchError
-        If the coverage is too small; the text says what the names look like and what to do.
+        If the coverage is too small; the message compares the names and recommends what to do.
     ValueError
-        If model genes repeat, or weights do not fit them.
+        If model genes repeat, or weights do not match them.
 
     Notes
     -----
-    Columns that carry the same model gene are summed. The limits of 10 % and 50 % of the
-    reference's expression are our decision.
+    Columns of the same model gene are summed. The limits of 10 % and 50 % of the reference's
+    expression are design choices of this package.
 
     Examples
     --------
@@ -677,31 +676,31 @@ def align_genes(
     model = pd.Index([str(gene) for gene in genes], dtype=object)
     if not model.is_unique or not len(model):
         twice = examples(model[model.duplicated()].unique()) or "none at all"
-        raise invalid("genes", twice, "one or more unique names", "Pass every gene once.")
+        raise invalid("genes", twice, "one or more unique names", "Pass each gene once.")
     share = np.ones(len(model)) if weights is None else np.asarray(weights, dtype=np.float64)
     total = share.sum()
     if share.shape != (len(model),) or not np.isfinite(total) or total <= 0 or (share < 0).any():
         expected = f"{len(model)} finite numbers from 0 up, not all 0"
-        hint = "Pass the mean share of every model gene."
+        hint = "Pass the mean share of each model gene."
         raise invalid("weights", f"shape {share.shape}, sum {total:.4g}", expected, hint)
     is_frame = isinstance(var_names, pd.DataFrame)
     var: Any = var_names if is_frame else pd.DataFrame(index=as_text(list(var_names)))
-    is_gene, said = find_genes(var)
+    is_gene, notes = find_genes(var)
     var, renamed = named_by_column(var)
     names, column = resolve_var_names(var, model.tolist())
     model_species = guess_species(model.tolist())
     foreign = of_other_species(var.set_axis(names), model_species)
     names = names.where(is_gene & ~foreign, "")
-    target, found, matched, hint = _match(names, as_wanted(model), fold_case)
+    target, found, matched, hint = _match(names, as_required(model), fold_case)
     messages = [f"Gene names were taken from var[{column!r}], not from var"] * (column is not None)
-    messages += [*renamed, *said, *found]
+    messages += [*renamed, *notes, *found]
     if n_foreign := int(foreign.sum()):
-        messages.append(f"{counted(n_foreign, 'gene')} of another species' genome left out.")
+        messages.append(f"{counted(n_foreign, 'gene')} of another species' genome ignored.")
     species = guess_species(matched.tolist()), model_species
     if _differ(*species):
         messages.append(
-            f"The query looks like {species[0]} and the model like {species[1]}: genes of the same "
-            "name are taken for the same gene."
+            f"The query looks like {species[0]} and the model like {species[1]}; genes with the "
+            "same name are treated as the same gene."
         )
     alignment = alignment_of(target, model, share / total, column=column, messages=messages)
     report = alignment.report
@@ -713,7 +712,7 @@ def align_genes(
         advice = f"{hint} {advice}".lstrip()
         if is_refused:
             raise GeneMatchError(covered, f"At least {min_coverage:.0%} is needed.", advice)
-        text = f"{covered} Below {warn_coverage:.0%} labels are less certain. {advice}"
+        text = f"{covered} Below {warn_coverage:.0%}, labels are less certain. {advice}"
         warnings.warn(text, GeneCoverageWarning, stacklevel=2)
     return alignment
 
@@ -721,7 +720,7 @@ def align_genes(
 def gene_coverage(
     var: pd.DataFrame, genes: Sequence[str], weights: np.ndarray[Any, Any] | None = None
 ) -> float:
-    """Return the share of a model's genes that a table of genes has, by their weights."""
+    """Return the share of a model's genes in a table of genes, by their weights."""
     with suppress(GeneMatchError):
         found = align_genes(var, genes, weights=weights, min_coverage=0.0, warn_coverage=0.0)
         return found.report.coverage
@@ -731,19 +730,19 @@ def gene_coverage(
 def _match(
     names: pd.Index, model: pd.Index, fold_case: bool
 ) -> tuple[Ints, list[str], pd.Index, str]:
-    """Find the model gene of every column, -1 for none.
+    """Match each column to a model gene.
 
     Returns
     -------
-    The genes; what was done beyond exact names; the names as they were matched last; and a change
-    of all names that would match more, and was not made.
+    The model gene of each column, -1 for none; sentences on matches other than by exact name; the
+    changed names; and a hint on a change with more matches that was not applied.
     """
     target = model.get_indexer(names).astype(np.int64)
     ours, theirs = names.map(strip_version), model.map(strip_version)
-    found = {"after leaving out Ensembl versions": _add(target, ours, theirs)}
+    found = {"without Ensembl versions": _add(target, ours, theirs)}
     if np.count_nonzero(target >= 0) < len(model):
-        signs = ours.map(one_punctuation), theirs.map(one_punctuation)
-        found["taking '-', '.', '_' and blanks for one another"] = _add(target, *signs)
+        unified = ours.map(one_punctuation), theirs.map(one_punctuation)
+        found["regardless of '-', '.', '_' and spaces"] = _add(target, *unified)
     hint, n_found = "", len(np.unique(target[target >= 0]))
     if n_found < SYSTEMATIC * len(model):
         changes = [(find_change(names, model), False), (find_change(model, names), True)]
@@ -754,26 +753,26 @@ def _match(
                 changed = change.names.map(strip_version)
                 ours, theirs = (ours, changed) if of_model else (changed, theirs)
                 found[how] = _add(target, ours, theirs)
-            elif change.n > 1.2 * n_found:  # endings such as '-AS1' always fit a few names
+            elif change.n > 1.2 * n_found:  # suffixes such as '-AS1' always match a few names
                 hint = f"{counted(change.n, 'gene')} would match {how}."
     if np.count_nonzero(target >= 0) < len(model):
         ours = ours.map(plain_name)
-        how = "without blanks, quotes and characters that do not show or look alike"
+        how = "without whitespace, quotes, invisible and look-alike characters"
         found[how] = _add(target, ours, theirs)
     if fold_case:
         found["regardless of case"] = _add(target, ours.map(str.upper), theirs.map(str.upper))
-    said = [f"{counted(n, 'gene')} matched {how}." for how, n in found.items() if n]
-    return target, said, ours, hint
+    notes = [f"{counted(n, 'gene')} matched {how}." for how, n in found.items() if n]
+    return target, notes, ours, hint
 
 
 def _add(target: Ints, names: pd.Index, model: pd.Index) -> int:
-    """Match what is still open under new spellings; a spelling of two model genes matches none."""
+    """Match the remaining columns and genes by changed names, unless these are ambiguous."""
     open_columns = np.flatnonzero(target < 0)
     open_genes = np.setdiff1d(np.arange(len(model)), target)
-    spelled = model[open_genes]
-    clear = ~spelled.duplicated(keep=False)
-    hit = spelled[clear].get_indexer(names[open_columns])
-    target[open_columns[hit >= 0]] = open_genes[clear][hit[hit >= 0]]
+    changed = model[open_genes]
+    is_unique = ~changed.duplicated(keep=False)
+    hit = changed[is_unique].get_indexer(names[open_columns])
+    target[open_columns[hit >= 0]] = open_genes[is_unique][hit[hit >= 0]]
     return len(np.unique(hit[hit >= 0]))
 
 
@@ -785,17 +784,17 @@ def alignment_of(
     column: str | None = None,
     messages: Sequence[str] = (),
 ) -> GeneAlignment:
-    """Return the alignment in which every column carries the model gene of ``target``, or none.
+    """Build the alignment in which ``target`` is the model gene of each column, or -1.
 
-    ``share`` is that of every gene in the expression, equal ones by default.
+    ``share`` is the share of each gene in the reference's expression, by default equal.
     """
     used, n_genes = np.flatnonzero(target >= 0), len(model)
     source = np.full(n_genes, -1, dtype=np.int64)
-    source[target[used[::-1]]] = used[::-1]  # the first column wins
+    source[target[used[::-1]]] = used[::-1]  # the first column of each gene
     measured = source >= 0
     share = np.full(n_genes, 1 / max(1, n_genes)) if share is None else share
     if duplicated := tuple(model[np.bincount(target[used], minlength=n_genes) > 1]):
-        summed = f"Columns that carry the same gene are summed: {examples(duplicated)}."
+        summed = f"Columns with the same gene are summed: {examples(duplicated)}."
         messages = [*messages, summed]
     coverage, missing = min(1.0, float(share[measured].sum())), tuple(model[~measured])
     sizes = (n_genes, len(target), int(measured.sum()), coverage)
@@ -815,33 +814,33 @@ def _diagnose(
     n_measured: int,
     arguments: Mapping[str, str],
 ) -> str:
-    """Say what the names look like beside the model's, and what to do about it."""
-    seen = f"the query's names are like {examples(map(visible, names), 2)}, the model's like "
-    shown = seen + examples(model, 2)
+    """Compare the names with those of the model, and recommend what to do."""
+    query_names, model_names = examples(map(visible, names), 2), examples(model, 2)
+    shown = f"the query has names such as {query_names}, the model such as {model_names}"
     kind, model_kind = identifier_kind(names), identifier_kind(model)
     fold = f"pass {arguments['fold_case']}=True to " if "fold_case" in arguments else ""
-    same = f", or {fold}take genes of the same name for the same gene" if fold else ""
-    how = f"{fold}match them" if fold else "spell them as the model does"
-    upper, wanted = pd.Index([name.upper() for name in names]), [name.upper() for name in model]
-    n_folded, folded = len({*upper}.intersection(wanted)), find_change(upper, wanted)
+    same = f", or {fold}match genes with the same name" if fold else ""
+    how = f"{fold}match them" if fold else "rename them to those of the model"
+    upper, required = pd.Index([name.upper() for name in names]), [name.upper() for name in model]
+    n_folded, folded = len({*upper}.intersection(required)), find_change(upper, required)
     n_changed = folded.n if folded is not None and folded.n > n_folded else 0
-    changed = f"once they are taken {folded.how} " if folded is not None else ""
+    changed = f"when matched {folded.how} " if folded is not None else ""
     cases = {
-        f"The model's genes are numbers ({shown}), which say nothing of another file: train it on "
-        "a reference whose var_names are gene names.": is_numbered(model),
+        f"The model's genes are numbers ({shown}), which cannot be matched across files: train it "
+        "on a reference whose var_names are gene names.": is_numbered(model),
         f"The columns look like cells ({shown}): pass adata.T.": share_barcodes(names) > 0.5,
         f"The columns have no gene names ({shown}): set adata.var_names to {model_kind} names.": (
             is_numbered(names) or (kind == "unknown" and model_kind != "unknown")
         ),
         f"The query has {kind} names and the model {model_kind} names ({shown}): set "
-        f"adata.var_names to {model_kind} names, or keep them in a column of adata.var.": (
+        f"adata.var_names to {model_kind} names, or store them in a column of adata.var.": (
             {kind, model_kind} == {"symbol", "ensembl"}
         ),
         f"The query looks like {species[0]} and the model like {species[1]} ({shown}): translate "
         f"the genes to {species[1]} orthologs first{same}.": _differ(*species),
-        f"{n_changed:,} names differ only in case {changed}({shown}): rename them as the model's "
-        "are.": n_changed > 2 * n_measured,
+        f"{n_changed:,} names differ only in case {changed}({shown}): rename them to those of the "
+        "model.": n_changed > 2 * n_measured,
         f"{n_folded:,} names differ only in case ({shown}): {how}.": n_folded > 2 * n_measured,
     }
-    otherwise = f"Check that the query and the model were made for the same genes ({shown})."
+    otherwise = f"Check that query and model have the same genes ({shown})."
     return next((text for text, applies in cases.items() if applies), otherwise)

@@ -1,4 +1,4 @@
-"""Find out what the values of a matrix are, and say it in sentences."""
+"""Detect the scale of a matrix, and report it with problems and repairs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Scale: TypeAlias = Literal[
 
 @dataclass(frozen=True)
 class InputReport:
-    """What `inspect_input` found in a matrix of shape ``(n_obs, n_vars)``.
+    """Report of `inspect_input` on a matrix of shape ``(n_obs, n_vars)``.
 
     Parameters
     ----------
@@ -41,14 +41,14 @@ class InputReport:
     layer
         Matrix that was read: ``"X"``, ``".raw"`` or ``"layers['name']"``.
     storage
-        How it is stored, for example ``"csr_matrix"``, ``"dense"``, ``"h5ad csr"``, ``"dask"``.
+        Type of storage, such as ``"csr_matrix"``, ``"dense"``, ``"h5ad csr"``, ``"dask"``.
     scale
         ``"counts"``; ``"binary"`` (only 0 and 1); ``"log1p_counts"`` (log1p-normalised, counts can
-        be recovered); ``"log1p"`` (they cannot); ``"normalized"`` (library-size normalised, not
-        logged); ``"fractional_counts"`` (ambient-corrected or model-based float counts);
-        ``"scaled"`` (negative values, or some beyond all counts); ``"empty"``.
+        be recovered); ``"log1p"`` (counts cannot be recovered); ``"normalized"`` (library-size
+        normalised without logarithm); ``"fractional_counts"`` (ambient-corrected or model-based
+        counts); ``"scaled"`` (negative or very large values); ``"empty"``.
     evidence
-        Why, in a sentence.
+        Reason for the scale, in words.
     n_nan
         Number of NaN.
     n_inf
@@ -56,27 +56,27 @@ class InputReport:
     n_negative
         Number of negative values.
     n_empty_cells
-        Number of cells with zeros only.
+        Number of cells without counts.
     duplicated_genes
-        Names that more than one column carries.
+        Gene names that occur more than once.
     identifiers
         Symbols, Ensembl ids, both, or neither.
     versioned
-        Whether Ensembl ids carry versions.
+        Whether Ensembl ids have versions.
     species
-        Guess from prefixes and case.
+        Species, guessed from prefixes and case.
     looks_transposed
         Whether the columns are named like cells and the rows like genes.
     rounding
-        Distance of the decimals that the values are rounded to; 0.0 if they are not.
+        Unit to which the values are rounded, such as 0.01; 0.0 if they are not rounded.
     log_base
-        Base of the logarithms from which counts are recovered.
+        Base of the logarithm.
     problems
-        Sentences about what stands in the way: found, valid, do next.
+        Sentences on what prevents reading: what was found, what is valid, what to do.
     repairs
-        Sentences about what is repaired or left out when the counts are read.
+        Sentences on what is repaired or dropped when the counts are read.
     notes
-        Sentences about what is not in the way, and worth knowing.
+        Sentences on what else to consider.
 
     Examples
     --------
@@ -123,7 +123,7 @@ class InputReport:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only (numbers, strings, lists), as JSON takes them.
+        """Return the report in JSON types.
 
         Examples
         --------
@@ -138,131 +138,131 @@ class InputReport:
 
 
 ScaleMode: TypeAlias = Literal["auto", "counts", "recover", "as_is"]
-#: Scales that are read without being asked: as they are, or with their counts recovered.
+#: Scales that are read by default, as they are or with counts recovered.
 ACCEPTED_SCALES: Final = frozenset({"counts", "binary", "log1p_counts"})
-_EXPECTED: Final = "Valid are raw counts: whole numbers from 0 up."
-#: What to do about a scale that is not read.
+_EXPECTED: Final = "Expected raw counts: whole numbers >= 0."
+#: What to do about scales that cannot be read.
 _ADVICE: Final[dict[Scale, str]] = {
-    "empty": "Pass a matrix that has cells, genes and counts.",
-    "scaled": "Pass the matrix as it was before scaling, centring or batch correction.",
-    "log1p": "Pass the counts that the values were made from.",
+    "empty": "Pass a matrix with cells, genes and counts.",
+    "scaled": "Pass the matrix before scaling, centring or batch correction.",
+    "log1p": "Pass the counts that the values were computed from.",
     "normalized": "Pass the raw counts, or recover them with hdi.pp.recover_counts first.",
     "fractional_counts": "Pass the raw counts.",
 }
-#: Instead, where the caller takes a scale.
+#: The same for callers with an argument for the scale.
 _ADVICE_WITH_SCALE: Final[dict[Scale, str]] = {
     "normalized": (
-        "Pass the raw counts; or {0}='recover' to recover them where they can be, or {0}='as_is' "
-        "to use the values unchanged."
+        "Pass the raw counts; or {0}='recover' to recover them if possible, or {0}='as_is' to use "
+        "the values unchanged."
     ),
     "fractional_counts": (
         "Pass the raw counts, or {0}='as_is' to use corrected or estimated counts unchanged."
     ),
 }
 
-#: Largest whole number that single precision, in which counts are read, tells from its neighbours.
+#: Largest integer below which single precision, used for counts, represents all integers.
 LARGEST_EXACT = 2**24
-#: Rows by which matrices are compared.
+#: Rows by which the scales of matrices are compared.
 PEEK_ROWS = 256
-#: Matrices whose coverage is at least this share of the largest are as good by it.
+#: Share of the largest coverage from which a matrix counts as equally good.
 NEARLY = 0.9
-_FEWEST_CELLS = 3  # one or two cells have "the same sum" too easily
+_MIN_CELLS = 3  # one or two cells may have the same sum by chance
 _SAME_SUM = 5e-3
-_MOSTLY_WHOLE = 0.1  # dividing by the library size leaves hardly a whole number
+_MOSTLY_WHOLE = 0.1  # normalised values are rarely whole numbers
 _NATURAL = float(np.e)
 
 
 def classify_scale(
-    matrix: RowMatrix, tally: Scan, log_base: float | None = None
+    matrix: RowMatrix, scan: Scan, log_base: float | None = None
 ) -> tuple[Scale, str, float]:
-    """Guess the scale of a matrix from the tallies over its values and the sampled cells.
+    """Classify the scale of a matrix by a scan of its values.
 
     Parameters
     ----------
-    matrix, tally
-        The matrix, and what was found in it.
+    matrix, scan
+        The matrix, and the scan of its values.
     log_base
-        Base of logarithms that the file tells, tried first.
+        Base of the logarithm according to the file, tried first.
 
     Returns
     -------
-    The scale, the evidence for it in words, and the base of logarithms.
+    The scale, the evidence for it in words, and the base of the logarithm.
     """
     if 0 in matrix.shape:
         return "empty", f"there are {matrix.shape[0]} cells × {matrix.shape[1]} genes", _NATURAL
-    if tally.high == -np.inf:
-        return "empty", "there are no values but zeros", _NATURAL
-    if tally.low < 0:
-        values = counted(tally.n_negative, "value is", "values are")
-        return "scaled", f"{values} negative (down to {tally.low:.4g})", _NATURAL
-    if tally.high > LARGEST_COUNT:
-        return "scaled", f"values go up to {tally.high:.3g}, where no counts are", _NATURAL
-    if tally.all_whole and tally.high == 1:
+    if scan.high == -np.inf:
+        return "empty", "all values are zero", _NATURAL
+    if scan.low < 0:
+        values = counted(scan.n_negative, "value is", "values are")
+        return "scaled", f"{values} negative (down to {scan.low:.4g})", _NATURAL
+    if scan.high > LARGEST_COUNT:
+        return "scaled", f"values up to {scan.high:.3g} are too large for counts", _NATURAL
+    if scan.all_whole and scan.high == 1:
         return "binary", "all values are 0 or 1", _NATURAL
-    if tally.all_whole:
-        return "counts", f"all values are whole numbers from 0 to {tally.high:,.0f}", _NATURAL
-    sample = sp.vstack(tally.sample, format="csr")
-    if tally.n_nan or tally.n_inf:  # which are reported on their own
+    if scan.all_whole:
+        return "counts", f"all values are whole numbers from 0 to {scan.high:,.0f}", _NATURAL
+    sample = sp.vstack(scan.sample, format="csr")
+    if scan.n_nan or scan.n_inf:  # reported separately
         sample.data = np.nan_to_num(sample.data, nan=0.0, posinf=0.0, neginf=0.0)
         sample.eliminate_zeros()
-    multiples = "of a cell are whole multiples of one unit (tried on "
+    multiples = "of a cell are integer multiples of one unit (tested on "
     multiples += f"{counted(sample.shape[0], 'cell')})"
-    base = find_log_base(matrix.dtype, tally.grid, sample, log_base)
+    base = find_log_base(matrix.dtype, scan.grid, sample, log_base)
     if base is not None:
-        return "log1p_counts", f"after {_undone(base)}, all values {multiples}", base
-    share_whole = tally.n_whole / tally.n_nonzero
+        return "log1p_counts", f"after {_inverse(base)}, all values {multiples}", base
+    share_whole = scan.n_whole / scan.n_nonzero
     fractions = f"{1 - share_whole:.1%} of the positive values are not whole numbers"
-    largest = f"{fractions} (largest value {tally.high:,.4g})"
+    largest = f"{fractions} (largest value {scan.high:,.4g})"
     if share_whole > _MOSTLY_WHOLE:
         return "fractional_counts", largest, _NATURAL
-    if Denormalizer("normalized", matrix.dtype, tally.grid).share_solved(sample) == 1:
+    if Denormalizer("normalized", matrix.dtype, scan.grid).share_solved(sample) == 1:
         return "normalized", f"all values {multiples}", _NATURAL
-    # Before logarithms: of shares, which are small, expm1 has nearly the same sum.
+    # Before logarithms, because expm1 hardly changes the sums of small values such as fractions.
     sums = np.asarray(sample.sum(axis=1, dtype=np.float64)).ravel()
     if _are_same(sums):
         same = f"all cells have the same sum, {sums.mean():.4g}"
         return "normalized", f"{same}, and {fractions}", _NATURAL
-    if len(sums) >= _FEWEST_CELLS and sums.max() <= 1:
-        return "normalized", f"no cell has a sum above {sums.max():.3g}: they are shares", _NATURAL
-    if tally.high > MAX_LOG:
+    if len(sums) >= _MIN_CELLS and sums.max() <= 1:
+        return "normalized", f"values are fractions with sums up to {sums.max():.3g}", _NATURAL
+    if scan.high > MAX_LOG:
         return "fractional_counts", largest, _NATURAL
     missed = f"in none of the bases e, 2 and 10 all values {multiples}"
     for base in (log_base or _NATURAL, _NATURAL, 2.0, 10.0):
         linear = sample.astype(np.float64)
         linear.data = np.expm1(linear.data * np.log(base))
         if _are_same(np.asarray(linear.sum(axis=1)).ravel()):
-            same = f"after {_undone(base)} all cells have the same sum"
+            same = f"after {_inverse(base)} all cells have the same sum"
             return "log1p", f"{same}, and {missed}", base
-    return "log1p", f"values are fractions up to {tally.high:.3g}, and {missed}", _NATURAL
+    return "log1p", f"values are fractions up to {scan.high:.3g}, and {missed}", _NATURAL
 
 
-def _undone(base: float) -> str:
+def _inverse(base: float) -> str:
     return "expm1" if base == _NATURAL else f"{base:g}^x - 1"
 
 
 def _are_same(sums: np.ndarray[Any, Any]) -> bool:
-    """Return whether all cells that are not empty have one total."""
+    """Return whether all non-empty cells have the same total."""
     sums = sums[sums > 0]
-    return bool(len(sums) >= _FEWEST_CELLS and np.std(sums) < _SAME_SUM * np.mean(sums))
+    return bool(len(sums) >= _MIN_CELLS and np.std(sums) < _SAME_SUM * np.mean(sums))
 
 
 def inspect_input(
     data: DataLike, *, layer: str | None = None, use_raw: bool = False
 ) -> InputReport:
-    """Recognise what a matrix holds, without changing it.
+    """Detect the scale of a matrix and problems in it, without modifying it.
 
-    NaN, infinite and negative values, whole numbers and empty cells are checked in every value, in
-    blocks of rows, so that memory does not grow with the number of cells. Whether counts can be
-    recovered from normalised values is tried on some 2,000 evenly spaced cells.
+    All values are checked for NaN, infinite and negative values, whole numbers and empty cells, in
+    blocks of rows, so memory does not depend on the number of cells. Whether counts can be
+    recovered from normalised values is tested on about 2,000 evenly spaced cells.
 
     Parameters
     ----------
     data
-        An AnnData (in memory or backed), the path of a file, or what `open_store` returned for one.
+        AnnData (in memory or backed), path of a file, or result of `open_store`.
     layer
-        Layer to look at, shape ``(n_obs, n_vars)``; ``X`` if ``None``.
+        Layer to inspect, shape ``(n_obs, n_vars)``; ``X`` if ``None``.
     use_raw
-        Look at ``.raw`` instead.
+        Inspect ``.raw`` instead.
 
     Returns
     -------
@@ -291,7 +291,7 @@ def inspect_input(
         return replace(report, problems=(str(error), *hint, *report.problems))
     for best in readable(store, [slot for slot in store.slots if slot != report.layer])[:1]:
         if not report.problems and best.n_vars > report.n_vars:
-            text = f"{best.slot} has {best.n_vars:,} genes, and {report.layer} {report.n_vars:,}."
+            text = f"{best.slot} has {best.n_vars:,} genes, {report.layer} has {report.n_vars:,}."
             report = replace(report, notes=(*report.notes, text))
     return report
 
@@ -302,33 +302,35 @@ def inspect_store(
     use_raw: bool,
     *,
     arguments: Mapping[str, str] = ARGUMENTS,
-    tally: Scan | None = None,
+    scan: Scan | None = None,
 ) -> InputReport:
-    """Return what one matrix of an open store holds, which is looked at once; see `refusal`.
+    """Return the report on one matrix of an open store, which is scanned once; see `refusal`.
 
-    By a ``tally`` of some cells, if that is given, the report is on what was seen so far.
+    With a ``scan`` of a sample of cells, the report covers only these.
     """
     matrix, slot = store.matrix(layer, use_raw, arguments=arguments), slot_name(layer, use_raw)
-    if tally is None and ("report", slot) in store.known:
+    if scan is None and ("report", slot) in store.known:
         known: InputReport = store.known["report", slot]
         return known
-    tally = tally or matrix.scan()
-    scale, evidence, log_base = classify_scale(matrix, tally, store.log_base)
-    if tally.n_rows < matrix.shape[0]:
-        evidence += f", in {counted(tally.n_rows, 'cell')} that were looked at so far"
+    scan = scan or matrix.scan()
+    scale, evidence, log_base = classify_scale(matrix, scan, store.log_base)
+    if scan.n_rows < matrix.shape[0]:
+        evidence += f", in a sample of {counted(scan.n_rows, 'cell')}"
     var_names = store.genes(use_raw).index.astype(str)
     names, obs_names = var_names.tolist(), store.obs.index.astype(str).tolist()
     transposed = _genes.share_barcodes(names) > 0.5 and _genes.share_genes(obs_names) > 0.5
-    values: dict[str, Any] = {"n_nan": tally.n_nan, "n_inf": tally.n_inf, "log_base": log_base}
-    values |= {"n_negative": tally.n_negative, "n_empty_cells": tally.n_empty}
     report = InputReport(
         *matrix.shape,
         slot,
         matrix.storage,
         scale,
         evidence,
-        **values,
-        rounding=0.0 if tally.all_whole else tally.grid,
+        n_nan=scan.n_nan,
+        n_inf=scan.n_inf,
+        n_negative=scan.n_negative,
+        n_empty_cells=scan.n_empty,
+        log_base=log_base,
+        rounding=0.0 if scan.all_whole else scan.grid,
         duplicated_genes=tuple(var_names[var_names.duplicated()].unique()),
         identifiers=_genes.identifier_kind(names),
         versioned=_genes.has_versions(names),
@@ -337,67 +339,65 @@ def inspect_store(
         problems=(_TRANSPOSED,) if transposed else (),
     )
     repairs = (*store.notes, *store.columns_note(use_raw), *_repairs(report))
-    report = replace(report, repairs=repairs, notes=tuple(_notes(report, tally.high)))
-    if tally.n_rows == matrix.shape[0]:
+    report = replace(report, repairs=repairs, notes=tuple(_notes(report, scan.high)))
+    if scan.n_rows == matrix.shape[0]:
         store.known["report", slot] = report
     return report
 
 
 _TRANSPOSED: Final = (
-    "The columns are named like cells and the rows like genes. Valid are cells in rows and genes "
-    "in columns. Pass adata.T."
+    "The columns are named like cells and the rows like genes. Expected cells in rows and genes in "
+    "columns. Pass adata.T."
 )
 
 
 def _notes(report: InputReport, high: float) -> Iterator[str]:
-    """Say what does not stop the reading but may surprise."""
-    empty = counted(report.n_empty_cells, "cell holds", "cells hold")
+    """Yield sentences on unusual values that do not prevent reading."""
+    empty = counted(report.n_empty_cells, "cell has", "cells have")
     notes = {
         f"The largest value is {high:.3g}. Counts above {LARGEST_EXACT:,} are read to seven "
-        "digits, and hardly a cell has so many of one gene. Check that these are counts.": (
+        "digits and are unusual for a single gene. Check that these are counts.": (
             LARGEST_EXACT < high <= LARGEST_COUNT
         ),
-        "All values are 0 or 1, so counts may have been binarised. Pass the counts before "
-        "binarising, if there are any.": report.scale == "binary",
-        f"{empty} zeros only; without counts a cell keeps no label but Unknown. Filter such cells "
-        "if they are not wanted.": report.n_empty_cells and report.scale != "empty",
+        "All values are 0 or 1, so counts may have been binarised. Pass the original counts if "
+        "you have them.": report.scale == "binary",
+        f"{empty} no counts and will be labelled Unknown. Filter empty cells if you do not want "
+        "them.": report.n_empty_cells and report.scale != "empty",
     }
     return (text for text, applies in notes.items() if applies)
 
 
 def _repairs(report: InputReport) -> Iterator[str]:
     if report.scale == "log1p_counts":
-        notes = [f"to base {report.log_base:g}"] if report.log_base != _NATURAL else []
+        notes = [f"base {report.log_base:g}"] if report.log_base != _NATURAL else []
         notes += [f"values are rounded to {report.rounding:g}"] if report.rounding else []
-        how = f" ({', '.join(notes)})" if notes else ""
-        yield f"Counts are recovered from the log1p-normalised values of each cell{how}."
+        details = f" ({', '.join(notes)})" if notes else ""
+        yield f"Counts are recovered from the log1p-normalised values of each cell{details}."
     if report.duplicated_genes:
         listed = examples(report.duplicated_genes)
-        yield f"Columns that carry the same gene name are summed: {listed}."
+        yield f"Columns with the same gene name are summed: {listed}."
     if report.versioned:
-        yield "Versions of Ensembl ids are left out where genes are matched."
+        yield "Versions of Ensembl ids are ignored when genes are matched."
 
 
 def refusal(
     report: InputReport, arguments: Mapping[str, str] = ARGUMENTS, mode: ScaleMode = "auto"
 ) -> InputError | None:
-    """Return the error for a matrix that is not read in some mode, with advice for the caller."""
+    """Return the error for a matrix that cannot be read in this mode, or ``None``."""
     found = f"{report.layer} looks {report.scale}: {report.evidence}."
     scale, expected, takes = report.scale, _EXPECTED, arguments.get("scale")
     is_whole = scale in ("counts", "binary")
     if report.n_nan or report.n_inf:
         infinite = counted(report.n_inf, "infinite value")
         found = f"{report.layer} holds {report.n_nan:,} NaN and {infinite}."
-        advice = (
-            "Remove these cells or genes, or repair them: which value is right cannot be guessed."
-        )
+        advice = "Remove or correct these cells or genes: the true values cannot be guessed."
     elif scale in ("empty", "scaled") or (mode == "auto" and scale not in ACCEPTED_SCALES):
         advice = _ADVICE_WITH_SCALE.get(scale, "").format(takes) if takes else ""
         advice = advice or _ADVICE[scale]
     elif mode == "counts" and not is_whole:
         advice = f"Pass the raw counts{f', or another `{takes}`' if takes else ''}."
     elif mode == "recover" and scale not in ("log1p_counts", "normalized"):
-        expected = "Counts are recovered from values that were only divided by the library size."
+        expected = "Counts can be recovered from library-size normalised values only."
         whole = f"Use {takes}='auto'." if takes else "Use them."
         advice = whole if is_whole else "Pass the raw counts."
     else:
@@ -406,7 +406,7 @@ def refusal(
 
 
 class Readable(NamedTuple):
-    """A matrix that counts can be read from, by the scale of some rows and by its genes."""
+    """Matrix that counts can be read from, with its scale and genes."""
 
     slot: str
     scale: Scale
@@ -419,7 +419,7 @@ def readable(
 ) -> list[Readable]:
     """Return the matrices of a store that counts can be read from, the best one first.
 
-    Best are those with most of the genes, and among them whole numbers before logarithms.
+    They are sorted by coverage of the required genes, then raw counts precede logged values.
 
     Parameters
     ----------
@@ -428,17 +428,18 @@ def readable(
     slots
         Names of the matrices.
     coverage
-        Share of the wanted genes that a table of genes has; by default their number counts.
+        Function that returns the share of the required genes in a table of genes; by default the
+        number of genes.
     """
     found = []
     for slot in slots:
         try:
             matrix, genes = store.at(slot), store.genes(slot == ".raw")
-            tally = matrix.peek(PEEK_ROWS)
-        except InputError:  # which is in the way only of who asks for this matrix
+            scan = matrix.peek(PEEK_ROWS)
+        except InputError:  # raised again if this matrix is requested
             continue
-        scale = classify_scale(matrix, tally, store.log_base)[0]
-        if scale in ACCEPTED_SCALES and not tally.n_nan and not tally.n_inf:
+        scale = classify_scale(matrix, scan, store.log_base)[0]
+        if scale in ACCEPTED_SCALES and not scan.n_nan and not scan.n_inf:
             share = coverage(genes) if coverage else float(len(genes))
             found.append(Readable(slot, scale, len(genes), share))
     enough = NEARLY * max((each.coverage for each in found), default=0.0)
@@ -456,18 +457,18 @@ def where_counts_are(
     arguments: Mapping[str, str] = ARGUMENTS,
     coverage: Callable[[pd.DataFrame], float] | None = None,
 ) -> list[str]:
-    """Point to another matrix that counts can be read from; never switch to it."""
+    """Return a sentence that recommends another matrix with counts, if there is one."""
     found = readable(store, [slot for slot in store.slots if slot != here], coverage)
     if not found:
         return []
-    other, how = found[0], "pass an AnnData that has them as X"
-    what = "log-normalised values from which counts are recovered"
+    other, advice = found[0], "pass an AnnData that has them as X"
+    what = "log-normalised values from which counts can be recovered"
     what = what if other.scale == "log1p_counts" else "whole numbers"
     share = f", {other.coverage:.1%} of the reference's expression" if coverage else ""
     if other.slot == ".raw":
         named = f"{arguments['use_raw']}=True" if "use_raw" in arguments else ""
-        how = f"pass {named or 'adata.raw.to_adata()'}"
+        advice = f"pass {named or 'adata.raw.to_adata()'}"
     elif "layer" in arguments:
         name = None if other.slot == "X" else other.slot.removeprefix("layers[")[:-1]
-        how = f"pass {arguments['layer']}={name}"
-    return [f"{other.slot} holds {what} ({counted(other.n_vars, 'gene')}{share}): {how}."]
+        advice = f"pass {arguments['layer']}={name}"
+    return [f"{other.slot} holds {what} ({counted(other.n_vars, 'gene')}{share}): {advice}."]

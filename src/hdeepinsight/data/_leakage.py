@@ -1,4 +1,4 @@
-"""Cells and donors that are on both sides of a split."""
+"""Find cells and donors that are shared between training and test data."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from hdeepinsight.data._store import DataLike
 
 FEW_GENES = 10
-"""Cells with fewer expressed genes are alike by chance."""
+"""Cells with fewer expressed genes may be identical by chance."""
 
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What a test shares with what was learned from.
+    """Report on the cells and donors shared between training and test data.
 
     Parameters
     ----------
     same_counts
-        Names of test cells whose counts are those of a training cell, by what was compared
-        (``"train"``, ``"pretrain"``).
+        Names of test cells with the same counts as a training cell, by dataset (``"train"``,
+        ``"pretrain"``).
     donors
-        Donors on both sides, alike.
+        Shared donors, by dataset.
     same_names
-        Number of test cells with the name of a training cell, alike. Barcodes of other runs may
-        be the same by chance, so that names alone are no leak.
+        Number of test cells with the name of a training cell, by dataset. Names alone are not
+        leakage, because barcodes of different runs may coincide.
     n_test
         Number of test cells.
 
@@ -52,20 +52,20 @@ class LeakReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether no test cell, and none of their donors, was learned from."""
+        """Whether training and test data share neither cells nor donors."""
         return not any([*self.same_counts.values(), *self.donors.values()])
 
     def __str__(self) -> str:
         lines = []
         for part, cells in self.same_counts.items():
             n_same, n_names = counted(len(cells), "test cell"), self.same_names.get(part, 0)
-            same = f"{n_same} of {self.n_test:,} have the counts of a cell in {part}"
+            same = f"{n_same} of {self.n_test:,} with the counts of a cell in {part}"
             lines += [f"{same} ({examples(cells)})."] * bool(cells)
             if shared := self.donors.get(part):
                 lines.append(f"{counted(len(shared), 'donor')} also in {part}: {examples(shared)}.")
-            named = f"{counted(n_names, 'test cell')} have the name of a cell in {part}"
-            lines += [f"{named}, maybe by chance."] * bool(n_names)
-        return "\n".join(["No test cell was learned from."] * self.is_clean + lines)
+            named = f"{counted(n_names, 'test cell')} with the name of a cell in {part}"
+            lines += [f"{named}, possibly by chance."] * bool(n_names)
+        return "\n".join(["No leakage was found."] * self.is_clean + lines)
 
 
 def check_leakage(
@@ -75,24 +75,23 @@ def check_leakage(
     *,
     donor_key: str | None = None,
 ) -> LeakReport:
-    """Look for cells and donors of a test among those that a model learned from.
+    """Find cells and donors of the test data that a model was trained on.
 
     Parameters
     ----------
     train
-        Cells with labels that were learned from, as AnnData or path.
+        Labelled training cells, as AnnData or path.
     test
-        Cells that the model is judged by.
+        Test cells.
     pretrain
-        Cells that were learned from without labels, or a list of such.
+        Unlabelled training cells, or a list of such datasets.
     donor_key
-        Column of ``obs`` with the donor of every cell; by default donors are not compared.
+        Column of ``obs`` with the donor of each cell; by default donors are not compared.
 
     Returns
     -------
-    What was found. Counts are compared over the genes that both sides have, and cells with fewer
-    than 10 of them expressed are not. Whether genes were chosen by test cells cannot be seen in
-    the cells.
+    The report. Counts are compared over the shared genes, except for cells with fewer than 10
+    expressed shared genes. Gene selection on test cells cannot be detected.
 
     Raises
     ------
@@ -106,12 +105,12 @@ def check_leakage(
     >>> import hdeepinsight as hdi
     >>> reference = hdi.datasets.demo().reference
     >>> print(hdi.metrics.check_leakage(reference[:100], reference[100:200]))
-    No test cell was learned from.
+    No leakage was found.
     """
-    given = pretrain if isinstance(pretrain, list) else [] if pretrain is None else [pretrain]
+    further = pretrain if isinstance(pretrain, list) else [] if pretrain is None else [pretrain]
     tested = open_counts(test)
     counts, donors, names = {}, {}, {}
-    for part, each in ({"train": [train]} | ({"pretrain": given} if given else {})).items():
+    for part, each in ({"train": [train]} | ({"pretrain": further} if further else {})).items():
         sources = [open_counts(cells) for cells in each]
         is_same = np.any([_same_counts(tested, source) for source in sources], axis=0)
         is_named = np.any([tested.obs.index.isin(source.obs.index) for source in sources], axis=0)
@@ -125,14 +124,14 @@ def check_leakage(
 
 
 def _same_counts(test: CountSource, train: CountSource) -> np.ndarray:
-    """Return which test cells have the counts of a training cell, over the genes of both."""
+    """Return which test cells have the counts of a training cell, over the shared genes."""
     shared = test.var_names[test.var_names.isin(train.var_names)].unique()
     digests = []
     for source in (test, train):
         parts = [np.zeros((0, 2), dtype=np.uint64)]
         for _, counts in source.chunks(align_genes(source.var_names, list(shared))):
             counts.eliminate_zeros()
-            # Every gene with its count becomes a number at random; a cell is the sum of its genes.
+            # Each pair of gene and count is hashed; the digest of a cell is the sum of its hashes.
             pairs = counts.indices.astype(np.uint64) << np.uint64(32)
             pairs += np.rint(counts.data).astype(np.uint64)
             sums = np.append(np.uint64(0), pd.util.hash_array(pairs).cumsum(dtype=np.uint64))

@@ -1,4 +1,4 @@
-"""Any matrix that an AnnData can hold, read in blocks of rows and never changed."""
+"""Read any matrix of an AnnData in blocks of rows, without modifying it."""
 
 from __future__ import annotations
 
@@ -19,43 +19,42 @@ from hdeepinsight._errors import InputError
 
 try:
     import deflate
-except ImportError:  # there is no wheel for this machine: HDF5 unpacks by itself
+except ImportError:  # no wheel for this platform: HDF5 decompresses instead
     deflate = None  # type: ignore[assignment]
 
-#: Bytes that pieces which were looked at beforehand may take until the pass that needs them.
-MOST_HELD = 2**26
+#: Maximum bytes of decompressed chunks that are cached between two passes.
+MAX_CACHE = 2**26
 _DEFLATE, _SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
 
 
-class PackedArray:
-    """A one-dimensional array on disk that is read by slices, each piece of it once.
+class ChunkedArray:
+    """One-dimensional array on disk that is read by slices, decompressing each chunk once.
 
-    The last piece is kept, as the next slice mostly begins in it. Pieces that HDF5 packed by
-    deflate, shuffled or not, are read as they are and unpacked by libdeflate, in less than half of
-    the time; whatever is unusual or damaged is left to the library that wrote it, which also says
-    what is wrong.
+    The last chunk is kept, because the next slice usually begins in it. HDF5 chunks compressed
+    with deflate, with or without shuffle, are decompressed by libdeflate in less than half the
+    time. All other and damaged chunks are read by h5py or zarr, which also raise the errors.
 
     Parameters
     ----------
     stored
-        Array of HDF5 or zarr.
+        HDF5 or zarr array.
     counter
-        Where the ``"bytes"`` that were read packed are counted.
-    held
-        Pieces that were unpacked before, which are given away as they are read.
+        Counter of the compressed ``"bytes"`` that were read.
+    cache
+        Decompressed chunks, which are removed when they are read.
     keep
-        Hold the pieces that are unpacked, up to `MOST_HELD` bytes in all.
+        Cache the decompressed chunks, up to `MAX_CACHE` bytes in total.
     """
 
     def __init__(
-        self, stored: Any, *, counter: Counter[str], held: dict[Any, Any], keep: bool = False
+        self, stored: Any, *, counter: Counter[str], cache: dict[Any, Any], keep: bool = False
     ) -> None:
-        self.stored, self.counter, self.held, self.keep = stored, counter, held, keep
+        self.stored, self.counter, self.cache, self.keep = stored, counter, cache, keep
         self.filters: list[int] = []
         self.last: tuple[int, Any] = (-1, None)
         if isinstance(stored, h5py.Dataset):
-            made = stored.id.get_create_plist()
-            self.filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+            created = stored.id.get_create_plist()
+            self.filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
         self.is_deflated = (
             deflate is not None
             and self.filters in ([_DEFLATE], [_SHUFFLE, _DEFLATE])
@@ -65,39 +64,40 @@ class PackedArray:
 
     def __getitem__(self, span: slice) -> np.ndarray[Any, Any]:
         if isinstance(self.stored, h5py.Dataset) and not self.is_deflated:
-            values: np.ndarray[Any, Any] = self.stored[span]  # HDF5 keeps pieces by itself
+            values: np.ndarray[Any, Any] = self.stored[span]  # HDF5 has a chunk cache
             return values
         size = self.stored.chunks[0]
         start, stop, _ = span.indices(self.stored.shape[0])
         result = np.empty(max(0, stop - start), self.stored.dtype)
         for first in range(start // size * size, stop, size):
             if self.last[0] != first:
-                at = self.stored.name, first
-                piece = self.held.pop(at, None)
-                if piece is None:
-                    piece = self._unpacked(first, min(first + size, self.stored.shape[0]))
-                if self.keep and piece.nbytes * (len(self.held) + 1) <= MOST_HELD:
-                    with np.errstate(invalid="ignore"):  # which are not equal afterwards
-                        small = piece.astype(np.uint16)
-                    self.held[at] = small if np.array_equal(small, piece) else piece
-                self.last = first, piece
+                key = self.stored.name, first
+                chunk = self.cache.pop(key, None)
+                if chunk is None:
+                    chunk = self._read_chunk(first, min(first + size, self.stored.shape[0]))
+                if self.keep and chunk.nbytes * (len(self.cache) + 1) <= MAX_CACHE:
+                    with np.errstate(invalid="ignore"):  # such values compare unequal
+                        small = chunk.astype(np.uint16)
+                    self.cache[key] = small if np.array_equal(small, chunk) else chunk
+                self.last = first, chunk
             low, high = max(start, first), min(stop, first + size)
             result[low - start : high - start] = self.last[1][low - first : high - first]
         return result
 
-    def _unpacked(self, first: int, last: int) -> Any:
+    def _read_chunk(self, first: int, last: int) -> Any:
         if not self.is_deflated:
             return self.stored[first:last]
         dtype, size = self.stored.dtype, self.stored.chunks[0]
         try:
-            skipped, packed = self.stored.id.read_direct_chunk((first,))
-            self.counter["bytes"] += len(packed)
-            raw = np.frombuffer(deflate.zlib_decompress(packed, size * dtype.itemsize), np.uint8)
+            skipped, compressed = self.stored.id.read_direct_chunk((first,))
+            self.counter["bytes"] += len(compressed)
+            content = deflate.zlib_decompress(compressed, size * dtype.itemsize)
+            raw = np.frombuffer(content, np.uint8)
             if skipped or len(raw) != size * dtype.itemsize:
-                raise ValueError("not packed as the others are")
+                raise ValueError("a chunk of another size or without the filters")
         except (deflate.DeflateError, OSError, RuntimeError, ValueError):
             return self.stored[first:last]
-        if _SHUFFLE in self.filters:  # first bytes of all values, then their second bytes ...
+        if _SHUFFLE in self.filters:  # the first bytes of all values, then the second bytes ...
             raw = np.ascontiguousarray(raw.reshape(dtype.itemsize, size).T)
         return raw.ravel().view(dtype)
 
@@ -106,41 +106,41 @@ Block: TypeAlias = "np.ndarray[Any, Any] | sp.csr_matrix"
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 Item = TypeVar("Item")
 
-#: Cells of a chunk that a network reads, and cells by which a large query is judged.
+#: Cells per chunk read by a network, and cells sampled to inspect a large query.
 CHUNK_CELLS, SAMPLE_CELLS = 4096, 2000
-#: Rows of a block, where nobody asks for another number.
+#: Default number of rows per block.
 ROWS = 2048
-#: Neighbouring rows that are looked at together: reading a row of a file costs as much as some.
+#: Neighbouring rows that are sampled together, because files are read in chunks anyway.
 RUN = 16
-#: No type of whole numbers holds more.
+#: Largest value of all integer types.
 LARGEST_COUNT = 2.0**64
-#: Numbers of decimals that values may have been rounded to.
+#: Numbers of decimals to which values may have been rounded.
 DECIMALS = (2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
 class RowMatrix:
-    """A matrix of shape ``(n_obs, n_vars)`` that is read in blocks of consecutive rows.
+    """Matrix of shape ``(n_obs, n_vars)`` that is read in blocks of consecutive rows.
 
     Parameters
     ----------
     opener
-        Gives the matrix for the time of one pass; closes what it opened.
+        Returns a context manager that opens the matrix for one pass.
     shape
         ``(n_obs, n_vars)``.
     dtype
         Type of the stored values.
     storage
-        How it is stored, for reports: ``"dense"``, ``"csr_matrix"``, ``"h5ad csr"``, ``"dask"`` ...
+        Type of storage, for reports: ``"dense"``, ``"csr_matrix"``, ``"h5ad csr"``, ``"dask"`` ...
     rows
-        Rows of the stored matrix that are the rows of this one, in any order; all if ``None``.
+        Selected rows of the stored matrix, in any order; all if ``None``.
     columns
-        Columns of the stored matrix that are those of this one, ascending; all if ``None``.
+        Selected columns of the stored matrix, ascending; all if ``None``.
     counter
-        Number of passes over the rows, of scans beforehand, and of packed bytes read where this
-        package unpacks them itself; shared by all parts of a matrix.
-    held
-        Pieces that were unpacked beforehand, for the next pass; shared alike.
+        Numbers of passes, of preceding scans, and of compressed bytes that this package
+        decompressed itself; shared by all selections of a matrix.
+    cache
+        Chunks decompressed by a scan for the next pass; shared as well.
 
     Examples
     --------
@@ -159,7 +159,7 @@ class RowMatrix:
     rows: Ints | None = None
     columns: Ints | None = None
     counter: Counter[str] = field(default_factory=Counter)
-    held: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def is_in_memory(self) -> bool:
@@ -167,22 +167,22 @@ class RowMatrix:
         return getattr(self.opener, "func", None) is nullcontext and self.storage != "dask"
 
     def keep(self, columns: Ints) -> RowMatrix:
-        """Return some of the columns as a matrix of its own."""
+        """Return a matrix of the given columns."""
         return replace(self, columns=columns, shape=(self.shape[0], len(columns)))
 
     def take(self, rows: Ints) -> RowMatrix:
-        """Return the given rows as a matrix of its own, which counts its passes together with this.
+        """Return a matrix of the given rows, with the same counter.
 
-        Rows that ascend are read block by block; any others are held in memory during a pass.
+        Ascending rows are read in blocks; other rows are kept in memory during a pass.
         """
-        chosen = rows if self.rows is None else self.rows[rows]
-        return replace(self, rows=chosen, shape=(len(rows), self.shape[1]))
+        selected = rows if self.rows is None else self.rows[rows]
+        return replace(self, rows=selected, shape=(len(rows), self.shape[1]))
 
     def blocks(self, size: int) -> Iterator[tuple[slice, Block]]:
-        """Read blocks of at most ``size`` rows, in order; memory does not grow with ``n_obs``.
+        """Read blocks of at most ``size`` rows, in order, in memory independent of ``n_obs``.
 
-        A dense block is an array, any other a CSR matrix that may share memory with its source and
-        is therefore only to be read. A column-wise matrix is held in memory during a pass.
+        Dense blocks are arrays. Sparse blocks are CSR matrices that may share memory with their
+        source, and must not be modified. Matrices in CSC format are kept in memory during a pass.
         """
         self.counter["passes"] += 1
         yield from self._read(size)
@@ -192,32 +192,32 @@ class RowMatrix:
             ordered, place = self.rows, None
             if self.rows is not None and (np.diff(self.rows) <= 0).any():
                 ordered, place = np.unique(self.rows, return_inverse=True)
-            unpack = partial(PackedArray, counter=self.counter, held=self.held, keep=keep)
-            blocks = _blocks(matrix, size, unpack, ordered)
+            chunked = partial(ChunkedArray, counter=self.counter, cache=self.cache, keep=keep)
+            blocks = _blocks(matrix, size, chunked, ordered)
             if self.columns is not None:
                 blocks = ((rows, block[:, self.columns]) for rows, block in blocks)
             if place is not None:
                 whole = stacked([block for _, block in blocks])[place]
-                blocks = _blocks(whole, size, unpack)
+                blocks = _blocks(whole, size, chunked)
             yield from blocks
 
     def scan(self) -> Scan:
-        """Look at all values once, keeping some evenly spaced cells."""
+        """Scan all values, and keep a sample of evenly spaced cells."""
         result = Scan()
         self.counter["scans"] += 1
         step = max(1, -(-self.shape[0] // SAMPLE_CELLS))
         for rows, block in self.blocks(ROWS):
             part = canonical(block)
             result.add(part)
-            if len(chosen := np.arange(-rows.start % step, part.shape[0], step)):
-                result.sample.append(part[chosen])
+            if len(sampled := np.arange(-rows.start % step, part.shape[0], step)):
+                result.sample.append(part[sampled])
         return result
 
     def scan_some(self) -> Scan | None:
-        """Look at `spread_rows` only; ``None`` where that means reading most of the matrix."""
+        """Scan `spread_rows` only; return ``None`` if most of the matrix would have to be read."""
         rows = spread_rows(self.shape[0], SAMPLE_CELLS)
         with self.opener() as matrix:
-            starts = _pieces(matrix)
+            starts = _chunk_starts(matrix)
         n_touched = len(np.unique(np.searchsorted(starts, rows, side="right")))
         if self.rows is not None or self.shape[0] <= ROWS or 2 * n_touched > len(starts):
             return None
@@ -229,7 +229,7 @@ class RowMatrix:
         return result
 
     def peek(self, n_rows: int) -> Scan:
-        """Look at the first rows: enough for a guess, and not counted as a pass."""
+        """Scan the first rows for a guess, without counting a pass."""
         result = Scan()
         if 0 not in self.shape:
             result.sample.append(canonical(next(self._read(n_rows))[1]))
@@ -237,20 +237,20 @@ class RowMatrix:
         return result
 
     def whole(self) -> Any:
-        """Return the matrix itself, or a copy of the columns that are kept of it."""
+        """Return the stored matrix, or a copy of its selected columns."""
         with self.opener() as matrix:
             return matrix if self.columns is None else matrix[:, self.columns]
 
 
 def wrap(matrix: Any, opener: Callable[[], AbstractContextManager[Any]] | None = None) -> RowMatrix:
-    """Describe a matrix in memory, or one that ``opener`` reopens for every pass."""
+    """Wrap a matrix in memory, or one that ``opener`` opens for each pass."""
     if sp.issparse(matrix) and matrix.format not in ("csr", "csc"):
         matrix = matrix.tocsr()
     if isinstance(matrix, np.ma.MaskedArray) and (n_masked := matrix.size - matrix.count()):
         raise InputError(
             f"The matrix is a masked array with {n_masked:,} masked values.",
-            "Valid is a value for every cell and gene.",
-            "Pass matrix.filled(0) if they mean zero, or leave these cells or genes out.",
+            "Expected a value for each cell and gene.",
+            "Pass matrix.filled(0) if they mean zero, or remove these cells or genes.",
         )
     place, storage = type(matrix).__module__.partition(".")[0], "dense"
     if isinstance(matrix, CSRDataset | CSCDataset):
@@ -268,30 +268,30 @@ def wrap(matrix: Any, opener: Callable[[], AbstractContextManager[Any]] | None =
     )
 
 
-def spread_rows(n_rows: int, n_chosen: int) -> Ints:
-    """Return about so many rows from all over a matrix, in runs of neighbours, ascending.
+def spread_rows(n_rows: int, n_sampled: int) -> Ints:
+    """Return about ``n_sampled`` rows spread over a matrix, in runs of neighbours, ascending.
 
     Examples
     --------
     >>> spread_rows(1000, 32).tolist() == [*range(16), *range(984, 1000)]
     True
     """
-    run = RUN if n_rows > 2 * n_chosen else 1
-    starts = np.linspace(0, max(0, n_rows - run), -(-n_chosen // run)).astype(np.int64)
+    run = RUN if n_rows > 2 * n_sampled else 1
+    starts = np.linspace(0, max(0, n_rows - run), -(-n_sampled // run)).astype(np.int64)
     return np.unique(starts[:, None] + np.arange(run))
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Give items while a thread makes the next one."""
+def prefetch(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield items while a thread computes the next one."""
     with closing(items), ThreadPoolExecutor(1) as thread:  # type: ignore[type-var]
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
+        upcoming = thread.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = thread.submit(next, items, None)
             yield item
 
 
-def _pieces(matrix: Any) -> Ints:
-    """Return the first rows of the pieces in which a matrix is stored and read, ascending."""
+def _chunk_starts(matrix: Any) -> Ints:
+    """Return the first rows of the chunks in which a matrix is stored, ascending."""
     n_obs = matrix.shape[0]
     if hasattr(matrix, "dask"):
         return np.cumsum([0, *matrix.chunks[0][:-1]])
@@ -307,23 +307,23 @@ def _pieces(matrix: Any) -> Ints:
 
 
 def _blocks(
-    matrix: Any, size: int, unpack: Callable[[Any], Any], chosen: Ints | None = None
+    matrix: Any, size: int, chunked: Callable[[Any], Any], selected: Ints | None = None
 ) -> Iterator[tuple[slice, Block]]:
-    """Read any matrix in blocks of rows, or some rows of it, ascending, and little more."""
-    read = _reader(matrix, unpack)
-    n_rows = matrix.shape[0] if chosen is None else len(chosen)
-    low = int(chosen[0]) if chosen is not None and n_rows else 0
-    if chosen is None or (n_rows and chosen[-1] - low == n_rows - 1):  # one after the other
+    """Read all rows of a matrix in blocks, or selected ascending rows with few others."""
+    read = _reader(matrix, chunked)
+    n_rows = matrix.shape[0] if selected is None else len(selected)
+    low = int(selected[0]) if selected is not None and n_rows else 0
+    if selected is None or (n_rows and selected[-1] - low == n_rows - 1):  # consecutive rows
         for start in range(0, n_rows, size):
             stop = min(start + size, n_rows)
             yield slice(start, stop), read(low + start, low + stop)
         return
-    starts = _pieces(matrix)
-    for first in range(0, len(chosen), size):
-        rows = chosen[first : first + size]
-        piece = np.searchsorted(starts, rows, side="right")
-        apart = np.flatnonzero((np.diff(piece) > 1) | (np.diff(rows // size) > 0)) + 1
-        runs = np.split(rows, apart)
+    starts = _chunk_starts(matrix)
+    for first in range(0, len(selected), size):
+        rows = selected[first : first + size]
+        chunk = np.searchsorted(starts, rows, side="right")
+        breaks = np.flatnonzero((np.diff(chunk) > 1) | (np.diff(rows // size) > 0)) + 1
+        runs = np.split(rows, breaks)
         parts = [read(run[0], run[-1] + 1)[run - run[0]] for run in runs]
         yield slice(first, first + len(rows)), stacked(parts)
 
@@ -335,26 +335,26 @@ def stacked(blocks: list[Block]) -> Block:
     return sp.vstack(blocks, "csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
 
 
-def _reader(matrix: Any, unpack: Callable[[Any], Any]) -> Callable[[int, int], Block]:
-    """Return what reads consecutive rows of any matrix."""
+def _reader(matrix: Any, chunked: Callable[[Any], Any]) -> Callable[[int, int], Block]:
+    """Return a function that reads consecutive rows of a matrix."""
     if hasattr(matrix, "dask"):
         edges = np.cumsum([0, *matrix.chunks[0]])
 
-        @lru_cache(1)  # each piece is computed once by who reads on
+        @lru_cache(1)  # each chunk is computed once in a pass
         def computed(k: int) -> Callable[[int, int], Block]:
-            piece = matrix[edges[k] : edges[k + 1]].compute(scheduler="synchronous")
-            return _reader(piece, unpack)
+            chunk = matrix[edges[k] : edges[k + 1]].compute(scheduler="synchronous")
+            return _reader(chunk, chunked)
 
-        def read_pieces(start: int, stop: int) -> Block:
+        def read_chunks(start: int, stop: int) -> Block:
             first, last = np.searchsorted(edges, [start, stop - 1], side="right") - 1
-            pieces = [
+            parts = [
                 computed(k)(max(start, edges[k]) - edges[k], min(stop, edges[k + 1]) - edges[k])
                 for k in range(first, last + 1)
                 if edges[k] < edges[k + 1]
             ]
-            return stacked(pieces)
+            return stacked(parts)
 
-        return read_pieces
+        return read_chunks
 
     if isinstance(matrix, CSCDataset):
         matrix = matrix.to_memory()
@@ -364,7 +364,7 @@ def _reader(matrix: Any, unpack: Callable[[Any], Any]) -> Callable[[int, int], B
     shape = matrix.shape
     if isinstance(matrix, CSRDataset):
         group = matrix.group
-        data, indices, indptr = (unpack(group[name]) for name in ("data", "indices", "indptr"))
+        data, indices, indptr = (chunked(group[name]) for name in ("data", "indices", "indptr"))
     elif sp.issparse(matrix):
         data, indices, indptr = matrix.data, matrix.indices, matrix.indptr
     else:
@@ -381,34 +381,34 @@ def _reader(matrix: Any, unpack: Callable[[Any], Any]) -> Callable[[int, int], B
 
 
 def _native(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    # There are no sparse matrices of half precision, nor of foreign byte order.
+    # Sparse matrices support neither half precision nor foreign byte order.
     kind = np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("=")
     return values.astype(kind, copy=False)
 
 
 def _checked(kind: Any, parts: tuple[Any, ...], shape: tuple[int, ...]) -> Any:
-    """Build a matrix whose indices do not lead out of it: compiled code would follow them."""
+    """Build a sparse matrix and check its indices, which compiled code would not."""
     try:
-        made = kind(parts, shape=shape)
-        made.check_format(full_check=True)
-        if (np.diff(made.indptr) < 0).any():
-            raise ValueError("starts that fall")
+        matrix = kind(parts, shape=shape)
+        matrix.check_format(full_check=True)
+        if (np.diff(matrix.indptr) < 0).any():
+            raise ValueError("indptr decreases")
     except ValueError as error:
         raise InputError(
-            f"A sparse matrix of shape {shape} has indices that lie outside of it ({error}).",
-            "Valid are indices within the matrix, and starts that never fall.",
+            f"A sparse matrix of shape {shape} has invalid indices ({error}).",
+            "Expected indices within the matrix and an indptr that never decreases.",
             "Write the file again from its source.",
         ) from error
-    return made
+    return matrix
 
 
 @dataclass
 class Scan:
-    """Exact tallies over all values, and a sample of whole cells.
+    """Exact statistics of the scanned values, and a sample of cells.
 
-    ``n_rows`` is the number of cells seen; ``low`` and ``high`` are the range of the finite stored
-    values; ``decimals`` are the numbers of decimals that all values seen so far are rounded to;
-    ``sample`` holds some rows as CSR matrices.
+    ``n_rows`` is the number of scanned cells; ``low`` and ``high`` are the range of the finite
+    stored values; ``decimals`` are the numbers of decimals to which all scanned values are rounded;
+    ``sample`` contains rows as CSR matrices.
     """
 
     n_rows: int = 0
@@ -425,16 +425,16 @@ class Scan:
 
     @property
     def all_whole(self) -> bool:
-        """Whether every finite value is a whole number."""
+        """Whether all finite values are whole numbers."""
         return self.n_whole == self.n_nonzero - self.n_nan - self.n_inf
 
     @property
     def grid(self) -> float:
-        """Distance of the decimals that the values are rounded to; 0.0 if they are not."""
+        """Unit to which the values are rounded, such as 0.01; 0.0 if they are not rounded."""
         return 10.0 ** -min(self.decimals) if self.decimals else 0.0
 
     def contradicts(self, sample: Scan) -> bool:
-        """Return whether what was seen is not what a sample told, and has to be judged anew."""
+        """Return whether the scanned values do not have the scale of a sample."""
         if self.n_nan or self.n_inf or self.low < 0 or self.high > LARGEST_COUNT:
             return True
         if sample.all_whole:
@@ -442,7 +442,7 @@ class Scan:
         return not set(sample.decimals[:1]) <= set(self.decimals)
 
     def add(self, rows: sp.csr_matrix) -> None:
-        """Tally a canonical CSR block."""
+        """Add a canonical CSR block."""
         stored = rows.data
         self.n_rows += rows.shape[0]
         self.n_nonzero += len(stored)
@@ -462,7 +462,7 @@ class Scan:
             whole = int(np.count_nonzero(stored == np.rint(stored)))
         self.n_whole += whole
         if whole < len(stored) and self.decimals:
-            # Rounded: all are the nearest single-precision number to one with so many decimals.
+            # Rounded values are the single-precision numbers nearest to d decimals.
             exact, single = stored.astype(np.float64), stored.astype(np.float32)
             with np.errstate(over="ignore"):
                 self.decimals = tuple(
@@ -473,7 +473,7 @@ class Scan:
 
 
 def canonical(block: Block) -> sp.csr_matrix:
-    """Return a CSR form without explicit zeros and double entries; never change ``block``."""
+    """Return CSR without explicit zeros and duplicate entries; ``block`` is not modified."""
     rows: sp.csr_matrix = block if sp.issparse(block) else sp.csr_matrix(block)
     if not rows.has_canonical_format:
         rows = rows.copy()

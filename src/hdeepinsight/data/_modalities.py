@@ -1,4 +1,4 @@
-"""MuData at the door: the RNA, the proteins and the labels of the same cells; what names mean."""
+"""Read RNA, proteins and labels from MuData, and match protein names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hdeepinsight.data._store import open_store
 if TYPE_CHECKING:
     from mudata import MuData
 
-#: What vendors and pipelines put around the name of a protein.
+#: Prefixes and suffixes that vendors and pipelines add to protein names.
 _PREFIX = re.compile(
     r"(?:(?:anti|adt|ab|prot|protein|abseq|humsrt|hums|hu|ms)[-_. ]+(?:(?:human|hu)[-_. ]+)?"
     r"|[ABCD]0\d{3}[-_. ]+)",
@@ -41,16 +41,16 @@ _SUFFIX = re.compile(
     r"|antibody)$",
     re.IGNORECASE,
 )
-#: Where the name ends and clone, gene or barcode begin.
+#: Separators between the name and a clone, gene or barcode.
 _END = re.compile(r"[_|:(\[\s]")
 _COPY = re.compile(r"[-_.]\d$")
 _PLAIN_CD = re.compile(r"CD\d+[A-Z]{0,2}")
 
 
 def clean_protein_name(name: str) -> str:
-    """Clean the name of a protein of what vendors and pipelines put around it.
+    """Remove prefixes and suffixes that vendors and pipelines add to protein names.
 
-    Clones and copies of a known protein lose their mark (``CD4-1``, ``CD45RA_HI100``).
+    Clones and copies of known proteins lose their suffix (``CD4-1``, ``CD45RA_HI100``).
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def clean_protein_name(name: str) -> str:
 
     Returns
     -------
-    The name; unchanged if nothing would be left.
+    The cleaned name; the original name if nothing would be left.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def clean_protein_name(name: str) -> str:
 
 
 def protein_key(name: str) -> str:
-    """Return the spelling under which a protein is matched: one for all of its names.
+    """Return the canonical name of a protein, by which it is matched.
 
     Examples
     --------
@@ -95,18 +95,18 @@ def protein_key(name: str) -> str:
 
 
 def protein_genes(name: str, genes: Collection[str]) -> tuple[str, ...]:
-    """Return those of the given genes that encode a protein.
+    """Return the genes that encode a protein, among the given ones.
 
     Parameters
     ----------
     name
         Name of the protein.
     genes
-        Genes that may be named, such as those of a layout.
+        Candidate genes, such as those of a layout.
 
     Returns
     -------
-    Genes, the one that stands for the protein first; empty where none is among ``genes``.
+    Genes, the main gene of the protein first; empty if none is among ``genes``.
 
     Examples
     --------
@@ -132,10 +132,10 @@ def _is_known(name: str) -> bool:
 
 @cache
 def _table() -> tuple[Mapping[str, tuple[str, ...]], Mapping[str, str]]:
-    """Read the genes of every protein, and the first name of all other names.
+    """Read the genes of each protein, and the canonical names of its synonyms.
 
-    Of the genes the first stands for the protein; where it stands for it alone, it is one of its
-    names. Proteins whose gene has their own name need no entry. Symbols as in HGNC.
+    The first gene of a protein is also its synonym unless it encodes several proteins. Proteins
+    with the name of their gene have no entry. Symbols are from HGNC.
     """
     text = (files("hdeepinsight.data") / "proteins.tsv").read_text(encoding="utf-8")
     genes: dict[str, tuple[str, ...]] = {}
@@ -144,29 +144,29 @@ def _table() -> tuple[Mapping[str, tuple[str, ...]], Mapping[str, str]]:
     for line in text.splitlines()[1:]:
         protein, others, listed = line.split("\t")
         genes[protein] = tuple(listed.split())
-        # PTPRC makes CD45, CD45RA, CD45RB and CD45RO: the gene's name says none of them but CD45.
+        # PTPRC encodes CD45, CD45RA, CD45RB and CD45RO; it is a synonym of the first one only.
         of_genes.setdefault(_bare(genes[protein][0]), protein)
         of_names |= dict.fromkeys((protein, *others.split()), protein)
     return genes, of_genes | of_names
 
 
 class ProteinCoverageWarning(UserWarning):
-    """A query has a protein modality, and nothing of it is of use to the model."""
+    """Warning for a protein modality without any protein of the model."""
 
 
 @dataclass(frozen=True, eq=False)
 class ProteinCounts:
-    """Raw protein counts of cells in the order of a model.
+    """Raw protein counts of cells, with proteins in model order.
 
     Parameters
     ----------
     counts
-        Counts, float32, shape ``(n_cells, n_proteins)``; 0 where not measured.
+        Counts, float32, shape ``(n_cells, n_proteins)``; 0 if not measured.
     measured
-        Whether the protein was measured in the cell, bool, shape ``(n_cells, n_proteins)``.
-        Nothing is measured in a cell without a single protein count.
+        Whether the protein was measured in the cell, bool, shape ``(n_cells, n_proteins)``. In
+        cells without protein counts, no protein is measured.
     message
-        What was found, in a sentence.
+        Summary, one sentence.
 
     Examples
     --------
@@ -199,12 +199,12 @@ class ProteinCounts:
         >>> bool(ProteinCounts.none(2, 3, "No proteins.").measured.any())
         False
         """
-        nothing = np.zeros((n_cells, n_proteins), dtype=np.float32)
-        return cls(nothing, nothing.astype(bool), message)
+        zeros = np.zeros((n_cells, n_proteins), dtype=np.float32)
+        return cls(zeros, zeros.astype(bool), message)
 
 
 def protein_names(adata: AnnData) -> list[str]:
-    """Return the proteins of a modality: cleaned names, each once, sorted by what they mean.
+    """Return the unique cleaned names of the proteins in a modality, sorted by canonical name.
 
     Examples
     --------
@@ -221,7 +221,7 @@ def protein_names(adata: AnnData) -> list[str]:
 
 
 def align_proteins(names: Sequence[str], proteins: Sequence[str]) -> GeneAlignment:
-    """Match the proteins of a query to those of a model, by what their names mean.
+    """Match the proteins of a query to those of a model by their canonical names.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ def align_proteins(names: Sequence[str], proteins: Sequence[str]) -> GeneAlignme
 
     Returns
     -------
-    The map; columns of the same protein (two clones) are summed.
+    The alignment; columns of the same protein (such as two clones) are summed.
 
     Examples
     --------
@@ -254,33 +254,33 @@ def read_proteins(
     warn: bool = True,
     arguments: Mapping[str, str] = ARGUMENTS,
 ) -> ProteinCounts:
-    """Read protein counts of a query in the order of a model.
+    """Read the protein counts of a query, with proteins in model order.
 
     Parameters
     ----------
     adata
-        Protein modality with raw counts, shape ``(n_obs, n_columns)``; only read.
+        Protein modality with raw counts, shape ``(n_obs, n_columns)``; not modified.
     proteins
         Proteins of the model.
     layer
         Layer with the counts; ``X`` by default.
     rows
-        Row of the modality that belongs to each cell, -1 for none, shape ``(n_cells,)``; by
-        default the cells are those of the modality.
+        Row of each cell in the modality, -1 for none, shape ``(n_cells,)``; by default the cells
+        of the modality.
     warn
-        Whether to warn of a modality that is of no use to the model.
+        Whether to warn if the modality has no protein of the model.
     arguments
-        By which name the caller takes ``layer``, if it does, for the advice in errors.
+        Name of ``layer`` in the calling function, if it has this argument, for errors.
 
     Returns
     -------
-    The counts; none at all, with a :class:`ProteinCoverageWarning`, if the modality is empty or no
-    name matches.
+    The counts. If the modality is empty or no name matches, no protein is measured, and a
+    :class:`ProteinCoverageWarning` is issued.
 
     Raises
     ------
     InputError
-        If the matrix does not hold counts, such as values that are centred already.
+        If the matrix does not contain counts, for example normalised values.
 
     Examples
     --------
@@ -302,17 +302,17 @@ def read_proteins(
     if not adata.n_obs or not adata.n_vars:
         unusable = f"The protein modality is empty ({adata.n_obs} × {adata.n_vars})."
     elif not alignment.measured.any():
-        held = f"{adata.n_vars} proteins ({examples(adata.var_names.tolist())})"
-        unusable = f"None of the {held} is one of the model's {n} ({examples(list(proteins))})."
+        own = f"{adata.n_vars} proteins ({examples(adata.var_names.tolist())})"
+        unusable = f"None of the {own} is one of the model's {n} ({examples(list(proteins))})."
     elif inspect_store(store, layer, False, arguments=arguments).scale == "empty":
-        unusable = "The protein modality holds zeros only."
+        unusable = "All values of the protein modality are zero."
     if unusable:
         message = f"{unusable} The cells are annotated from their RNA alone."
         if warn:
             warnings.warn(message, ProteinCoverageWarning, stacklevel=2)
         return ProteinCounts.none(len(rows), n, message)
     source = open_counts(store, layer=layer, arguments=arguments, genes_only=False)
-    # With a row of zeros behind the last, so that -1 means a cell without proteins.
+    # With an additional row of zeros, for cells without proteins (row -1).
     counts = np.zeros((adata.n_obs + 1, n), dtype=np.float32)
     for place, chunk in source.chunks(alignment):
         counts[place] = chunk.toarray()
@@ -323,8 +323,8 @@ def read_proteins(
     return ProteinCounts(counts, stained[:, None] & alignment.measured, message)
 
 
-#: Usual names of the modalities, tried in this order where none is given.
-USUAL_NAMES = {
+#: Common names of the modalities, in the order in which they are tried.
+COMMON_NAMES = {
     "rna": ("rna", "RNA", "gex", "GEX", "Gene Expression", "gene_expression"),
     "protein": ("protein", "proteins", "prot", "adt", "ADT", "PROT", "Antibody Capture"),
 }
@@ -337,7 +337,7 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def is_paired(data: Any) -> bool:
-    """Return whether this is a MuData, or the path of an ``.h5mu`` file.
+    """Return whether data is a MuData, or the path of an ``.h5mu`` file.
 
     Examples
     --------
@@ -347,7 +347,7 @@ def is_paired(data: Any) -> bool:
     (True, False)
     """
     if isinstance(data, str | Path):
-        with suppress(OSError):  # of a damaged file its reader says more
+        with suppress(OSError):  # damaged files raise a better error when they are read
             if os.path.isfile(data) and h5py.is_hdf5(data):
                 with h5py.File(data, "r") as root:
                     return "mod" in root
@@ -357,7 +357,7 @@ def is_paired(data: Any) -> bool:
 
 
 def open_paired(data: MuData | str | Path) -> MuData:
-    """Return the MuData, read from its file where a path was given.
+    """Return a MuData, reading it if the data is a path.
 
     Examples
     --------
@@ -377,19 +377,18 @@ def open_paired(data: MuData | str | Path) -> MuData:
 
     check_file(Path(data))
     found = None
-    with suppress(KeyError, TypeError), own_columns():  # of mudata before 0.4, on files of others
+    with suppress(KeyError, TypeError), own_columns():  # mudata before 0.4, for other files
         found = read_h5mu(data)
     if found is None or not found.mod:
-        valid, how = "Valid is a file that mudata wrote.", "If it is an AnnData, name it .h5ad."
-        raise InputError(f"{data} holds no MuData.", valid, how)
+        expected, advice = "Expected a file written by mudata.", "Name AnnData files .h5ad."
+        raise InputError(f"{data} holds no MuData.", expected, advice)
     return found
 
 
 def own_columns() -> AbstractContextManager[Any]:
-    """Leave columns in the modalities that they are in.
+    """Keep columns of ``obs`` in their modalities.
 
-    Releases of mudata before 0.4 copy them to the whole object unless told otherwise, and warn;
-    later ones have no such option.
+    By default, mudata before 0.4 copies them to the MuData and warns; later releases do not.
 
     Examples
     --------
@@ -412,7 +411,7 @@ def own_columns() -> AbstractContextManager[Any]:
 
 @contextmanager
 def errors_of(modality: str | None) -> Iterator[None]:
-    """Say in errors about a matrix which modality it is of; each has one called X.
+    """Add the modality to errors about a matrix, because each modality has an ``X``.
 
     Examples
     --------
@@ -433,20 +432,20 @@ def errors_of(modality: str | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Modalities:
-    """Which modalities of a MuData are read; nothing is written to it.
+    """Names of the modalities of a MuData that are read; it is not modified.
 
     Parameters
     ----------
     rna
-        Name of the RNA modality; by default a usual one (``"rna"``, ``"gex"``).
+        Name of the RNA modality; by default a common name (``"rna"``, ``"gex"``).
     protein
-        Name of the protein modality; by default a usual one (``"protein"``, ``"prot"``,
+        Name of the protein modality; by default a common name (``"protein"``, ``"prot"``,
         ``"adt"``).
     labels
-        Modality whose ``obs`` has the labels; by default the MuData's own ``obs``, and the RNA
-        modality's where that lacks the column.
+        Modality whose ``obs`` has the labels; by default the ``obs`` of the MuData, or that of the
+        RNA modality if the column is missing.
     batch
-        The same for the batch.
+        Modality whose ``obs`` has the batch, with the same default.
 
     Examples
     --------
@@ -471,12 +470,12 @@ class Modalities:
 
     @classmethod
     def from_setup(cls, modalities: Mapping[str, str] | None) -> Modalities:
-        """Read from the form of scvi-tools: modality by argument of ``setup_mudata``.
+        """Convert from the format of scvi-tools: modalities by argument of ``setup_mudata``.
 
         Raises
         ------
         ValueError
-            If an argument is not one that has a modality.
+            If a key is not such an argument.
 
         Examples
         --------
@@ -491,7 +490,7 @@ class Modalities:
         return cls(**{_ARGUMENTS[argument]: name for argument, name in given.items()})
 
     def to_setup(self) -> dict[str, str]:
-        """Return the form that :meth:`from_setup` reads.
+        """Convert to the format that :meth:`from_setup` reads.
 
         Examples
         --------
@@ -503,7 +502,7 @@ class Modalities:
         return {argument: name for argument, name in names.items() if name is not None}
 
     def of_reference(self, mdata: MuData) -> Modalities:
-        """Return the names of the modalities of a reference, which has both.
+        """Return the names of the RNA and protein modalities of a reference.
 
         Raises
         ------
@@ -527,27 +526,27 @@ class Modalities:
         """
         names = {kind: self.find(mdata, kind, required=True) for kind in ("rna", "protein")}
         if names["rna"] == names["protein"]:
-            found = f"The modality {names['rna']!r} is named for both RNA and proteins."
-            valid = f"The two must differ; there are {', '.join(map(repr, mdata.mod))}."
+            found = f"The modality {names['rna']!r} is given for both RNA and proteins."
+            valid = f"They must differ; there are {', '.join(map(repr, mdata.mod))}."
             raise InputError(found, valid, "Correct modalities=; for RNA alone use setup_anndata.")
-        chosen = replace(self, **names)
-        if lacking := int((~chosen.has_rna(mdata)).sum()):
+        resolved = replace(self, **names)
+        if lacking := int((~resolved.has_rna(mdata)).sum()):
             found = f"{lacking:,} of the {mdata.n_obs:,} cells have no RNA."
-            valid = "A reference needs the RNA of every cell; proteins may be missing."
-            raise InputError(found, valid, f"Keep the cells of mdata.mod[{chosen.rna!r}].")
-        return chosen
+            valid = "A reference needs the RNA of all cells; proteins may be missing."
+            raise InputError(found, valid, f"Keep the cells of mdata.mod[{resolved.rna!r}].")
+        return resolved
 
     def find(self, mdata: MuData, kind: str, *, required: bool = False) -> str | None:
-        """Find the name of a modality of ``mdata``, where it has one.
+        """Find the name of a modality, if the MuData has it.
 
         Parameters
         ----------
         mdata
-            The object.
+            The MuData.
         kind
             ``"rna"`` or ``"protein"``.
         required
-            Raise an error, with the modalities that there are, instead of returning ``None``.
+            Raise an error instead of returning ``None``.
 
         Examples
         --------
@@ -562,31 +561,31 @@ class Modalities:
         ('gex', True)
         """
         if not hasattr(mdata, "mod"):
-            valid = "Valid is a MuData, which holds several modalities."
-            how = "Read a file with mudata.read_h5mu; for RNA alone use setup_anndata."
-            raise InputError(f"The data is a {type(mdata).__name__}.", valid, how)
-        names, asked = USUAL_NAMES[kind], getattr(self, kind)
-        if asked is not None:
-            names = (asked,) if required else (asked, *names)
+            valid = "Expected a MuData."
+            advice = "Read a file with mudata.read_h5mu; for RNA alone use setup_anndata."
+            raise InputError(f"The data is a {type(mdata).__name__}.", valid, advice)
+        names, given = COMMON_NAMES[kind], getattr(self, kind)
+        if given is not None:
+            names = (given,) if required else (given, *names)
         name = next((name for name in names if name in mdata.mod), None)
         if name is None and required:
             found = f"The MuData has no modality {' or '.join(map(repr, names))}."
             valid = f"It has: {', '.join(map(repr, mdata.mod)) or 'none'}."
-            raise InputError(found, valid, f"Name one with modalities={{'{kind}_layer': ...}}.")
+            raise InputError(found, valid, f"Pass one as modalities={{'{kind}_layer': ...}}.")
         return name
 
     def rna_of(self, mdata: MuData) -> AnnData | None:
-        """Return the RNA of all cells of ``mdata``, in its order; zeros for a cell that has none.
+        """Return the RNA of all cells of ``mdata``, in its order; zeros for cells without RNA.
 
         Returns
         -------
-        The modality itself where it has the same cells, else a new object; ``None`` without one.
+        The modality itself if it has the same cells, otherwise a new object; ``None`` without RNA.
         """
         name = self.find(mdata, "rna")
         if name is None:
             return None
         rna = mdata.mod[name]
-        return rna if rna.obs_names.equals(mdata.obs_names) else _spread(rna, mdata.obs_names)
+        return rna if rna.obs_names.equals(mdata.obs_names) else _reindex(rna, mdata.obs_names)
 
     def has_rna(self, mdata: MuData) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Return whether each cell of ``mdata`` is in the RNA modality, shape ``(n_obs,)``."""
@@ -598,9 +597,9 @@ class Modalities:
     def proteins_of(
         self, mdata: MuData, proteins: Sequence[str], *, layer: str | None = None, warn: bool = True
     ) -> ProteinCounts:
-        """Read the protein counts of all cells of ``mdata``, in the order of a model.
+        """Read the protein counts of all cells of ``mdata``, with proteins in model order.
 
-        A query without the layer of the reference is read from ``X``.
+        If the query lacks the layer, ``X`` is read.
         """
         name = self.find(mdata, "protein")
         if name is None:
@@ -610,8 +609,9 @@ class Modalities:
         layer = layer if layer in modality.layers else None
         with errors_of(name):
             rows = _rows(modality, mdata.obs_names)
-            how: dict[str, Any] = {"layer": layer, "rows": rows, "warn": warn, "arguments": {}}
-            return read_proteins(modality, proteins, **how)
+            return read_proteins(
+                modality, proteins, layer=layer, rows=rows, warn=warn, arguments={}
+            )
 
     def columns_of(self, mdata: MuData, keys: Sequence[str], *, kind: str = "labels") -> AnnData:
         """Return columns of ``obs`` for all cells, in an AnnData without genes.
@@ -619,11 +619,11 @@ class Modalities:
         Parameters
         ----------
         mdata
-            The object.
+            The MuData.
         keys
             Names of the columns.
         kind
-            ``"labels"`` or ``"batch"``: which of the modalities named here is looked at first.
+            ``"labels"`` or ``"batch"``: the modality that takes precedence.
         """
         obs, first = self.obs_of(mdata), getattr(self, kind)
         if first in mdata.mod:
@@ -632,7 +632,7 @@ class Modalities:
         return AnnData(obs=obs[list(keys)] if all(key in obs for key in keys) else obs)
 
     def obs_of(self, mdata: MuData) -> pd.DataFrame:
-        """Return all columns of the cells of ``mdata``: its own, then those of its modalities."""
+        """Return the columns of ``mdata.obs``, and further ones of the named modalities."""
         obs = mdata.obs.copy()
         for name in (self.labels, self.batch, self.find(mdata, "rna")):
             if name in mdata.mod:
@@ -644,8 +644,8 @@ class Modalities:
 def pad(adata: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnData:
     """Copy a query with exactly the genes of a model, in its order.
 
-    Genes that it lacks are 0 in ``X`` and all layers; ``var["measured"]`` tells which of them are
-    real. ``obs``, ``obsm``, ``obsp``, ``uns`` and ``raw`` come along.
+    Missing genes are 0 in ``X`` and all layers, and False in ``var["measured"]``. ``obs``,
+    ``obsm``, ``obsp``, ``uns`` and ``raw`` are copied.
 
     Examples
     --------
@@ -670,7 +670,7 @@ def pad(adata: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnDa
         obsm={name: values.copy() for name, values in adata.obsm.items()},
         obsp={name: values.copy() for name, values in adata.obsp.items()},
         uns=deepcopy(dict(adata.uns)),
-        # Newer versions of anndata list X among the layers, under the name None.
+        # Recent versions of anndata list X among the layers, under the name None.
         layers={name: aligned(values) for name, values in adata.layers.items() if name},
     )
     if adata.raw is not None:
@@ -679,7 +679,7 @@ def pad(adata: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnDa
 
 
 def _rows(modality: AnnData, obs_names: pd.Index) -> Rows:
-    """Find the row of the modality that belongs to each cell; -1 where there is none."""
+    """Return the row of each cell in the modality; -1 if it is missing."""
     if not modality.obs_names.is_unique:
         twice = modality.obs_names[modality.obs_names.duplicated()][0]
         found = f"The cell name {twice!r} occurs more than once in a modality."
@@ -688,13 +688,13 @@ def _rows(modality: AnnData, obs_names: pd.Index) -> Rows:
     return np.asarray(modality.obs_names.get_indexer(obs_names), dtype=np.int64)
 
 
-def _spread(rna: AnnData, obs_names: pd.Index) -> AnnData:
-    """Return rows in another order, with zeros for cells that are not there."""
+def _reindex(rna: AnnData, obs_names: pd.Index) -> AnnData:
+    """Return the rows of the named cells, with zeros for missing cells."""
     rows = _rows(rna, obs_names)
     found = np.flatnonzero(rows >= 0)
     shape = (len(obs_names), rna.n_obs)
-    choose = sp.csr_matrix((np.ones(len(found), "float32"), (found, rows[found])), shape=shape)
+    select = sp.csr_matrix((np.ones(len(found), "float32"), (found, rows[found])), shape=shape)
     source = rna.to_memory() if rna.isbacked else rna
-    matrices = {name: sp.csr_matrix(choose @ source.layers[name]) for name in source.layers if name}
-    matrix = None if source.X is None else sp.csr_matrix(choose @ source.X)
+    matrices = {name: sp.csr_matrix(select @ source.layers[name]) for name in source.layers if name}
+    matrix = None if source.X is None else sp.csr_matrix(select @ source.X)
     return AnnData(matrix, obs=pd.DataFrame(index=obs_names), var=source.var, layers=matrices)

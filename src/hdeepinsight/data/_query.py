@@ -1,4 +1,4 @@
-"""A query that is opened, checked and aligned to the genes of a model once."""
+"""Open a query, check it, and align it to the genes and proteins of a model."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from hdeepinsight.data._inspect import InputReport, ScaleMode, readable
 from hdeepinsight.data._matrix import (
     CHUNK_CELLS,
     SAMPLE_CELLS,
-    ahead,
     canonical,
+    prefetch,
     spread_rows,
     wrap,
 )
@@ -41,20 +41,20 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 #: Rows that are read at once.
 STEP = 1024
-#: How much more of the reference's expression ``.raw`` must have to be read in place of ``X``.
+#: Additional share of the reference's expression from which ``.raw`` is read instead of ``X``.
 CLEARLY_MORE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class ExtraInputs:
-    """What a query has beside the counts of its genes.
+    """Inputs of a query besides its RNA counts.
 
     Parameters
     ----------
     proteins
-        Protein counts of all cells; ``None`` where the model or the query has no proteins.
+        Protein counts of all cells; ``None`` if the model or the query has no proteins.
     has_rna
-        Whether RNA was measured in each cell, bool, shape ``(n_cells,)``; ``None`` if in all.
+        Whether RNA was measured in each cell, bool, shape ``(n_cells,)``; ``None`` for all cells.
 
     Examples
     --------
@@ -75,7 +75,7 @@ class ExtraInputs:
 
     @property
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """What a network reads beside counts, under the names of its inputs."""
+        """Arrays that are passed to a network besides counts, by the names of its inputs."""
         if self.proteins is None:
             return {}
         return {
@@ -86,20 +86,20 @@ class ExtraInputs:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AlignedQuery:
-    """A query of a model, opened, checked and aligned to its genes; made by `open_query`.
+    """Query that is opened, checked and aligned to a model; created by `open_query`.
 
     Parameters
     ----------
     source
-        Counts of the query, in its own genes.
+        Counts of the query, with its own genes.
     alignment
         Map from these to the genes of the model.
     extra
-        What the query has beside.
+        Further inputs.
     genes
         Genes of the model, in its order.
     proteins
-        Proteins of the model, in its order; empty where it has none.
+        Proteins of the model, in its order; empty if it has none.
 
     Examples
     --------
@@ -121,7 +121,7 @@ class AlignedQuery:
 
     @property
     def obs(self) -> pd.DataFrame:
-        """Annotation of the cells; a table of its own."""
+        """Annotation of the cells, a copy of the user's table."""
         return self.source.obs
 
     @property
@@ -141,17 +141,17 @@ class AlignedQuery:
 
     @property
     def query_genes(self) -> list[str]:
-        """Genes of the query, each once, in its order, as in what `chunks` keeps."""
+        """Unique genes of the query, in its order: the columns of what `chunks` keeps."""
         return list(dict.fromkeys(map(str, self.source.var_names)))
 
     @property
     def input_report(self) -> InputReport:
-        """What the values are; of a large query by some of its cells, until a pass has seen all."""
+        """Report on the values; for large queries on a sample, until a pass has read all cells."""
         return self.source.report
 
     @property
     def gene_report(self) -> GeneReport:
-        """How the genes, and the proteins, match those of the model."""
+        """Report on how the genes and proteins match those of the model."""
         report = self.alignment.report
         if self.extra.proteins is None:
             return report
@@ -159,12 +159,12 @@ class AlignedQuery:
 
     @property
     def n_passes(self) -> int:
-        """How often the matrix was read so far, a scan of all its values included."""
+        """Number of passes over the matrix so far, including scans of all values."""
         return self.source.matrix.counter["passes"]
 
     @property
     def n_scans(self) -> int:
-        """How often values, all or those of some cells, were looked at to see what they are."""
+        """Number of scans of the values, of all or some cells, to detect their scale."""
         return self.source.matrix.counter["scans"]
 
     def __repr__(self) -> str:
@@ -174,18 +174,18 @@ class AlignedQuery:
     def chunks(
         self, chunk_size: int = CHUNK_CELLS, keep: list[sp.csr_matrix] | None = None
     ) -> Iterator[tuple[slice, sp.csr_matrix]]:
-        """Read counts in model order, cells in their order, in one pass.
+        """Read counts with genes in model order and cells in their order, in one pass.
 
-        A thread reads the next chunk while one is in use.
+        A thread reads the next chunk while one is used.
 
         Parameters
         ----------
         chunk_size
-            Most cells of a chunk. What a cell gets does not depend on it.
+            Maximum number of cells per chunk. It does not change the counts.
         keep
             List to which the counts of all genes of the query are appended, chunk by chunk (CSR
-            float32, columns as in ``query_genes``, only to be read), so that what else needs them
-            takes no pass of its own.
+            float32, columns as in ``query_genes``, read-only), so that other steps need no
+            additional pass.
 
         Yields
         ------
@@ -194,8 +194,8 @@ class AlignedQuery:
         Raises
         ------
         InputError
-            If the counts of a cell cannot be recovered, or values are not what those told that
-            were looked at before.
+            If the counts of a cell cannot be recovered, or values do not have the scale of the
+            sample.
 
         Examples
         --------
@@ -211,7 +211,7 @@ class AlignedQuery:
         >>> kept[0].toarray().tolist(), opened.n_passes
         ([[1.0, 9.0, 0.0], [5.0, 8.0, 2.0]], 2)
         """
-        return ahead(self._chunks(chunk_size, keep))
+        return prefetch(self._chunks(chunk_size, keep))
 
     def _chunks(
         self, chunk_size: int, keep: list[sp.csr_matrix] | None
@@ -220,7 +220,7 @@ class AlignedQuery:
         if keep is not None and not self.source.var_names.is_unique:
             unique = pd.Index(self.query_genes)
             own = alignment_of(unique.get_indexer(self.source.var_names.astype(str)), unique)
-        # Read in steps that take little memory; what the model reads of them is put together.
+        # Read in small steps to save memory; the genes of the model are combined to chunks.
         step = STEP if chunk_size in range(STEP, 2**31, STEP) else chunk_size
         start, parts = 0, []
         for rows, block in self.source.blocks(step):
@@ -233,12 +233,13 @@ class AlignedQuery:
                 start, parts = rows.stop, []
 
     def read(self, rows: np.ndarray[Any, Any] | None = None) -> sp.csr_matrix:
-        """Read all counts in model order at once, or those of some cells.
+        """Read the counts of all or some cells at once, with genes in model order.
 
         Parameters
         ----------
         rows
-            Positions of the cells, in any order; all by default. Memory grows with them.
+            Positions of the cells, in any order; all by default. Memory is proportional to their
+            number.
 
         Returns
         -------
@@ -258,13 +259,13 @@ class AlignedQuery:
         return self.source.read(self.alignment, rows)
 
     def sample_rows(self) -> Ints:
-        """Return the cells by which the query is judged: all of a few, or some from all over it."""
+        """Return the cells that the verdict is based on: all, or a sample of a large query."""
         if self.n_obs <= CHUNK_CELLS:
             return np.arange(self.n_obs)
         return spread_rows(self.n_obs, SAMPLE_CELLS)
 
     def subset(self, indices: Any) -> AlignedQuery:
-        """Return the query of some of its cells, in the order given; nothing is scanned again.
+        """Return a query of some cells, in the given order, without scanning the values again.
 
         Parameters
         ----------
@@ -274,7 +275,7 @@ class AlignedQuery:
         Raises
         ------
         InputError
-            If they do not fit the cells, or choose none.
+            If they are invalid, or select no cell.
 
         Examples
         --------
@@ -345,47 +346,48 @@ def open_query(
     warn: bool = True,
     arguments: Mapping[str, str] = ARGUMENTS,
 ) -> AlignedQuery:
-    """Open a query, find out what its values are, and align it to the genes of a model.
+    """Open a query, detect the scale of its values, and align it to the genes of a model.
 
-    A large query is judged by cells from all over it; all others are checked in the first pass.
+    The scale of a large query is detected on a sample; the other cells are checked in the first
+    pass.
 
     Parameters
     ----------
     data
         AnnData (in memory or backed), MuData, or path of an ``.h5ad``, ``.zarr`` or ``.h5mu``
-        file; or what this function returned for the same genes, which is returned unchanged.
+        file; or a result of this function for the same genes, which is returned unchanged.
     genes
         Genes of the model.
     layer, use_raw, scale
-        Where the counts of the RNA are, and what the values are; see `open_counts`. Where neither
-        is given and ``.raw`` has clearly more of the genes, it is read, and the report says so;
-        ``layer="X"`` reads ``X`` in any case.
+        Matrix with the counts of the RNA, and their scale; see `open_counts`. If neither ``layer``
+        nor ``use_raw`` is given and ``.raw`` has clearly more of the genes, ``.raw`` is read, which
+        the report states; ``layer="X"`` always reads ``X``.
     fold_case, weights
         As in `align_genes`.
     proteins
         Proteins of the model; those of a MuData are read in their order.
     protein_layer
-        Layer of the protein modality with the counts; ``X`` where it has no such layer.
+        Layer of the protein modality with the counts; ``X`` if there is no such layer.
     modalities
-        Names of the modalities of a MuData; the usual ones by default.
+        Names of the modalities of a MuData; common names by default.
     preferred_layer
-        Layer to read, where the query has it, if neither ``layer`` nor ``use_raw`` is given; such
-        as the one that the reference was registered with.
+        Layer to read if the query has it and neither ``layer`` nor ``use_raw`` is given, such as
+        the layer that the reference was registered with.
     warn
-        Whether to warn, once, of genes and proteins that the query lacks.
+        Whether to warn, once, about genes and proteins that the query lacks.
     arguments
-        What the caller takes of ``layer``, ``use_raw``, ``scale`` and ``fold_case``, and by which
-        names, so that an error advises nothing else.
+        Names of ``layer``, ``use_raw``, ``scale`` and ``fold_case`` in the calling function.
+        Errors recommend only these.
 
     Returns
     -------
-    The query; reading from it repeats none of the checks.
+    The query; reading from it does not repeat the checks.
 
     Raises
     ------
     InputError
-        If the values cannot be read as counts, the genes do not match, a MuData has nothing that
-        the model reads, or the query was opened for other genes or proteins.
+        If the values cannot be read as counts, the genes do not match, a MuData has no input of
+        the model, or the query was opened for other genes or proteins.
 
     Examples
     --------
@@ -404,16 +406,16 @@ def open_query(
             raise InputError(
                 f"The query was opened for another model ({len(data.genes):,} genes and "
                 f"{len(data.proteins):,} proteins).",
-                f"Valid is one opened for the genes of this model ({len(genes):,} genes and "
-                f"{len(proteins):,} proteins).",
-                "Open the query anew with this model.",
+                f"Expected one opened for this model ({len(genes):,} genes and {len(proteins):,} "
+                "proteins).",
+                "Open the query again with this model.",
             )
         given = layer is not None, use_raw, scale != "auto", fold_case
         if late := [name for name, is_given in zip(ARGUMENTS, given, strict=True) if is_given]:
             raise InputError(
-                f"{' and '.join(late)} came with a query that is open already.",
-                "How a query is read is settled when it is opened.",
-                "Pass it there.",
+                f"{' and '.join(late)} was passed with a query that is already open.",
+                "These arguments only apply when a query is opened.",
+                "Pass them to open.",
             )
         return data
     modalities = modalities or Modalities()
@@ -428,7 +430,7 @@ def open_query(
         nothing = np.empty(0, dtype=np.int64)
         alignment = alignment_of(nothing, pd.Index(genes, dtype=object), messages=[message])
     else:
-        store, said = open_store(rna), ""
+        store, remarks = open_store(rna), list[str]()
         coverage = partial(gene_coverage, genes=genes, weights=weights)
         if layer is None and not use_raw:
             if preferred_layer is not None and slot_name(preferred_layer) in store.slots:
@@ -437,10 +439,10 @@ def open_query(
             if scale == "auto" and {here, ".raw"} <= set(store.slots):
                 has = {m.slot: m.coverage for m in readable(store, [here, ".raw"], coverage)}
                 if len(has) == 2 and has[".raw"] >= has[here] + CLEARLY_MORE:
-                    said = (
+                    remarks.append(
                         f"Read from .raw, which has {has['.raw']:.1%} of the reference's "
-                        f"expression, and {here} {has[here]:.1%}; layer={layer or 'X'!r} reads "
-                        f"{here}."
+                        f"expression, while {here} has {has[here]:.1%}; layer={layer or 'X'!r} "
+                        f"reads {here}."
                     )
                     layer, use_raw = None, True
         source = open_counts(
@@ -452,7 +454,7 @@ def open_query(
             coverage=coverage,
             sampled=True,
         )
-        source = replace(source, remarks=(said,) if said else ())
+        source = replace(source, remarks=tuple(remarks))
         alignment = align_genes(
             source.var,
             genes,
@@ -464,24 +466,24 @@ def open_query(
     if mdata is None:
         return AlignedQuery(source, alignment, ExtraInputs(), genes, proteins)
     has_rna = modalities.has_rna(mdata)
-    measured = None
+    counts = None
     if proteins:
-        measured = modalities.proteins_of(mdata, proteins, layer=protein_layer, warn=warn)
-    if not has_rna.any() and (measured is None or not measured.measured.any()):
+        counts = modalities.proteins_of(mdata, proteins, layer=protein_layer, warn=warn)
+    if not has_rna.any() and (counts is None or not counts.measured.any()):
         raise InputError(
             f"The MuData (modalities: {', '.join(mdata.mod)}) has no RNA and no protein that "
-            "the model knows.",
-            f"The model reads RNA{' and proteins' if proteins else ' alone'}.",
+            "the model uses.",
+            f"The model needs RNA{' or proteins' if proteins else ''}.",
             "Add the RNA modality, or check the names of modalities and proteins.",
         )
-    extra = ExtraInputs(measured, None if has_rna.all() else has_rna)
+    extra = ExtraInputs(counts, None if has_rna.all() else has_rna)
     obsm = {name: partial(mdata.obsm.__getitem__, name) for name in mdata.obsm}
     source = replace(source, obs=modalities.obs_of(mdata), obsm=obsm)
     return AlignedQuery(source, alignment, extra, genes, proteins)
 
 
 def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
-    """Return the positions of some cells.
+    """Return the positions of selected cells.
 
     Parameters
     ----------
@@ -493,7 +495,7 @@ def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
     Raises
     ------
     InputError
-        With what does not fit.
+        If the selection is invalid or empty.
 
     Examples
     --------
@@ -512,22 +514,22 @@ def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
     has_names = isinstance(own, pd.Index) and own.dtype.kind == "O"
     found = ""
     if given.ndim != 1 or not len(given) or (is_mask and not given.any()):
-        found = "No cell is chosen, or not by a list."
+        found = "The selection is empty, or not one-dimensional."
     elif is_mask and len(given) != n_obs:
-        found = f"The mask has {len(given):,} entries, and there are {n_obs:,} cells."
+        found = f"The mask has {len(given):,} entries, but there are {n_obs:,} cells."
     elif is_mask and has_names and not own.equals(obs_names):
-        found = "The mask is of other cells, or in another order."
+        found = "The index of the mask does not match the cells, or is in another order."
     elif kind in "iu" and len(outside := given[(given < 0) | (given >= n_obs)]):
-        found = f"{len(outside):,} positions lie outside of the query: {examples(outside)}."
+        found = f"{len(outside):,} positions are out of range: {examples(outside)}."
     elif kind not in "biuOUT":
-        found = f"The cells are chosen by values of {given.dtype}."
+        found = f"Cells are selected by values of type {given.dtype}."
     elif kind in "OUT" and not obs_names.is_unique:
-        found = "Cells are chosen by name, and names of the query occur more than once."
+        found = "Cells are selected by name, but names of the query occur more than once."
     elif kind in "OUT" and len(missing := given[~np.isin(given, obs_names)]):
         found = f"The query has no cell {examples(map(repr, missing.tolist()))}."
     if found:
-        valid = f"Valid are positions from 0 to {n_obs - 1:,}, a mask of {n_obs:,}, or names."
-        raise InputError(found, valid, "Correct them.")
+        valid = f"Expected positions from 0 to {n_obs - 1:,}, a mask of {n_obs:,}, or names."
+        raise InputError(found, valid, "Correct the selection.")
     if is_mask:
         return np.flatnonzero(given)
     return given.astype(np.int64) if kind in "iu" else obs_names.get_indexer(given.astype(object))

@@ -1,9 +1,10 @@
-r"""Recover counts from normalised values, by the unit of which all values of a cell are multiples.
+r"""Recover counts from normalised values.
 
-Library-size normalisation multiplies the counts of a cell by one factor :math:`u`. Each value
-:math:`x_j` is known up to a tolerance :math:`t_j` (floating point, rounding to decimals), so a
-count :math:`k_j` confines the unit to :math:`[(x_j - t_j) / k_j, (x_j + t_j) / k_j]`. A cell is
-solved if one unit lies in all intervals and each of them admits exactly one whole number.
+Library-size normalisation multiplies the counts of a cell by one factor :math:`u`, so all its
+values are integer multiples of this unit. Each value :math:`x_j` is known up to a tolerance
+:math:`t_j` (floating point, rounding to decimals), so a count :math:`k_j` restricts the unit to
+:math:`[(x_j - t_j) / k_j, (x_j + t_j) / k_j]`. A cell is solved if one unit lies in all intervals
+and allows exactly one integer for each value.
 """
 
 from __future__ import annotations
@@ -22,34 +23,34 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Ints: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 Bools: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
 
-#: Largest count that the smallest positive value of a cell may stand for.
+#: Largest count of the smallest positive value of a cell.
 MAX_SMALLEST = 16
-_ROUNDS = 12
-_FIRST = 64  # values of a row that a guess is tried on before all of them
+_MAX_ITERATIONS = 12
+_FIRST = 64  # values of a row on which a unit is tested first
 
 
 def find_units(x: Array, tolerance: Array, indptr: Ints) -> tuple[Ints, Bools]:
-    """Find the largest unit of every row.
+    """Find the largest unit of each row.
 
     Parameters
     ----------
     x
         Positive values, row after row, shape ``(n_values,)``.
     tolerance
-        What each value may be off by, shape ``(n_values,)``.
+        Maximum error of each value, shape ``(n_values,)``.
     indptr
-        Start of every row and the end of the last, shape ``(n_rows + 1,)``.
+        Start of each row and the end of the last, shape ``(n_rows + 1,)``.
 
     Returns
     -------
-    Whole multiples of the unit, shape ``(n_values,)``, which are only meaningful in solved rows;
-    and rows in which all values are such (empty rows included), bool, shape ``(n_rows,)``.
+    Integer multiples of the unit, shape ``(n_values,)``, valid in solved rows only; and whether
+    each row is solved (empty rows are), bool, shape ``(n_rows,)``.
 
     Notes
     -----
-    The smallest value of a row is tried as count 1, 2, ... `MAX_SMALLEST`; the first that fits
-    gives the largest unit. Counts that share a divisor come back divided by it: normalised values
-    do not tell 2, 4, 6 from 1, 2, 3.
+    The smallest value of a row is tested as count 1, 2, ... `MAX_SMALLEST`; the first one that
+    fits gives the largest unit. Counts with a common divisor are returned divided by it, because
+    the normalised values of 2, 4, 6 and 1, 2, 3 are the same.
 
     Examples
     --------
@@ -67,13 +68,13 @@ def find_units(x: Array, tolerance: Array, indptr: Ints) -> tuple[Ints, Bools]:
         smallest[:, pending] = np.minimum.reduceat(low_and_high, indptr[pending], axis=1)
     for multiple in range(1, MAX_SMALLEST + 1):
         start = smallest[:, pending] / multiple
-        hopeful = _without_contradiction(x, tolerance, indptr, pending, start)
-        rows = pending[hopeful]
+        is_possible = _is_possible(x, tolerance, indptr, pending, start)
+        rows = pending[is_possible]
         if not len(rows):
             continue
         values, starts, lengths = _values_of(rows, indptr)
         solved, counts[values] = _narrow(
-            x[values], tolerance[values], starts, lengths, start[:, hopeful]
+            x[values], tolerance[values], starts, lengths, start[:, is_possible]
         )
         pending = np.setdiff1d(pending, rows[solved], assume_unique=True)
     done = np.ones(n_rows, dtype=bool)
@@ -81,21 +82,19 @@ def find_units(x: Array, tolerance: Array, indptr: Ints) -> tuple[Ints, Bools]:
     return counts, done
 
 
-def _values_of(rows: Ints, indptr: Ints, most: int | None = None) -> tuple[Any, Ints, Ints]:
-    """Positions of (at most so many) values of some rows, their starts there, and their lengths."""
+def _values_of(rows: Ints, indptr: Ints, maximum: int | None = None) -> tuple[Any, Ints, Ints]:
+    """Return the positions of values (at most ``maximum`` per row), and row starts and lengths."""
     lengths = np.diff(indptr)[rows]
-    if most is not None:
-        lengths = np.minimum(lengths, most)
+    if maximum is not None:
+        lengths = np.minimum(lengths, maximum)
     starts = np.cumsum(lengths) - lengths
     if lengths.sum() == indptr[-1]:
         return slice(None), starts, lengths
     return np.arange(lengths.sum()) + np.repeat(indptr[rows] - starts, lengths), starts, lengths
 
 
-def _without_contradiction(
-    x: Array, tolerance: Array, indptr: Ints, rows: Ints, unit: Array
-) -> Bools:
-    """Rows whose first values do not rule the unit out: most wrong guesses end here, cheaply."""
+def _is_possible(x: Array, tolerance: Array, indptr: Ints, rows: Ints, unit: Array) -> Bools:
+    """Return whether the first values of each row allow the unit, which rules out most units."""
     if not len(rows):
         return np.zeros(0, dtype=bool)
     values, starts, lengths = _values_of(rows, indptr, _FIRST)
@@ -107,11 +106,11 @@ def _without_contradiction(
 
 
 def _narrow(x: Array, t: Array, starts: Ints, lengths: Ints, unit: Array) -> tuple[Bools, Ints]:
-    """Narrow the bounds ``unit`` of each row until every value admits one whole number only."""
+    """Narrow the bounds ``unit`` of each row until each value allows a single integer."""
     low_x, high_x = x - t, x + t
     low, high = unit
     undecided = np.inf
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_ITERATIONS):
         first = np.ceil(low_x / np.repeat(high, lengths))
         last = np.floor(high_x / np.repeat(low, lengths))
         one = (first == last) & (first > 0)
@@ -128,22 +127,22 @@ def _narrow(x: Array, t: Array, starts: Ints, lengths: Ints, unit: Array) -> tup
 
 Normalisation: TypeAlias = Literal["log1p", "normalized"]
 
-#: A value above this is not a log1p value: e^30 is 10^13.
+#: Largest plausible log1p value: e^30 is 10^13.
 MAX_LOG = 30.0
 
 
 @dataclass(frozen=True)
 class Denormalizer:
-    """Turn normalised values back into counts, cell by cell.
+    """Convert normalised values to counts, independently for each cell.
 
     Parameters
     ----------
     scale
-        ``"log1p"``: library-size normalised, then log1p; ``"normalized"``: without the log.
+        ``"log1p"``: library-size normalised and log1p-transformed; ``"normalized"``: without log1p.
     dtype
-        Type of the stored values; sets the floating-point tolerance.
+        Type of the stored values, which determines the floating-point tolerance.
     grid
-        Distance of the decimals that the values are rounded to, 0.0 if they are not.
+        Unit to which the values are rounded, such as 0.01; 0.0 if they are not rounded.
     base
         Base of the logarithm.
 
@@ -162,16 +161,14 @@ class Denormalizer:
     base: float = float(np.e)
 
     def denormalize(self, block: Block) -> tuple[sp.csr_matrix, Bools]:
-        """Return the counts of a block (CSR float32), and whether every cell was solved.
-
-        A cell is solved on its own: the result depends on no other cell.
-        """
+        """Return the counts of a block (CSR float32), and whether each cell was solved."""
         rows = canonical(block)
         values = rows.data.astype(np.float64)
-        # Spacing of the values: at least that of float32, through which most files went. Twice what
-        # normalising, the log and rounding can change is tolerated.
-        own = np.finfo(self.dtype).eps if self.dtype.kind == "f" else 0.0
-        eps = max(float(own), float(np.finfo(np.float32).eps))
+        # At least the precision of float32, because most files were float32 at some point. The
+        # tolerance is twice the error of normalisation, logarithm and rounding.
+        eps = float(np.finfo(np.float32).eps)
+        if self.dtype.kind == "f":
+            eps = max(eps, float(np.finfo(self.dtype).eps))
         if self.scale == "log1p":
             log = 1.0 if self.base == np.e else float(np.log(self.base))
             values, grid = values * log, self.grid * log
@@ -186,7 +183,7 @@ class Denormalizer:
     def share_solved(self, rows: sp.csr_matrix) -> float:
         """Return the share of the non-empty cells whose counts can be recovered.
 
-        It is 0 where no cell has two different values: equal ones are multiples of anything.
+        It is 0 if no cell has two different values, because equal values are always multiples.
         """
         filled = np.diff(rows.indptr) > 0
         starts = rows.indptr[:-1][filled]
@@ -200,16 +197,17 @@ class Denormalizer:
     def blocks(
         self, values: Iterable[tuple[slice, Block]], n_obs: int
     ) -> Iterator[tuple[slice, sp.csr_matrix]]:
-        """Turn the values of so many cells into counts, block by block.
+        """Convert the values of ``n_obs`` cells to counts, block by block.
 
         Raises
         ------
         InputError
-            At the first block in which a cell cannot be solved.
+            At the first block with a cell that cannot be solved.
         """
-        how = " after expm1" if self.base == np.e else f" after {self.base:g}^x - 1"
-        logged = " and logged by log1p, natural or to base 2 or 10"
-        after, logged = (how, logged) if self.scale == "log1p" else ("", "")
+        after, logged = "", ""
+        if self.scale == "log1p":
+            after = " after expm1" if self.base == np.e else f" after {self.base:g}^x - 1"
+            logged = ", with log1p to base e, 2 or 10"
         for rows, block in values:
             counts, solved = self.denormalize(block)
             n_failed, n_cells = int(np.count_nonzero(~solved)), len(solved)
@@ -217,30 +215,29 @@ class Denormalizer:
                 some = f" {rows.start:,} to {rows.stop - 1:,}" if n_cells < n_obs else ""
                 cells = counted(n_cells, "cell")
                 raise InputError(
-                    f"In {n_failed:,} of {cells}{some} ({n_failed / n_cells:.1%}) the "
-                    f"values{after} are not whole multiples of one unit (tried with a smallest "
+                    f"In {n_failed:,} of {cells}{some} ({n_failed / n_cells:.1%}), the "
+                    f"values{after} are not integer multiples of one unit (tested with a smallest "
                     f"count of 1 to {MAX_SMALLEST}).",
-                    "Counts can be recovered from values that were only divided by the library "
-                    f"size{logged}.",
-                    "Pass the raw counts: imputed, smoothed, batch-corrected, gene-length "
-                    "normalised or coarsely rounded values do not hold them any more.",
+                    f"Counts can be recovered from library-size normalised values only{logged}.",
+                    "Pass the raw counts: they cannot be recovered from imputed, smoothed, "
+                    "batch-corrected, gene-length normalised or coarsely rounded values.",
                 )
             yield rows, counts
 
 
 def find_log_base(
-    dtype: np.dtype[Any], grid: float, sample: sp.csr_matrix, told: float | None = None
+    dtype: np.dtype[Any], grid: float, sample: sp.csr_matrix, stored: float | None = None
 ) -> float | None:
-    """Find the base of logarithms from which counts can be recovered; ``None`` where there is none.
+    """Find the base of the logarithm with which counts can be recovered, or ``None``.
 
     Parameters
     ----------
     dtype, grid
-        As of `Denormalizer`.
+        As in `Denormalizer`.
     sample
         Values of some cells, CSR.
-    told
-        Base that the file tells, tried first; then e, 2 and 10.
+    stored
+        Base stored in the file, tested first; then e, 2 and 10.
 
     Examples
     --------
@@ -248,7 +245,7 @@ def find_log_base(
     >>> find_log_base(values.dtype, 0.0, values)
     2.0
     """
-    for base in dict.fromkeys([*([told] if told else []), float(np.e), 2.0, 10.0]):
+    for base in dict.fromkeys([*([stored] if stored else []), float(np.e), 2.0, 10.0]):
         if Denormalizer("log1p", dtype, grid, base).share_solved(sample) == 1:
             return base
     return None

@@ -1,4 +1,4 @@
-"""Which cells are drawn, and which are held out."""
+"""Sample cells, and split them into training and held-out cells."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import pandas as pd
 
 from hdeepinsight._errors import check_number
 
+#: Smallest number of held-out cells per label.
 MIN_HELD_OUT = 5
 
 
 def draw_evenly(
     groups: np.ndarray, n_most: int, rng: np.random.Generator, first: np.ndarray | None = None
 ) -> np.ndarray:
-    """Draw at most ``n_most`` cells, of every group as equally many as there are.
+    """Sample at most ``n_most`` cells, with equal numbers per group as far as possible.
 
     Parameters
     ----------
     groups
-        Label or batch per cell, shape ``(n_cells,)``.
+        Label or batch of each cell, shape ``(n_cells,)``.
     n_most
-        Largest number of cells to draw.
+        Maximum number of cells.
     rng
-        Source of randomness.
+        Random number generator.
     first
-        Whether a cell is drawn before others of its group, shape ``(n_cells,)``.
+        Whether a cell is sampled before others of its group, shape ``(n_cells,)``.
 
     Returns
     -------
@@ -45,26 +46,26 @@ def draw_evenly(
     order = rng.permutation(len(groups))
     if first is not None:
         order = order[np.argsort(~first[order], kind="stable")]
-    turn = pd.Series(order).groupby(groups[order]).cumcount().to_numpy()
-    return np.sort(order[np.argsort(turn, kind="stable")[:n_most]])
+    rank = pd.Series(order).groupby(groups[order]).cumcount().to_numpy()  # within its group
+    return np.sort(order[np.argsort(rank, kind="stable")[:n_most]])
 
 
 def hold_out_cells(
     nodes: np.ndarray, fraction: float, rng: np.random.Generator, *, shuffle: bool = True
 ) -> np.ndarray:
-    """Hold out a share of the cells of every label.
+    """Hold out a fraction of the cells of each label.
 
     Parameters
     ----------
     nodes
-        Node of every cell's label, shape ``(n_cells,)``; unlabelled cells (0) all train.
+        Node of each cell's label, shape ``(n_cells,)``; unlabelled cells (0) are not held out.
     fraction
-        Share to hold out. A label that would give fewer than 5 cells gives none, so that rare
-        types keep all their cells for training.
+        Fraction to hold out. No cells are held out of labels with fewer than 5 such cells, so that
+        rare types keep all their cells for training.
     rng
-        Source of randomness.
+        Random number generator.
     shuffle
-        Draw the cells; otherwise the first ones of every label are held out.
+        Sample the cells; otherwise the first ones of each label are held out.
 
     Returns
     -------
@@ -90,22 +91,22 @@ def hold_out_cells(
 def deal_out(
     nodes: np.ndarray, n_members: int, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Deal cells out to the members of a network that must not learn from them.
+    """Assign to each ensemble member the cells that it is not trained on.
 
     Parameters
     ----------
     nodes
-        Node of every cell's label, shape ``(n_cells,)``; unlabelled cells (0) are not dealt out.
+        Node of each cell's label, shape ``(n_cells,)``; unlabelled cells (0) are not assigned.
     n_members
         Number of members.
     share
-        Share of the cells of a type that each member lacks, as near as whole cells come to it.
+        Approximate share of the cells of a type that each member is not trained on.
     rng
-        Source of randomness.
+        Random number generator.
 
     Returns
     -------
-    Member that must not see each cell, shape ``(n_cells,)``; -1 for none.
+    Member that is not trained on each cell, shape ``(n_cells,)``; -1 for none.
 
     Examples
     --------
@@ -133,32 +134,32 @@ def split_three(
     groups: np.ndarray | None = None,
     shuffle: bool = True,
 ) -> list[np.ndarray]:
-    """Split cells into those that train, those that are held out, and the rest.
+    """Split cells into training, held-out and test cells.
 
     Parameters
     ----------
     nodes
-        Node of every cell's label, shape ``(n_cells,)``.
+        Node of each cell's label, shape ``(n_cells,)``.
     train_size
-        Share of cells to train on; by default all that are not held out.
+        Fraction of training cells; by default all cells that are not held out.
     validation_size
-        Share of cells to hold out; by default what ``train_size`` leaves, or 0.1.
+        Fraction of held-out cells; by default ``1 - train_size``, or 0.1.
     rng
-        Source of randomness.
+        Random number generator.
     groups
-        Groups that are held out whole, as by `hold_out_groups`; otherwise cells are held out
-        within every label, as by `hold_out_cells`.
+        Groups to hold out completely, see `hold_out_groups`; otherwise cells are held out within
+        each label, see `hold_out_cells`.
     shuffle
-        Draw the cells; otherwise the first ones are taken.
+        Sample the cells; otherwise the first ones are used.
 
     Returns
     -------
-    Positions of the three kinds of cells, each ascending.
+    Positions of the training, held-out and test cells, each ascending.
 
     Raises
     ------
     ValueError
-        If a share is out of its range, or no cell is left to train on.
+        If a fraction is out of range, or there are no training cells.
 
     Examples
     --------
@@ -170,12 +171,12 @@ def split_three(
     """
     if validation_size is None:
         if train_size is not None:
-            check_number("train_size", train_size, 0, 1, hint="Omit it for the default.")
+            check_number("train_size", train_size, 0, 1, hint="Omit it to use the default.")
         validation_size = 0.1 if train_size is None else round(1 - train_size, 12)
     check_number("validation_size", validation_size, 0, 1, hint="Pass 0 to hold out none.")
     rest_size = round(1 - validation_size, 12)
     train_size = rest_size if train_size is None else train_size
-    check_number("train_size", train_size, 0, rest_size, hint="Omit it for the rest.")
+    check_number("train_size", train_size, 0, rest_size, hint="Omit it to use all other cells.")
     if groups is None:
         held_out = hold_out_cells(nodes, validation_size, rng, shuffle=shuffle)
     else:
@@ -191,24 +192,23 @@ def split_three(
 
 
 def given_split(parts: Any, n_cells: int) -> list[np.ndarray]:
-    """Check a split that was made elsewhere; cells that it does not name are test cells.
+    """Check a given split; cells that it does not contain become test cells.
 
     Parameters
     ----------
     parts
-        Positions of the cells that train, of those that are held out, and of test cells; the last
-        two may be missing, or None.
+        Positions of the training, held-out and test cells; the last two may be missing or None.
     n_cells
-        Number of all cells.
+        Total number of cells.
 
     Returns
     -------
-    Positions of the three kinds of cells, as :func:`split_three` does.
+    Positions of the training, held-out and test cells, as from :func:`split_three`.
 
     Raises
     ------
     ValueError
-        If a position is not one, or a cell is named twice.
+        If a position is invalid, or a cell occurs twice.
 
     Examples
     --------
@@ -221,9 +221,9 @@ def given_split(parts: Any, n_cells: int) -> list[np.ndarray]:
     valid = np.isin(cells, np.arange(n_cells)).all() and np.unique(cells).size == cells.size
     if not valid or not 1 <= len(arrays) <= 3 or not arrays[0].size:
         raise ValueError(
-            "external_indexing must be a list of the positions of the cells that train, that are "
-            f"held out, and that test, each from 0 to {n_cells - 1:,} and in one of them only. "
-            "Correct it; masks become positions by numpy.flatnonzero."
+            "external_indexing must be a list with the positions of training, held-out and test "
+            f"cells, each from 0 to {n_cells - 1:,} and in one of them only. Correct it; "
+            "numpy.flatnonzero converts masks to positions."
         )
     train, held_out = [*arrays, np.zeros(0)][:2]
     rest = np.setdiff1d(np.arange(n_cells), np.concatenate([train, held_out]))
@@ -233,19 +233,19 @@ def given_split(parts: Any, n_cells: int) -> list[np.ndarray]:
 def hold_out_groups(
     nodes: np.ndarray, groups: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Hold out whole donors, studies or batches.
+    """Hold out complete donors, studies or batches.
 
     Parameters
     ----------
     nodes
-        Node of every cell's label, shape ``(n_cells,)``.
+        Node of each cell's label, shape ``(n_cells,)``.
     groups
-        Group of every cell, shape ``(n_cells,)``.
+        Group of each cell, shape ``(n_cells,)``.
     fraction
-        Share of cells to hold out; groups are added in random order until it is reached. A group
-        that alone has cells of some label is never held out.
+        Fraction of cells to hold out; groups are added in random order until it is reached. The
+        last group with cells of a label is never held out.
     rng
-        Source of randomness.
+        Random number generator.
 
     Returns
     -------
@@ -272,7 +272,7 @@ def hold_out_groups(
             break
     if not held_out.any():
         raise ValueError(
-            f"None of the {len(names)} groups of the split column can be held out: each has cells "
-            "of a label that no other group has. Split by cell instead (split_key=None)."
+            f"None of the {len(names)} groups in the split column can be held out, because each "
+            "has cells of a label that no other group has. Pass split_key=None to split by cell."
         )
     return held_out

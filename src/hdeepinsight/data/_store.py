@@ -1,4 +1,4 @@
-"""Open an AnnData, or a file that holds cells by genes, without changing it."""
+"""Open an AnnData, or a file of cells by genes, without modifying it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ DataLike: TypeAlias = "ad.AnnData | str | Path | Store"
 
 @dataclass(frozen=True)
 class Store:
-    """An AnnData or a file that is open: its names, and its matrices, read when asked for.
+    """Open AnnData or file, whose matrices are read lazily.
 
-    Made by `open_store`. Whatever takes an AnnData or a path takes this too (`hdi.annotate`, the
-    methods of models, `hdi.tl.refine`, `hdi.report.write`), so that a file which has to be read
-    as a whole (10x, mtx, loom, text, gzip) is read once for all of them.
+    Created by `open_store`. It is accepted in place of an AnnData or a path (`hdi.annotate`, the
+    methods of models, `hdi.tl.refine`, `hdi.report.write`), so that files without lazy access
+    (10x, mtx, loom, text, gzip) are read only once.
 
     Parameters
     ----------
@@ -40,20 +40,19 @@ class Store:
     raw_var
         Annotation of the columns of ``.raw``; ``None`` without it.
     slots
-        Ways to the matrices, by `slot_name`.
+        Functions that open the matrices, by `slot_name`.
     obsm
-        Ways to the entries of ``obsm``.
+        Functions that return the entries of ``obsm``.
     whole
-        Way to all of it in memory, as `read_anndata` returns it; what is there already is not read
-        again.
+        Function that returns the complete AnnData in memory, like `read_anndata`.
     uns
         Names of the entries of ``uns``.
     log_base
-        Base of logarithms that ``uns["log1p"]`` tells; ``None`` where it tells none.
+        Base of the logarithm in ``uns["log1p"]``, or ``None``.
     notes
         Sentences on how the file was read.
     genes_only
-        Whether columns that are not genes, by what ``var`` says of them, are left out.
+        Whether columns that are not genes according to ``var`` are dropped.
 
     Examples
     --------
@@ -75,18 +74,19 @@ class Store:
     log_base: float | None = None
     notes: tuple[str, ...] = ()
     genes_only: bool = True
-    #: What was found out so far, by what it is about.
+    #: Cache of opened matrices, tables and reports.
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def matrix(
         self, layer: str | None, use_raw: bool, *, arguments: Mapping[str, str] = ARGUMENTS
     ) -> RowMatrix:
-        """Open the genes of one matrix, the same whenever asked.
+        """Open the genes of one matrix; repeated calls return the same object.
 
         Raises
         ------
         InputError
-            With the matrices that there are, and how to name one by the caller's ``arguments``.
+            If there is no such matrix; the message lists the matrices and the caller's
+            ``arguments`` to select one.
 
         Examples
         --------
@@ -110,7 +110,7 @@ class Store:
         return self.at(name)
 
     def at(self, slot: str) -> RowMatrix:
-        """Open the genes of the matrix of a name in ``slots``, the same whenever asked."""
+        """Open the genes of a matrix in ``slots``; repeated calls return the same object."""
         if slot not in self.known:
             matrix = self.slots[slot]()
             var = self.var if slot != ".raw" or self.raw_var is None else self.raw_var
@@ -118,8 +118,8 @@ class Store:
             if matrix.shape != shape or matrix.dtype.kind not in "biuf":
                 raise InputError(
                     f"{slot} is {matrix.shape[0]:,} × {matrix.shape[1]:,} of {matrix.dtype}, "
-                    f"beside {shape[0]:,} cells and {shape[1]:,} genes.",
-                    "Valid are numbers, one row per cell and one column per gene.",
+                    f"but there are {shape[0]:,} cells and {shape[1]:,} genes.",
+                    "Expected numbers, one row per cell and one column per gene.",
                     "Write the file again from its source.",
                 )
             is_gene = self._described(slot == ".raw")[2]
@@ -128,7 +128,7 @@ class Store:
         return found
 
     def genes(self, use_raw: bool) -> pd.DataFrame:
-        """Return the annotation of the genes of the chosen matrix, under their names.
+        """Return the annotation of the genes of ``X`` and layers, or of ``.raw``.
 
         Examples
         --------
@@ -144,26 +144,26 @@ class Store:
         return table
 
     def columns_note(self, use_raw: bool) -> tuple[str, ...]:
-        """Return what there is to say of the columns of the chosen matrix, in sentences."""
-        said: tuple[str, ...] = self._described(use_raw)[1]
-        return said
+        """Return sentences on the columns of ``X`` and layers, or of ``.raw``."""
+        notes: tuple[str, ...] = self._described(use_raw)[1]
+        return notes
 
     def _described(self, use_raw: bool) -> Any:
         var = self.raw_var if use_raw else None
         use_raw, var = var is not None, self.var if var is None else var
         if use_raw not in self.known:
-            if use_raw:  # the column says what was taken out of X
+            if use_raw:  # the column refers to genes removed from X
                 var = var.drop(columns="feature_is_filtered", errors="ignore")
             var, named = named_by_column(var)
-            is_gene, said = find_genes(var if self.genes_only else var[[]])
+            is_gene, notes = find_genes(var if self.genes_only else var[[]])
             if len(var) and not is_gene.any():
                 raise InputError(
-                    f"None of the {len(var):,} columns is a gene. {' '.join(said)}",
-                    "Valid is a matrix that has genes.",
-                    "Pass the RNA, or correct what var says of its columns.",
+                    f"None of the {len(var):,} columns is a gene. {' '.join(notes)}",
+                    "Expected a matrix with genes.",
+                    "Pass the RNA, or correct the feature types in var.",
                 )
             table = var if is_gene.all() else var[is_gene]
-            self.known[use_raw] = table, (*named, *said), is_gene
+            self.known[use_raw] = table, (*named, *notes), is_gene
         return self.known[use_raw]
 
 
@@ -177,9 +177,9 @@ def slot_name(layer: str | None, use_raw: bool = False) -> str:
     """
     if use_raw and layer is not None:
         raise InputError(
-            f"Both use_raw=True and layer={layer!r} were given.",
-            "A call reads one matrix.",
-            "Give only one of them.",
+            f"Both use_raw=True and layer={layer!r} were passed.",
+            "Only one matrix can be read.",
+            "Pass one of them.",
         )
     return ".raw" if use_raw else "X" if layer is None else f"layers[{layer!r}]"
 
@@ -190,21 +190,21 @@ def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
     Parameters
     ----------
     data
-        AnnData, or path of an ``.h5ad`` file or ``.zarr`` store, which are read lazily and closed
-        after every pass; or of anything else that `read_anndata` reads, into memory. What this
-        function returned is returned unchanged, so that a file is opened once for several uses.
+        AnnData; path of an ``.h5ad`` file or ``.zarr`` store, which are read lazily and closed
+        after each pass; or path of any other format of `read_anndata`, which is read into memory.
+        An open store is returned unchanged, so that a file is opened once for several uses.
     genes_only
-        Leave out columns that are not genes by what ``var`` says of them; see `find_genes`.
+        Drop columns that are not genes according to ``var``; see `find_genes`.
 
     Raises
     ------
     InputError
-        If it is none of these, or cannot be read.
+        If the data has another type, or cannot be read.
 
     Notes
     -----
-    A path gives what ``anndata.read_h5ad`` gives for it. Files of old or unusual encodings are
-    read by it, into memory.
+    The result is the same as that of ``anndata.read_h5ad``, which is used for files with old or
+    unusual encodings.
 
     Examples
     --------
@@ -231,26 +231,25 @@ def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
             return replace(store, slots=ways)
         with found() as root, in_words(path):
             return _from_group(root, path, found, genes_only)
-    how = "Pass anndata.AnnData(X) with var_names set to its genes."
-    is_matrix = getattr(data, "ndim", 0) == 2
-    raise InputError(
-        f"The data is a {type(data).__name__}.", FORMATS, how if is_matrix else "Save it as one."
-    )
+    advice = "Save it in one of these formats."
+    if getattr(data, "ndim", 0) == 2:
+        advice = "Pass anndata.AnnData(X) with var_names set to its genes."
+    raise InputError(f"The data is a {type(data).__name__}.", FORMATS, advice)
 
 
 def read_anndata(path: str | Path) -> ad.AnnData:
-    r"""Read a whole file into memory, whatever its format.
+    r"""Read a file of any supported format into memory.
 
     Parameters
     ----------
     path
         ``.h5ad`` (also gzipped), ``.zarr``, 10x ``.h5``, ``.loom``, a folder with a ``.mtx``
-        matrix and its names, or a table of text; told by what it holds, not by its name.
+        matrix and its names, or a text table; the format is detected by the content.
 
     Raises
     ------
     InputError
-        If there is none, or it cannot be read.
+        If the file does not exist or cannot be read.
 
     Examples
     --------
@@ -269,7 +268,7 @@ def read_anndata(path: str | Path) -> ad.AnnData:
 
 
 def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = ()) -> Store:
-    def frame(table: Any) -> pd.DataFrame:  # which may be extended without touching the user's one
+    def frame(table: Any) -> pd.DataFrame:  # a copy that can be extended
         table = table.to_memory() if hasattr(table, "to_memory") else table
         return table.copy(deep=False)
 
@@ -278,7 +277,7 @@ def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = 
     if adata.X is not None:
         slots["X"] = partial(_wrapped, adata)
     for name in adata.layers:
-        if name is not None:  # newer versions list X among the layers, under the name None
+        if name is not None:  # recent versions list X among the layers, under the name None
             slots[slot_name(name)] = partial(_wrapped, adata, name)
     if raw is not None:
         slots[".raw"] = partial(_wrapped, raw)
@@ -310,7 +309,7 @@ def _named(storage: str, way: Callable[[], RowMatrix]) -> RowMatrix:
 
 
 def _as_base(value: Any) -> float | None:
-    """Return a base of logarithms; ``None`` for what is not one."""
+    """Return the base of a logarithm, or ``None`` for other values."""
     try:
         base = float(np.asarray(value).item())
     except (TypeError, ValueError):
@@ -341,7 +340,7 @@ def _from_group(root: Any, path: Path, opener: Opener, genes_only: bool) -> Stor
     at |= {".raw": "raw/X"} if hasattr(root.get("raw"), "keys") else {}
     at = {s: name for s, name in at.items() if name in root and encoding_of(root[name]) != "null"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that are turned into text, or repeat
+        warnings.simplefilter("ignore")  # on names that are converted to text, or repeat
         table = ad.AnnData(obs=ad.io.read_elem(root["obs"]), var=ad.io.read_elem(root["var"]))
         has_raw = ".raw" in at
         raw_var = ad.AnnData(var=ad.io.read_elem(root["raw/var"])).var if has_raw else None

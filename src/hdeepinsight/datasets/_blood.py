@@ -127,8 +127,7 @@ def demo(seed: int = 0) -> DemoData:
         adata = recover_counts(scanpy.datasets.pbmc68k_reduced(), use_raw=True)
     names = adata.obs["bulk_labels"].astype(str)
     _label(adata, names, "pbmc68k")
-    parts = train_test_split(
-        np.arange(adata.n_obs), test_size=_HELD_OUT, stratify=names, random_state=seed
-    )
+    rows = np.arange(adata.n_obs)
+    parts = train_test_split(rows, test_size=_HELD_OUT, stratify=names, random_state=seed)
     train, test = (np.sort(part) for part in parts)
     return DemoData(adata[train].copy(), adata[test].copy())

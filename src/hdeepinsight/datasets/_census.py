@@ -85,7 +85,13 @@ def census(
     >>> tax = hdi.Taxonomy.immune()
     >>> ref = hdi.datasets.census(tax, tissue="blood", version="2025-01-30")  # doctest: +SKIP
     """
-    terms = _terms_of(cell_types)
+    listed = cell_types.ontology_ids.values() if isinstance(cell_types, Taxonomy) else cell_types
+    terms = list(dict.fromkeys(listed))
+    wrong = [term for term in terms if not _TERM.fullmatch(str(term))]
+    if wrong or not terms:
+        expected = "one or more Cell Ontology ids such as 'CL:0000236', or a taxonomy with ids"
+        hint = "Look them up at https://www.ebi.ac.uk/ols4/ontologies/cl."
+        raise invalid("cell_types", wrong[:3] or "none", expected, hint)
     selected = {"tissue_general": tissue, "disease": disease, "assay": assay, ONTOLOGY_KEY: terms}
     conditions = ["is_primary_data == True", *map(_condition, selected, selected.values())]
     value_filter = " and ".join(filter(None, conditions))
@@ -109,17 +115,6 @@ def census(
     adata.var_names = adata.var[_GENE].astype(str).to_numpy()
     adata.obs_names.name = adata.var_names.name = None
     return adata
-
-
-def _terms_of(cell_types: Taxonomy | Iterable[str]) -> list[str]:
-    listed = cell_types.ontology_ids.values() if isinstance(cell_types, Taxonomy) else cell_types
-    terms = list(dict.fromkeys(listed))
-    wrong = [term for term in terms if not _TERM.fullmatch(str(term))]
-    if wrong or not terms:
-        expected = "one or more Cell Ontology ids such as 'CL:0000236', or a taxonomy with ids"
-        hint = "Look them up at https://www.ebi.ac.uk/ols4/ontologies/cl."
-        raise invalid("cell_types", wrong[:3] or "none", expected, hint)
-    return terms
 
 
 def _condition(column: str, values: str | Sequence[str] | None) -> str:

@@ -217,7 +217,21 @@ class Explanation:
         ['mean', 'mean_abs', 'std', 'sem', 'expression', 'background', 'rank']
         """
         check_choice("by", by, get_args(Statistic))
-        columns = self._statistics(node, cells) | {"background": self.background_expression}
+        at = position = self.position_of(node)
+        rows = self.rows_of(node, cells)
+        if isinstance(cells, str):
+            totals = self.totals[cast("Scope", cells)]
+        else:
+            totals, at = GeneTotals(1, len(self.genes)), 0
+            expression = self._kept(self.expression)[self.cell[rows]].toarray()
+            totals.add(0, self._kept(self.values)[rows], expression)
+        if not totals.n_cells[at]:
+            asked = repr(cells) if isinstance(cells, str) else "a mask"
+            found = f"none of {len(self.obs_names):,} cells (cells={asked})"
+            hint = "Pass cells='all', or explain cells of this type."
+            name = self.nodes[position]
+            raise ValueError(f"There must be cells predicted as {name!r}, got {found}. {hint}")
+        columns = totals.statistics(at) | {"background": self.background_expression}
         table = pd.DataFrame(columns, index=self.genes)
         table = table.sort_values(by, ascending=False, kind="stable")
         return table.assign(rank=np.arange(1, len(table) + 1))
@@ -447,24 +461,6 @@ class Explanation:
             hint = "Convert names by result.obs_names.isin(names)."
             raise ValueError(f"cells must be {expected}, got {found}. {hint}")
         return np.flatnonzero(chosen & np.asarray(given, dtype=bool)[self.cell])
-
-    def _statistics(self, node: str | None, cells: CellChoice) -> dict[str, np.ndarray]:
-        """Compute the statistics of genes over cells of a node."""
-        at = position = self.position_of(node)
-        rows = self.rows_of(node, cells)
-        if isinstance(cells, str):
-            totals = self.totals[cast("Scope", cells)]
-        else:
-            totals, at = GeneTotals(1, len(self.genes)), 0
-            expression = self._kept(self.expression)[self.cell[rows]].toarray()
-            totals.add(0, self._kept(self.values)[rows], expression)
-        if not totals.n_cells[at]:
-            asked = repr(cells) if isinstance(cells, str) else "a mask"
-            found = f"none of {len(self.obs_names):,} cells (cells={asked})"
-            hint = "Pass cells='all', or explain cells of this type."
-            name = self.nodes[position]
-            raise ValueError(f"There must be cells predicted as {name!r}, got {found}. {hint}")
-        return totals.statistics(at)
 
     def _kept(self, what: Any) -> Any:
         """Return values or expression; ``ValueError`` if they were not stored."""

@@ -128,10 +128,8 @@ class Targets:
             return cls(taxonomy, np.unique(table.max(axis=1)), None, kind)
         if nodes is None or level is not None:
             found = "against without nodes" if nodes is None else "nodes and level"
-            hint = "Name the nodes, or omit both."
-            raise ValueError(
-                f"Pass nodes, optionally with against, or level alone, got {found}. {hint}"
-            )
+            found += ". Name the nodes, or omit both."
+            raise ValueError(f"Pass nodes, with or without against, or level alone, got {found}")
         names = [nodes] if isinstance(nodes, str) else list(nodes)
         if not names:
             raise ValueError("nodes is empty. Pass at least one node, or omit it.")

@@ -1,4 +1,4 @@
-"""Neighbour graphs of cells, linear systems on them, and inner products; knows arrays only."""
+"""Neighbour graphs of cells, smoothing on graphs, and corrected inner products, for arrays."""
 
 from hdeepinsight.graph._gram import CorrectedGram as CorrectedGram
 from hdeepinsight.graph._gram import EntryMask as EntryMask

@@ -1,4 +1,4 @@
-"""Inner products between cells whose entries are partly missing, as operators without a matrix."""
+"""Linear operators of inner products between cells with missing entries."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Estimator = Literal[
     "auto", "rank1", "rank1_published", "rank1_clip", "pairwise", "mean_fill", "zero_fill"
 ]
 Floats: TypeAlias = NDArray[np.float64]
-#: Gives the values as blocks of consecutive rows, from the first on, whenever it is called.
+#: Function that returns the values as blocks of consecutive rows, in order.
 Reader: TypeAlias = "Callable[[], Iterable[tuple[slice, Any]]]"
 
-#: Most cells of which a matrix of all pairs is made: 3.2 GB.
+#: Maximum number of cells for a matrix of all pairs (3.2 GB).
 DENSE_CELLS = 20_000
 #: Relative tolerance of eigenvalues.
 _TOLERANCE = 1e-6
@@ -29,31 +29,31 @@ _BY_RATES = "rank1", "rank1_published"
 
 
 class MaskedRows(NamedTuple):
-    """Some cells of one group, without what is missing."""
+    """Observed values of cells of one group."""
 
     rows: NDArray[np.int64]
     group: int
+    #: Observed values, dense or sparse, 0 for missing entries.
     values: Any
-    """The observed values, dense or sparse, 0 where missing."""
+    #: Matrix to add to the group's background to get the observed entries, or ``None``.
     exceptions: Any
-    """What is to be added to the group's background to say what is observed, or ``None``."""
 
 
 @dataclass(frozen=True, eq=False)
 class EntryMask:
-    """Which entries of cells by genes are observed: a row per group of cells, and exceptions.
+    """Mask of observed entries, as one row per group of cells and exceptions.
 
     Parameters
     ----------
     groups
-        Group of every cell, from 0 on, shape ``(n_cells,)``.
+        Group of each cell, starting from 0, shape ``(n_cells,)``.
     background
-        Whether the genes are observed in the cells of a group, shape ``(n_groups, n_genes)``.
+        Whether each gene is observed in the cells of a group, shape ``(n_groups, n_genes)``.
     exceptions
-        What is to be added to the background, shape ``(n_cells, n_genes)``: 1 for an observed
-        entry and -1 for a missing one.
+        Differences from the background, shape ``(n_cells, n_genes)``: 1 for an observed entry and
+        -1 for a missing one.
     nonzeros_observed
-        Whether every value other than 0 is observed.
+        Whether all non-zero values are observed.
     names
         Names of the groups, for errors.
 
@@ -78,11 +78,11 @@ class EntryMask:
 
     @property
     def is_panels(self) -> bool:
-        """Whether all cells of a group have the same entries."""
+        """Whether all cells of a group have the same observed genes."""
         return self.exceptions is None and not self.nonzeros_observed
 
     def parts(self, read: Reader) -> Iterator[MaskedRows]:
-        """Read values, never changed, as float64 parts of which each has cells of one group.
+        """Read values as float64 parts with cells of one group each; they are not modified.
 
         Raises
         ------
@@ -123,11 +123,8 @@ class EntryMask:
         if len(at[0]):
             seen = base[at[1]] + (0.0 if added is None else np.asarray(added[at]).ravel())
             if n_bad := int(seen.sum()):
-                raise ValueError(
-                    f"Observed values must be finite, got {n_bad:,} NaN or infinite values that "
-                    "the mask calls observed. Mark them as missing, for example with "
-                    "mask=np.isfinite(Y)."
-                )
+                msg = f"Observed values must be finite, got {n_bad:,} NaN or infinite values. Mark"
+                raise ValueError(f"{msg} them as missing, for example with mask=np.isfinite(Y).")
         if self.nonzeros_observed:
             observed = values
         elif added is None:
@@ -144,13 +141,13 @@ def _dense(block: Any) -> Floats:
 
 
 def _product(exceptions: Any, values: Any) -> Any:
-    """Multiply entry by entry; sparse where the exceptions are."""
+    """Multiply element by element; the result is sparse if the exceptions are."""
     sparse = sp.issparse(exceptions)
     return sp.csr_matrix(exceptions.multiply(values)) if sparse else exceptions * values
 
 
 def _scaled(block: Any, genes: Floats, of_nonzeros: bool = False) -> Any:
-    """Multiply columns by numbers; or those numbers where a value is not 0."""
+    """Multiply columns by numbers, or replace non-zero values by these numbers."""
     if (genes == 1).all() and not of_nonzeros:
         return block
     if not sp.issparse(block):
@@ -166,35 +163,36 @@ def _total(block: Any, axis: int) -> Any:
 
 
 class Rates(NamedTuple):
-    """Shares of observed entries."""
+    """Observation rates."""
 
+    #: Share of observed genes per cell, ``(n_cells,)``.
     cells: Floats
-    """Of every cell, ``(n_cells,)``."""
+    #: Share of observed cells per gene, ``(n_genes,)``.
     genes: Floats
-    """Of every gene, ``(n_genes,)``."""
+    #: Share of observed entries.
     overall: float
 
 
 class CorrectedGram(LinearOperator):  # type: ignore[misc]
-    r"""Estimate of the inner products that cells would have if nothing were missing.
+    r"""Estimate of the inner products between cells without missing entries.
 
-    A symmetric `scipy.sparse.linalg.LinearOperator` of shape ``(n_cells, n_cells)`` on a scale per
-    gene, not positive semidefinite. Made by `hdeepinsight.pp.corrected_gram`.
+    Symmetric `scipy.sparse.linalg.LinearOperator` of shape ``(n_cells, n_cells)``, scaled per gene,
+    not positive semidefinite. Created by `hdeepinsight.pp.corrected_gram`.
 
     Parameters
     ----------
     read
-        Gives the values, ``(n_cells, n_genes)``, as blocks of rows whenever it is called.
+        Function that returns the values, ``(n_cells, n_genes)``, as blocks of rows.
     mask
-        What is observed.
+        Mask of observed entries.
     estimator
         See `hdeepinsight.pp.corrected_gram`.
     center
         Centre rows and columns.
     keep
-        Hold the values in memory instead of reading them for every product.
+        Keep the values in memory instead of reading them for each product.
     drop_empty
-        Leave genes without an observed entry out of the computation instead of refusing them.
+        Ignore genes without an observed entry instead of raising an error.
     obs_names, var_names
         Names for errors.
 
@@ -202,7 +200,7 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
     ------
     ValueError
         If a cell or a gene has no observed entry, an observed value is not finite, two panels
-        share no gene, or an estimator without an operator form is asked of too many cells.
+        share no gene, or there are too many cells for an estimator without an operator form.
 
     Notes
     -----
@@ -264,7 +262,7 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
         obs_names: Sequence[str] | None,
         var_names: Sequence[str] | None,
     ) -> tuple[Rates, Floats]:
-        """Count observed entries, and compute the means of the genes over them."""
+        """Compute observation rates, and the means of the genes over observed entries."""
         n_cells, n_genes = self.mask.shape
         cells, genes, total = np.zeros(n_cells), np.zeros(n_genes), np.zeros(n_genes)
         for rows, group, values, added in held or self.mask.parts(self._read):
@@ -273,8 +271,8 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
             genes += len(rows) * base + _total(added, 0)
             total += _total(values, 0)
         for what, counts, names, hint in (
-            ("cell", cells, obs_names, "Leave out such cells."),
-            ("gene", genes, var_names, "Leave out such genes, or pass drop_empty=True."),
+            ("cell", cells, obs_names, "Remove such cells."),
+            ("gene", genes, var_names, "Remove such genes, or pass drop_empty=True."),
         ):
             empty = np.flatnonzero(counts == 0)
             if len(empty) and not (what == "gene" and drop_empty):
@@ -290,12 +288,12 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
         return rates, np.divide(total, genes, out=np.zeros(n_genes), where=genes > 0)
 
     def _offset(self, background: NDArray[np.bool_]) -> Floats:
-        """Return what rows of the groups have in common once centred, ``(n_groups, n_genes)``."""
+        """Return the common offset of centred rows of each group, ``(n_groups, n_genes)``."""
         filled = self.estimator == "zero_fill"
         return -(self.means * (np.ones_like(background) if filled else background))
 
     def _centred(self, part: MaskedRows) -> MaskedRows:
-        """Return values that become the masked deviations by adding the group's offset."""
+        """Return values that give the masked deviations when the group's offset is added."""
         if part.exceptions is None or self.estimator == "zero_fill":
             return part._replace(exceptions=None)
         shift = _scaled(part.exceptions, self.means)
@@ -321,8 +319,8 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
         self.extra, self.squares = np.zeros(n_cells), squares
         self._diagonal = squares / self.n_genes
         if self.estimator in _BY_RATES:
-            most = float(cells.max() * genes.max())
-            rate = max(overall, most) if self.estimator == "rank1_published" else overall
+            published = max(overall, float(cells.max() * genes.max()))
+            rate = published if self.estimator == "rank1_published" else overall
             self._weights, self.pairs = 1 / cells, np.array([[rate**2 / (genes @ genes)]])
             self._diagonal = rate * squares / (cells * genes.sum())
             self.extra = self._diagonal - self.pairs[0, 0] * squares / cells**2
@@ -348,8 +346,8 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
         for first, second in np.argwhere(counts == 0).tolist():
             pair = [repr(self.mask.names[i]) if self.mask.names else i for i in (first, second)]
             raise ValueError(
-                f"Every two panels must share a gene, got none for {pair[0]} and {pair[1]}. Leave "
-                "one of them out."
+                f"Every two panels must share a gene, got none for {pair[0]} and {pair[1]}. Remove "
+                "one of them."
             )
         return np.asarray(counts)
 
@@ -357,8 +355,8 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
         n_cells, n_genes = self.mask.shape
         if n_cells > DENSE_CELLS:
             raise ValueError(
-                f"estimator={self.estimator!r} makes a matrix of all pairs of cells for this mask "
-                f"and must have at most {DENSE_CELLS:,} cells, got {n_cells:,}. Use "
+                f"estimator={self.estimator!r} computes a matrix of all pairs of cells for this "
+                f"mask and must have at most {DENSE_CELLS:,} cells, got {n_cells:,}. Use "
                 "estimator='rank1', or a PanelMask with 'pairwise'."
             )
         deviations, observed = np.zeros((n_cells, n_genes)), np.zeros((n_cells, n_genes))
@@ -381,12 +379,12 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
         return np.asarray(deviations @ deviations.T / counts)
 
     def project(self, vectors: ArrayLike) -> Floats:
-        """Sum the weighted deviations of cells by vectors, ``(1 or n_groups, n_genes, n)``.
+        """Multiply the weighted deviations by vectors of cells, ``(1 or n_groups, n_genes, n)``.
 
         Parameters
         ----------
         vectors
-            Shape ``(n_cells, n)``.
+            Vectors, shape ``(n_cells, n)``.
         """
         given = np.asarray(vectors, dtype=np.float64)
         sums = np.zeros((len(self.pairs), self.mask.shape[1], given.shape[1]))
@@ -410,7 +408,7 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
         return self
 
     def without_values(self) -> CorrectedGram:
-        """Return what `weigh` needs, without the values of the cells."""
+        """Return a copy for `weigh`, without the values of the cells."""
         light = copy(self)
         light._held, light._read = None, tuple
         return light
@@ -418,14 +416,14 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
     def weigh(
         self, genes: Floats, read: Reader | None = None, mask: EntryMask | None = None
     ) -> Floats:
-        """Multiply the deviations of cells, over their rates, by weights of genes.
+        """Multiply the deviations of cells, divided by their rates, by gene weights.
 
         Parameters
         ----------
         genes
-            Shape ``(n, n_genes, n_comps)`` with one entry for all cells, or one per group.
+            Gene weights, shape ``(n, n_genes, n_comps)``, for all cells or one per group.
         read, mask
-            Values of new cells, and what of them is observed; by default these cells.
+            Values and mask of new cells; by default these cells.
 
         Raises
         ------
@@ -441,10 +439,8 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
             if mask is not None:
                 seen = mask.background[group].sum(keepdims=True) + _total(part.exceptions, 1)
                 if not seen.all():
-                    raise ValueError(
-                        "Every cell must have an observed entry, got new cells without any. Leave "
-                        "out such cells."
-                    )
+                    msg = "Every cell must have an observed entry, got new cells without any."
+                    raise ValueError(f"{msg} Remove such cells.")
                 weights = self.n_genes / seen if self.estimator in _BY_RATES else weights
             out[rows] = weights[:, None] * (values @ one + offsets[group] @ one)
         return out
@@ -454,26 +450,25 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
         return self._diagonal
 
     def todense(self) -> Floats:
-        """Return the matrix of all pairs of cells, for 20,000 cells at most."""
-        if self.shape[0] > DENSE_CELLS:
-            raise invalid(
-                "n_cells", self.shape[0], f"at most {DENSE_CELLS}", "Multiply by vectors instead."
-            )
+        """Return the matrix of all pairs of cells, for at most 20,000 cells."""
+        if (n_cells := self.shape[0]) > DENSE_CELLS:
+            hint = "Multiply by vectors instead."
+            raise invalid("n_cells", n_cells, f"at most {DENSE_CELLS}", hint)
         return np.asarray(self @ np.eye(self.shape[0]))
 
 
 @dataclass(frozen=True, eq=False)
 class PanelScores:
-    """Weights of genes that give cells of any panel their places, by ridge regression.
+    """Gene weights for the coordinates of cells of any panel, by ridge regression.
 
     Parameters
     ----------
     loadings
         Regression of the genes on coordinates, shape ``(n_comps, n_genes)``.
     penalty
-        Noise of an entry, over the covariance of the coordinates, ``(n_comps, n_comps)``.
+        Noise of an entry divided by the covariance of the coordinates, ``(n_comps, n_comps)``.
     rotation
-        From the regressed coordinates to principal ones, ``(n_comps, n_comps)``.
+        Rotation from the regressed to principal coordinates, ``(n_comps, n_comps)``.
 
     Examples
     --------
@@ -498,19 +493,19 @@ class PanelScores:
 
 
 def regress_panels(gram: CorrectedGram, points: Floats) -> tuple[Floats, Floats, PanelScores]:
-    """Improve coordinates by what each panel says: genes on cells, then cells on their genes.
+    """Refine coordinates by regressions of genes on cells, and of cells on their panel's genes.
 
     Parameters
     ----------
     gram
-        Products of pairs, of panels.
+        Pairwise inner products of cells in panels.
     points
         Coordinates of the cells, shape ``(n_cells, n_comps)``.
 
     Returns
     -------
-    Principal coordinates on the scale of scores, loadings of unit length, ``(n_genes, n_comps)``,
-    and what places new cells. Without missing entries these are the principal components.
+    Principal component scores, loadings of unit length, ``(n_genes, n_comps)``, and the gene
+    weights for new cells. Without missing entries these are the principal components.
 
     Examples
     --------
@@ -537,31 +532,31 @@ def regress_panels(gram: CorrectedGram, points: Floats) -> tuple[Floats, Floats,
     n_entries = gram.rates.overall * gram.n_genes * len(groups)
     noise = max(gram.squares.sum() - explained, 0.0) / n_entries
     penalty = noise * np.linalg.pinv(points.T @ points / len(points))
-    # So that a panel of all genes gives principal components and shrinks nothing.
+    # Without missing genes, the result equals principal components, without shrinkage.
     inner = loadings @ loadings.T
     scores = PanelScores(loadings, penalty, np.linalg.pinv(inner) @ (inner + penalty))
-    places = gram.weigh(scores.weights(panels))
-    basis, triangle = np.linalg.qr(places)
+    weighed = gram.weigh(scores.weights(panels))
+    basis, triangle = np.linalg.qr(weighed)
     u, lengths, directions = np.linalg.svd(triangle @ loadings, full_matrices=False)
-    turn = np.linalg.pinv(triangle) @ u * lengths
+    rotation = np.linalg.pinv(triangle) @ u * lengths
     flip = np.sign((basis @ u)[np.abs(basis @ u).argmax(axis=0), np.arange(len(lengths))])
-    scores = replace(scores, rotation=scores.rotation @ turn * flip)
-    return places @ turn * flip, directions.T * flip, scores
+    scores = replace(scores, rotation=scores.rotation @ rotation * flip)
+    return weighed @ rotation * flip, directions.T * flip, scores
 
 
 def leading_eigenpairs(
     operator: CorrectedGram, n: int, *, random_state: int = 0
 ) -> tuple[Floats, Floats]:
-    """Compute the largest eigenvalues, descending, and their vectors, each with its sign fixed.
+    """Compute the largest eigenvalues in decreasing order, and eigenvectors with fixed signs.
 
     Parameters
     ----------
     operator
-        A symmetric operator.
+        Symmetric operator.
     n
-        How many; as many as there are cells where these are fewer.
+        Number of eigenvalues, limited by the number of cells.
     random_state
-        Seed of the first vector.
+        Seed of the starting vector.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The local prior: what a cell's neighbours say about its class, as Bayes would use it."""
+"""Refinement of class probabilities with a prior from neighbouring cells."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hdeepinsight.graph._smooth import check_graph, check_scores, degrees
 Floats = NDArray[np.float64]
 
 _EM_TOL, _EM_STEPS = 1e-6, 500
-#: Cells, evenly spaced, from which weights are estimated.
+#: Maximum number of cells, evenly spaced, from which weights are estimated.
 _ESTIMATED_CELLS = 20_000
 
 
 class LocalPrior(NamedTuple):
-    """Refined probabilities and how much each source of the prior weighed.
+    """Refined probabilities, and the weights of the components of the prior.
 
     Examples
     --------
@@ -33,9 +33,9 @@ class LocalPrior(NamedTuple):
     ((3, 2), [0.5, 0.5])
     """
 
-    #: Shape ``(n_cells, n_classes)``; rows sum to 1.
+    #: Refined probabilities, shape ``(n_cells, n_classes)``; rows sum to 1.
     probabilities: Floats
-    #: Of the global prior, then of each graph; shape ``(1 + n_graphs,)``, sum 1.
+    #: Weights of the global prior and of each graph, shape ``(1 + n_graphs,)``, sum 1.
     weights: Floats
 
 
@@ -47,7 +47,7 @@ def refine_by_local_prior(
     n_rounds: int = 2,
     floor: float = 1e-12,
 ) -> LocalPrior:
-    r"""Replace the global class prior in a classifier's posterior by one of the neighbourhood.
+    r"""Replace the global class prior in the posterior of a classifier by a local prior.
 
     Parameters
     ----------
@@ -56,13 +56,13 @@ def refine_by_local_prior(
     probabilities
         Posterior of the classifier, ``(n_cells, n_classes)``.
     lam
-        Weight of the neighbourhood, shared equally by the graphs, against 1 for the global prior;
-        0 changes nothing. By default the weights are estimated, without labels, from at most
-        20,000 cells.
+        Weight of the neighbours, divided equally among the graphs, relative to 1 for the global
+        prior; with 0 nothing changes. By default the weights are estimated without labels from at
+        most 20,000 cells.
     n_rounds
-        Times that neighbours look at each other; from the second on at refined probabilities.
+        Number of rounds; each further round uses the refined probabilities.
     floor
-        Least probability of a class.
+        Minimum probability of a class.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def refine_by_local_prior(
     Raises
     ------
     ValueError
-        If shapes do not fit, rows are not distributions, or ``lam`` or ``n_rounds`` is out of
+        If shapes do not match, rows are not distributions, or ``lam`` or ``n_rounds`` is out of
         range.
 
     Notes
@@ -82,16 +82,15 @@ def refine_by_local_prior(
     .. math:: n_i = \rho_0 \pi + \sum_g \rho_g \bar p_{gi}, \qquad
               \hat p_{ic} \propto p_{ic}\, n_{ic} / \pi_c.
 
-    A cell is never its own neighbour, so :math:`\sum_{ic} p_{ic} \log n_{ic}` is a held-out
-    likelihood: its maximum over :math:`\rho` (a mixture, found by expectation maximisation) says
-    how much the neighbours know. Unless it exceeds that of :math:`\pi` alone by
-    :math:`\tfrac12 \log n` a graph (Schwarz), the graph says nothing, :math:`\rho_0` is 1, and
-    nothing changes. A cell without edges in a graph shares that graph's weight among the rest.
-    Source: our decision.
+    Cells are not their own neighbours, so that :math:`\sum_{ic} p_{ic} \log n_{ic}` is a held-out
+    likelihood. The weights :math:`\rho` maximise it (by expectation maximisation). If the maximum
+    does not exceed the likelihood of :math:`\pi` alone by :math:`\tfrac12 \log n` per graph (the
+    BIC penalty), :math:`\rho_0` is 1 and nothing changes. For cells without edges in a graph, the
+    weight of this graph is distributed over the other components. The method is our own.
 
     Examples
     --------
-    Two cells that doubt follow a third one that they know:
+    Uncertain cells follow their neighbours:
 
     >>> import numpy as np
     >>> import scipy.sparse as sp
@@ -105,7 +104,7 @@ def refine_by_local_prior(
     n_cells = matrices[0].shape[0] if matrices else len(np.asarray(probabilities))
     own = _distributions(check_scores(probabilities, n_cells), floor)
     if lam is not None:
-        check_number("lam", lam, hint="Leave it out to estimate it.")
+        check_number("lam", lam, hint="Omit it to estimate it.")
     check_integer("n_rounds", n_rounds)
     prior = own.mean(axis=0)
     refined, weights = own, np.eye(1 + len(matrices))[0]
@@ -125,7 +124,7 @@ def _distributions(values: Floats, floor: float) -> Floats:
     if n_bad := int(((values < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)).sum()):
         raise ValueError(
             f"The rows must be probabilities, got {n_bad} of {len(values)} rows that are "
-            "negative or do not sum to 1. Take the softmax of logits first."
+            "negative or do not sum to 1. Apply a softmax to logits first."
         )
     return _normalised(np.maximum(values, floor))
 
@@ -137,7 +136,7 @@ def _normalised(values: Floats) -> Floats:
 def _sources(
     graphs: Sequence[sp.csr_matrix], probabilities: Floats, prior: Floats
 ) -> tuple[NDArray[np.bool_], list[Floats]]:
-    """Where each source exists, ``(n_cells, n_sources)``, and what it says."""
+    """Return which cells have each component, ``(n_cells, n_sources)``, and the components."""
     degree = [degrees(graph)[:, None] for graph in graphs]
     means = [
         (graph @ probabilities) / np.where(total > 0, total, 1.0)
@@ -149,7 +148,7 @@ def _sources(
 
 
 def _shares(weights: Floats, present: NDArray[np.bool_]) -> Floats:
-    """Weights of each cell over the sources that it has; the global prior where it has none."""
+    """Return weights of each cell's components, with the global prior for cells without any."""
     shares = present * weights
     total = shares.sum(axis=1, keepdims=True)
     return np.where(total > 0, shares / np.where(total > 0, total, 1.0), np.eye(len(weights))[0])
@@ -164,10 +163,10 @@ def _mixture(weights: Floats, present: NDArray[np.bool_], sources: Sequence[Floa
 
 
 def _estimate(own: Floats, present: NDArray[np.bool_], sources: Sequence[Floats]) -> Floats:
-    """Mixture weights of the largest held-out likelihood.
+    """Estimate the mixture weights with the maximum held-out likelihood.
 
-    Cells that lack a source share its weight among the others, which makes the likelihood that of
-    a choice among those present; the update is the one that never lowers it.
+    For cells that lack a component, its weight is distributed over the others; the update never
+    decreases the likelihood.
     """
     n_cells = present.sum(axis=0)
     weights = np.where(n_cells > 0, 1.0, 0.0) / np.count_nonzero(n_cells)

@@ -1,4 +1,4 @@
-"""Nearest neighbours, and the symmetric graph of them, or one within and one between batches."""
+"""Nearest neighbour search, and symmetric neighbour graphs, also within and between batches."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from hdeepinsight._errors import check_integer, invalid
 
 Exact = Literal["auto", True, False]
 
-#: Above this many searched rows ``exact="auto"`` turns to nearest-neighbour descent.
+#: Above this number of searched rows, ``exact="auto"`` uses nearest-neighbour descent.
 EXACT_ROWS = 20_000
 _CHUNK = 4_096
-#: Neighbours that are looked for in batches of any size.
+#: Minimum number of neighbours in small batches.
 MIN_NEIGHBORS = 5
-#: Other batches that a batch is compared with: time and edges grow with this, not with all pairs.
+#: Maximum number of batches that a batch is compared with.
 MAX_PARTNERS = 8
 
 
 class NumbaCacheError(RuntimeError):
-    """The approximate search cannot be compiled, because numba finds no folder for its cache.
+    """Numba has no writable cache folder, so that the approximate search cannot be compiled.
 
-    Raised where neither the installed packages nor the user's home can be written to, as in some
-    containers. The environment variable NUMBA_CACHE_DIR names another folder.
+    Raised if neither the package folder nor the user's home is writable, as in some containers. Set
+    the environment variable NUMBA_CACHE_DIR to a writable folder.
 
     Examples
     --------
@@ -39,19 +39,18 @@ class NumbaCacheError(RuntimeError):
 def nearest_neighbors(
     x: ArrayLike, y: ArrayLike | None = None, *, k: int, exact: Exact = "auto", seed: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Find the nearest rows of ``y`` for every row of ``x``.
+    """Find the nearest rows of ``y`` for each row of ``x``.
 
     Parameters
     ----------
     x
-        Rows that look for neighbours, shape ``(n, d)``.
+        Query points, shape ``(n, d)``.
     y
-        Rows among which they look, shape ``(m, d)``; by default ``x`` itself, where no row is its
-        own neighbour.
+        Points to search, shape ``(m, d)``; by default ``x`` itself, without each point's own row.
     k
-        Neighbours per row.
+        Number of neighbours.
     exact
-        Whether to search exhaustively; ``"auto"`` does so up to 20,000 searched rows and takes
+        Exact or approximate search; ``"auto"`` is exact up to 20,000 searched rows and uses
         nearest-neighbour descent beyond.
     seed
         Seed of the approximate search.
@@ -59,21 +58,21 @@ def nearest_neighbors(
     Returns
     -------
     indices, distances
-        Rows of ``y``, int64, and Euclidean distances, float64, both of shape ``(n, k)``. Within a
-        row they are sorted by distance, and by index where distances are equal.
+        Rows of ``y``, int64, and Euclidean distances, float64, both of shape ``(n, k)``, sorted by
+        distance, then by index.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit, values are not finite, or there are fewer than ``k`` rows to find.
+        If shapes do not match, values are not finite, or there are fewer than ``k`` rows to search.
     NumbaCacheError
-        If the approximate search has no folder to be compiled in.
+        If the approximate search cannot be compiled.
 
     Notes
     -----
-    Exact search is scikit-learn's, approximate search pynndescent's (Dong, Moses and Li 2011,
-    doi:10.1145/1963405.1963487). Distances are computed anew from differences, since the usual
-    expansion of the square leaves two equal rows about 1e-7 apart. Source: our decision.
+    Exact search uses scikit-learn, approximate search pynndescent (Dong, Moses and Li 2011,
+    doi:10.1145/1963405.1963487). Distances are recomputed from differences, because the usual
+    expansion of the square gives distances of about 1e-7 between equal rows.
 
     Examples
     --------
@@ -88,19 +87,19 @@ def nearest_neighbors(
     targets = rows if y is None else check_points(y, "y")
     if rows.shape[1] != targets.shape[1]:
         raise ValueError(
-            f"x and y must be points in one space, got x with {rows.shape[1]} columns and y with "
-            f"{targets.shape[1]}. Project both with the same map."
+            f"x and y must have the same number of columns, got {rows.shape[1]} and "
+            f"{targets.shape[1]}. Project both to the same space."
         )
     available = len(targets) - within
     if not 1 <= k <= available:
-        hint = "Lower the number of neighbours, or give more rows."
-        raise invalid("k", k, f"from 1 to {available}, the rows that can be found", hint)
-    n_found = k + within  # a row finds itself too
+        hint = "Reduce the number of neighbours, or pass more rows."
+        raise invalid("k", k, f"from 1 to {available}, the number of other rows", hint)
+    n_found = k + within  # including the row itself
     if exact is True or (exact == "auto" and len(targets) <= EXACT_ROWS):
         found = _exact(rows, targets, n_found)
     else:
         found = _approximate(rows, targets, n_found, seed=seed, within=within)
-    if within:  # drop each row's own index, or its last find where equal rows crowded it out
+    if within:  # drop each row's own index, or the last one if equal rows displaced it
         own = found == np.arange(len(found))[:, None]
         own[~own.any(axis=1), -1] = True
         found = found[~own].reshape(len(found), k)
@@ -120,7 +119,7 @@ def check_points(values: ArrayLike, name: str) -> NDArray[np.floating]:
     Raises
     ------
     ValueError
-        If the shape does not fit, or values are not finite.
+        If the shape is another one, or values are not finite.
 
     Examples
     --------
@@ -138,7 +137,7 @@ def check_points(values: ArrayLike, name: str) -> NDArray[np.floating]:
     if n_broken := int((~np.isfinite(matrix).all(axis=1)).sum()):
         raise ValueError(
             f"Coordinates must be finite, got {n_broken} of {len(matrix)} rows of {name} with NaN "
-            "or infinite values. Leave these rows out, or look at how they were computed."
+            "or infinite values. Remove these rows, or check how they were computed."
         )
     return matrix
 
@@ -164,9 +163,9 @@ def _approximate(
         from pynndescent import NNDescent  # compiles at import, which takes seconds
     except RuntimeError as error:  # "cannot cache function ...: no locator available for file ..."
         raise NumbaCacheError(
-            f"Searching neighbours among {len(targets):,} rows needs pynndescent, for which numba "
-            "finds no folder to keep compiled code in. Set the environment variable "
-            "NUMBA_CACHE_DIR to a folder that can be written to, or search with exact=True."
+            f"Searching neighbours among {len(targets):,} rows requires pynndescent, but numba has "
+            "no writable folder for compiled code. Set the environment variable NUMBA_CACHE_DIR to "
+            "a writable folder, or search with exact=True."
         ) from error
 
     data = np.ascontiguousarray(targets, dtype=np.float32)
@@ -176,14 +175,14 @@ def _approximate(
     else:
         found = index.query(np.ascontiguousarray(rows, dtype=np.float32), k=n_found)[0]
     found = found.astype(np.int64)
-    # The descent may leave places empty (-1), for example where many rows are equal.
+    # Nearest-neighbour descent may find too few neighbours (-1), for example of equal rows.
     if len(incomplete := np.flatnonzero((found < 0).any(axis=1))):
         found[incomplete] = _exact(rows[incomplete], targets, n_found)
     return np.asarray(found)
 
 
 class BatchGraphs(NamedTuple):
-    """Two graphs of the same cells, without a common edge.
+    """Graphs of the same cells within and between batches.
 
     Examples
     --------
@@ -193,26 +192,26 @@ class BatchGraphs(NamedTuple):
     (4, 2)
     """
 
-    #: Edges between cells of one batch.
+    #: Edges between cells of the same batch.
     within: sp.csr_matrix
     #: Edges between cells of different batches.
     between: sp.csr_matrix
 
 
 def knn_graph(x: ArrayLike, *, k: int = 15) -> sp.csr_matrix:
-    """Connect every cell with its nearest neighbours, both ways.
+    """Compute the symmetric k-nearest neighbour graph.
 
     Parameters
     ----------
     x
         Coordinates of the cells, shape ``(n_cells, d)``.
     k
-        Neighbours per cell; all others where there are fewer.
+        Neighbours per cell; all other cells if there are fewer.
 
     Returns
     -------
-    Symmetric, float64, shape ``(n_cells, n_cells)``; nothing on the diagonal. An edge, of weight 1,
-    stands where either cell names the other.
+    Symmetric matrix, float64, shape ``(n_cells, n_cells)``, with an empty diagonal. Two cells have
+    an edge of weight 1 if either is a neighbour of the other.
 
     Raises
     ------
@@ -229,37 +228,38 @@ def knn_graph(x: ArrayLike, *, k: int = 15) -> sp.csr_matrix:
            [0., 0., 1., 0.]])
     """
     points = np.asarray(x)
-    everyone = np.arange(len(points))
-    return _union(_named([_edges(points, everyone, everyone, k)], len(points)))
+    cells = np.arange(len(points))
+    return _union(_adjacency([_edges(points, cells, cells, k)], len(points)))
 
 
 def batch_graphs(x: ArrayLike, batch: ArrayLike, *, k: int = 15) -> BatchGraphs:
-    """Connect every cell within its batch, and across batches by mutual pairs.
+    """Compute the neighbour graph within batches, and mutual nearest neighbours between batches.
 
     Parameters
     ----------
     x
         Coordinates of the cells, shape ``(n_cells, d)``.
     batch
-        Batch of every cell, shape ``(n_cells,)``.
+        Batch of each cell, shape ``(n_cells,)``.
     k
-        Neighbours per cell in each batch; a tenth of the batch where that is fewer, but 5 at least.
+        Neighbours per cell in each batch; at most a tenth of the cells of the batch, but at least
+        5.
 
     Returns
     -------
-    A graph within batches (union of the neighbours) and one between them (mutual neighbours). Of
-    more than nine batches, each is compared with the eight whose mean is nearest, and with those
-    to which it is one of the eight.
+    Graph within batches (union of the neighbours) and between batches (mutual neighbours). With
+    more than nine batches, each is compared with the eight batches with the nearest means, and with
+    batches for which it is one of the eight.
 
     Raises
     ------
     ValueError
-        If coordinates are not finite, ``k`` is below 1, or there is not one batch per cell.
+        If coordinates are not finite, ``k`` is below 1, or the number of batches is wrong.
 
     Notes
     -----
-    Where a batch lacks a type, the nearest cell there is of another one; such edges are rarely
-    mutual (Haghverdi et al. 2018, doi:10.1038/nbt.4091). Source of the rest: our decision.
+    If a batch lacks a type, nearest neighbours in it are of another type; such edges are rarely
+    mutual (Haghverdi et al. 2018, doi:10.1038/nbt.4091).
 
     Examples
     --------
@@ -273,57 +273,57 @@ def batch_graphs(x: ArrayLike, batch: ArrayLike, *, k: int = 15) -> BatchGraphs:
     if names.shape != (len(points),):
         raise ValueError(
             f"There must be one batch per cell, got batches of shape {names.shape} for "
-            f"{len(points)} cells. Pass the column of these cells."
+            f"{len(points)} cells. Pass the batch column of these cells."
         )
     members = [np.flatnonzero(names == name) for name in np.unique(names)]
 
-    def find(mine: NDArray[np.intp], theirs: NDArray[np.intp]) -> NDArray[np.intp]:
-        # In a small batch the k-th neighbour is of another type.
-        n_found = min(k, max(MIN_NEIGHBORS, len(theirs) // 10))
-        return _edges(points, mine, theirs, n_found)
+    def find(cells: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.intp]:
+        # In small batches, distant neighbours are of other types.
+        n_found = min(k, max(MIN_NEIGHBORS, len(others) // 10))
+        return _edges(points, cells, others, n_found)
 
-    within = _named([find(mine, mine) for mine in members], len(points))
-    partners = _partners(points, members)
-    between = _named([find(members[one], members[other]) for one, other in partners], len(points))
-    mutual = between.minimum(between.T).tocsr()  # an edge that one cell alone names becomes 0
+    within = _adjacency([find(cells, cells) for cells in members], len(points))
+    pairs = [find(members[one], members[other]) for one, other in _partners(points, members)]
+    between = _adjacency(pairs, len(points))
+    mutual = between.minimum(between.T).tocsr()  # explicit 0 for edges in one direction only
     mutual.eliminate_zeros()
     return BatchGraphs(_union(within), mutual)
 
 
 def _partners(points: NDArray[np.floating], members: list[NDArray[np.intp]]) -> NDArray[np.intp]:
-    """Ordered pairs of batches to compare, shape ``(n_pairs, 2)``; all of them where few."""
+    """Return ordered pairs of batches to compare, shape ``(n_pairs, 2)``."""
     n_batches = len(members)
     if n_batches < 2:
         return np.empty((0, 2), dtype=np.intp)
-    centres = np.stack([points[mine].mean(axis=0) for mine in members])
-    apart = cdist(centres, centres)
-    np.fill_diagonal(apart, np.inf)
-    nearest = np.argsort(apart, axis=1, kind="stable")[:, : min(MAX_PARTNERS, n_batches - 1)]
+    centres = np.stack([points[cells].mean(axis=0) for cells in members])
+    distance = cdist(centres, centres)
+    np.fill_diagonal(distance, np.inf)
+    nearest = np.argsort(distance, axis=1, kind="stable")[:, : min(MAX_PARTNERS, n_batches - 1)]
     chosen = np.zeros((n_batches, n_batches), dtype=bool)
     np.put_along_axis(chosen, nearest, True, axis=1)
     return np.argwhere(chosen | chosen.T)
 
 
 def _edges(
-    points: NDArray[np.floating], mine: NDArray[np.intp], theirs: NDArray[np.intp], k: int
+    points: NDArray[np.floating], cells: NDArray[np.intp], others: NDArray[np.intp], k: int
 ) -> NDArray[np.intp]:
-    """Pairs of each of ``mine`` with its neighbours among ``theirs``, shape ``(2, n_edges)``."""
+    """Return pairs of cells and their neighbours among ``others``, shape ``(2, n_edges)``."""
     check_integer("k", k)
-    same = mine is theirs
-    n_found = min(k, len(theirs) - same)
-    if n_found < 1 or not len(mine):
+    same = cells is others
+    n_found = min(k, len(others) - same)
+    if n_found < 1 or not len(cells):
         return np.empty((2, 0), dtype=np.intp)
-    found, _ = nearest_neighbors(points[mine], None if same else points[theirs], k=n_found)
-    return np.stack([np.repeat(mine, n_found), theirs[found.ravel()]])
+    found, _ = nearest_neighbors(points[cells], None if same else points[others], k=n_found)
+    return np.stack([np.repeat(cells, n_found), others[found.ravel()]])
 
 
-def _named(edges: list[NDArray[np.intp]], n_cells: int) -> sp.csr_matrix:
-    """Matrix with a 1 where the cell of the row names that of the column."""
+def _adjacency(edges: list[NDArray[np.intp]], n_cells: int) -> sp.csr_matrix:
+    """Return the directed adjacency matrix of pairs of cells."""
     pairs = np.concatenate([np.empty((2, 0), dtype=np.intp), *edges], axis=1)
     return sp.csr_matrix((np.ones(pairs.shape[1]), tuple(pairs)), shape=(n_cells, n_cells))
 
 
-def _union(named: sp.csr_matrix) -> sp.csr_matrix:
-    graph = named.maximum(named.T).tocsr()
+def _union(directed: sp.csr_matrix) -> sp.csr_matrix:
+    graph = directed.maximum(directed.T).tocsr()
     graph.sort_indices()
     return graph

@@ -1,4 +1,4 @@
-"""Smoothing over a graph: its Laplacians, and the solution of one positive definite system."""
+"""Laplacians of graphs, and smoothing by the solution of a positive definite system."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hdeepinsight._errors import check_choice, check_number
 LaplacianKind = Literal["rw", "comb", "sym"]
 Solver = Literal["auto", "direct", "cg"]
 
-#: Above this many cells factors of a neighbour graph fill up, and iterating is faster.
+#: Above this number of cells, factors of neighbour graphs are dense, and iteration is faster.
 DIRECT_CELLS = 2_000
-_HOW_TO_MAKE = "Make it with `knn_graph`, or as max(A, Aᵀ)."
+_HINT = "Compute it with `knn_graph`, or as max(A, Aᵀ)."
 
 
 def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
@@ -25,13 +25,13 @@ def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
     Parameters
     ----------
     graph
-        Weights of the edges, ``(n_cells, n_cells)``: symmetric, finite, not negative, nothing on
-        the diagonal.
+        Edge weights, ``(n_cells, n_cells)``: symmetric, finite and not negative. The diagonal is
+        ignored.
 
     Raises
     ------
     ValueError
-        Naming what was found, where the graph is not such a matrix.
+        If the matrix is not square or symmetric, or weights are invalid.
 
     Examples
     --------
@@ -45,21 +45,21 @@ def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(
             f"A graph must have one row and one column per cell, got the shape {matrix.shape}. "
-            f"{_HOW_TO_MAKE}"
+            f"{_HINT}"
         )
     if n_bad := int((~np.isfinite(matrix.data) | (matrix.data < 0)).sum()):
         raise ValueError(
             "The weights of a graph must be finite and not negative, got "
-            f"{n_bad} edges with negative, NaN or infinite weights. {_HOW_TO_MAKE}"
+            f"{n_bad} edges with negative, NaN or infinite weights. {_HINT}"
         )
     difference = abs(matrix - matrix.T)
     largest = difference.max() if difference.nnz else 0.0
-    # Single precision leaves the two halves of scanpy's graphs a rounding error apart.
+    # In single precision, graphs of scanpy are symmetric up to rounding errors.
     if largest > 1e-5 * max(matrix.max(), 1e-300):
         n_bad = int((difference > 0).sum())
         raise ValueError(
             f"A graph must be symmetric, got {n_bad} asymmetric entries, by up to {largest:.3g}. "
-            f"{_HOW_TO_MAKE}"
+            f"{_HINT}"
         )
     matrix.setdiag(0)
     matrix.eliminate_zeros()
@@ -67,7 +67,7 @@ def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
 
 
 def degrees(graph: sp.csr_matrix) -> NDArray[np.float64]:
-    """Sum the weights of each cell's edges, shape ``(n_cells,)``.
+    """Compute the sum of the edge weights of each cell, shape ``(n_cells,)``.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def degrees(graph: sp.csr_matrix) -> NDArray[np.float64]:
 
 
 def laplacian(graph: sp.csr_matrix, kind: LaplacianKind = "rw") -> sp.csr_matrix:
-    """Return the Laplacian of a graph with degree matrix D and weights A.
+    """Compute the Laplacian of a graph with degree matrix D and weights A.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def laplacian(graph: sp.csr_matrix, kind: LaplacianKind = "rw") -> sp.csr_matrix
     array([[ 2., -2.],
            [-2.,  2.]])
     """
-    check_choice("laplacian", kind, get_args(LaplacianKind), "Take 'rw' if in doubt.")
+    check_choice("laplacian", kind, get_args(LaplacianKind), "Use 'rw' if in doubt.")
     degree = degrees(graph)
     combinatorial = sp.diags_array(degree) - graph
     # 1/d, and 0 for cells without edges
@@ -119,25 +119,25 @@ _laplacian = laplacian  # `smooth` has an argument of that name
 def dirichlet_energy(
     graph: sp.csr_matrix, scores: NDArray[np.floating], kind: LaplacianKind = "rw"
 ) -> float:
-    """Compute how much scores differ across edges: tr(Pᵀ(D − A)P), for ``"sym"`` tr(PᵀL_sym P).
+    """Compute the Dirichlet energy of scores: tr(Pᵀ(D − A)P), or tr(PᵀL_sym P) for ``"sym"``.
 
     Parameters
     ----------
     graph
         Symmetric weights, ``(n_cells, n_cells)``.
     scores
-        Shape ``(n_cells, n_classes)``.
+        Scores P, shape ``(n_cells, n_classes)``.
     kind
-        The Laplacian.
+        Kind of Laplacian.
 
     Returns
     -------
-    A number from 0, which is reached where scores are constant within components (times the root
-    of the degree for ``"sym"``).
+    Energy >= 0; 0 if scores are constant within components (multiplied by the square root of the
+    degree for ``"sym"``).
 
     Examples
     --------
-    Scores that differ across the one edge, and scores that do not:
+    Scores that differ across an edge, and constant scores:
 
     >>> import numpy as np
     >>> import scipy.sparse as sp
@@ -169,32 +169,32 @@ def smooth(
     scores
         P₀, any real numbers, ``(n_cells, n_classes)``.
     lam
-        Strength λ; 0 gives the scores back.
+        Strength λ; 0 returns the scores unchanged.
     laplacian
         ``"rw"``, ``"comb"`` or ``"sym"``; see `hdeepinsight.graph.laplacian`.
     solver
-        ``"direct"`` factorises, ``"cg"`` takes conjugate gradients with a Jacobi preconditioner,
-        ``"auto"`` factorises up to 2,000 cells.
+        ``"direct"`` for a sparse factorisation, ``"cg"`` for conjugate gradients with a Jacobi
+        preconditioner, ``"auto"`` for a factorisation up to 2,000 cells.
     tol
-        Largest residual, relative to the right-hand side, of every class (``"cg"``).
+        Maximum residual relative to the right-hand side, per class (``"cg"``).
     max_iter
-        Most iterations (``"cg"``).
+        Maximum number of iterations (``"cg"``).
 
     Returns
     -------
-    Smooth scores, float64, ``(n_cells, n_classes)``. Cells without edges keep theirs.
+    Smoothed scores, float64, ``(n_cells, n_classes)``. Scores of cells without edges are unchanged.
 
     Raises
     ------
     ValueError
-        If the graph is not symmetric, shapes do not fit, or values are not finite.
+        If the graph is not symmetric, shapes do not match, or values are not finite.
     RuntimeError
         If ``max_iter`` iterations do not reach ``tol``.
 
     Notes
     -----
-    GRIT (Hu et al. 2025, arXiv:2508.04747) states the problem; the solvers are our decision. The
-    condition number after preconditioning is at most 1 + 2λ for ``"rw"`` and ``"sym"``.
+    Problem of GRIT (Hu et al. 2025, arXiv:2508.04747); the solvers differ. The condition number
+    after preconditioning is at most 1 + 2λ for ``"rw"`` and ``"sym"``.
 
     Examples
     --------
@@ -206,7 +206,7 @@ def smooth(
     """
     matrix = check_graph(graph)
     start = check_scores(scores, matrix.shape[0])
-    check_number("lam", lam, hint="0 is no smoothing.")
+    check_number("lam", lam, hint="Pass 0 for no smoothing.")
     check_choice("solver", solver, get_args(Solver))
     degree = degrees(matrix)
     # The positive definite form of ``I + λL``: for "rw" both sides are multiplied by the degrees.
@@ -226,7 +226,7 @@ def smooth(
             residual = np.linalg.norm(column - system @ smoothed[:, i]) / np.linalg.norm(column)
             raise RuntimeError(
                 f"The relative residual must reach tol={tol}, got {residual:.2g} after {max_iter} "
-                "iterations. Raise max_iter, lower lam, or use solver='direct'."
+                "iterations. Increase max_iter, reduce lam, or use solver='direct'."
             )
     return smoothed
 
@@ -237,14 +237,14 @@ def check_scores(scores: ArrayLike, n_cells: int) -> NDArray[np.float64]:
     Parameters
     ----------
     scores
-        Shape ``(n_cells, n_classes)``.
+        Scores, shape ``(n_cells, n_classes)``.
     n_cells
         Number of cells of the graph.
 
     Raises
     ------
     ValueError
-        If the shape does not fit or values are not finite.
+        If the shape is another one, or values are not finite.
     """
     matrix = np.array(scores, dtype=np.float64)
     if matrix.ndim != 2 or len(matrix) != n_cells:
@@ -255,6 +255,6 @@ def check_scores(scores: ArrayLike, n_cells: int) -> NDArray[np.float64]:
     if n_bad := int((~np.isfinite(matrix).all(axis=1)).sum()):
         raise ValueError(
             f"Scores must be finite, got {n_bad} of {n_cells} cells with NaN or infinite scores. "
-            "Leave these cells out, or look at the classifier."
+            "Remove these cells, or check the classifier."
         )
     return matrix

@@ -1,4 +1,4 @@
-"""What neighbours make of cells: mutual lists, neighbours within groups, hubs and communities."""
+"""Mutual nearest neighbours, neighbours within groups, degree statistics and communities."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from hdeepinsight.graph._neighbors import nearest_neighbors
 
 
 def mutual_neighbors(x: ArrayLike, *, k: int = 15, seed: int = 0) -> NDArray[np.int64]:
-    """List for every cell itself and the neighbours that also name it, nearest first.
+    """Find the mutual nearest neighbours of each cell.
 
     Parameters
     ----------
     x
         Coordinates of the cells, shape ``(n_cells, d)``.
     k
-        Longest list, the cell itself included; fewer where there are fewer cells.
+        Maximum number of neighbours, including the cell itself.
     seed
         As in `nearest_neighbors`.
 
     Returns
     -------
-    Positions of cells, int64, shape ``(n_cells, k)``: the cell itself, then its neighbours; -1
-    where the list is shorter. Cells whose mutual pairs alone would form several components are
-    joined by edges of the minimum spanning tree of all nearest neighbours.
+    Positions of cells, int64, shape ``(n_cells, k)``: the cell itself, then its mutual neighbours
+    by distance; -1 for none. If mutual neighbours form several components, these are connected by
+    edges of the minimum spanning tree of all nearest neighbours.
 
     Raises
     ------
@@ -56,15 +56,15 @@ def mutual_neighbors(x: ArrayLike, *, k: int = 15, seed: int = 0) -> NDArray[np.
     if k < 2:
         return lists
     found, distances = nearest_neighbors(points, k=k - 1, seed=seed)
-    # An entry of 0 would be no edge, and cells may be equal.
+    # Distances of 0 between equal cells would be no edges.
     values = distances.ravel() + np.finfo(np.float64).tiny ** 0.5
     edges = np.repeat(lists[:, 0], k - 1), found.ravel()
-    named = sp.csr_matrix((values, edges), shape=(n_cells, n_cells))
-    linked = named.multiply(named.T.astype(bool)).tocoo()
-    n_parts, part = connected_components(linked, directed=False)
-    rows, columns, lengths = linked.row, linked.col, linked.data
+    directed = sp.csr_matrix((values, edges), shape=(n_cells, n_cells))
+    mutual = directed.multiply(directed.T.astype(bool)).tocoo()
+    n_parts, part = connected_components(mutual, directed=False)
+    rows, columns, lengths = mutual.row, mutual.col, mutual.data
     if n_parts > 1:
-        tree = minimum_spanning_tree(named.maximum(named.T)).tocoo()
+        tree = minimum_spanning_tree(directed.maximum(directed.T)).tocoo()
         across = part[tree.row] != part[tree.col]
         one, other, between = tree.row[across], tree.col[across], tree.data[across]
         rows, columns = np.concatenate([rows, one, other]), np.concatenate([columns, other, one])
@@ -91,7 +91,7 @@ def neighbors_within(points: ArrayLike, groups: ArrayLike, k: int) -> NDArray[np
 
     Returns
     -------
-    Shape ``(n, k)``; -1 where a group has fewer points.
+    Positions of neighbours, shape ``(n, k)``; -1 if a group has fewer points.
 
     Examples
     --------
@@ -99,27 +99,27 @@ def neighbors_within(points: ArrayLike, groups: ArrayLike, k: int) -> NDArray[np
     >>> neighbors_within([[0.0], [1.0], [1.1], [5.0]], ["a", "a", "b", "a"], k=1).tolist()
     [[1], [0], [-1], [1]]
     """
-    places, names = np.asarray(points), np.asarray(groups)
-    found = np.full((len(places), k), -1)
+    points, names = np.asarray(points), np.asarray(groups)
+    found = np.full((len(points), k), -1)
     for name in np.unique(names):
         rows = np.flatnonzero(names == name)
         if n_found := min(k, len(rows) - 1):
-            found[rows, :n_found] = rows[nearest_neighbors(places[rows], k=n_found)[0]]
+            found[rows, :n_found] = rows[nearest_neighbors(points[rows], k=n_found)[0]]
     return found
 
 
 def degree_summary(neighbors: NDArray[np.integer[Any]]) -> dict[str, float]:
-    """Summarise the degrees of a graph of chosen neighbours.
+    """Summarise the degrees of a neighbour graph.
 
     Parameters
     ----------
     neighbors
-        Cells that each cell chose, shape ``(n_cells, k)``; -1 for none.
+        Neighbours of each cell, shape ``(n_cells, k)``; -1 for none.
 
     Returns
     -------
-    Quantiles of the degrees where every choice is an edge in both directions, and standard
-    deviation and skewness (``hubness``) of how often a cell was chosen.
+    Quantiles of the degrees in the undirected graph, and standard deviation and skewness
+    (``hubness``) of the in-degrees.
 
     References
     ----------
@@ -140,31 +140,31 @@ def degree_summary(neighbors: NDArray[np.integer[Any]]) -> dict[str, float]:
     degree = np.diff(chosen.maximum(chosen.T).tocsr().indptr)
     in_degree = np.bincount(edges[1], minlength=n_cells)
     quantiles = map(float, np.quantile(degree, [0, 0.25, 0.5, 0.75, 1]))
-    spread = float(in_degree.std())
+    deviation = float(in_degree.std())
     return {
         **dict(zip(("min", "25%", "50%", "75%", "max"), quantiles, strict=True)),
-        "in_degree_sd": spread,
-        "hubness": float(skew(in_degree)) if spread else 0.0,
+        "in_degree_sd": deviation,
+        "hubness": float(skew(in_degree)) if deviation else 0.0,
     }
 
 
 def leiden_communities(
     graph: sp.csr_matrix, resolution: float = 1.0, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Cluster the cells of a graph by the Leiden algorithm.
+    """Cluster the cells of a graph with the Leiden algorithm.
 
     Parameters
     ----------
     graph
         Symmetric weights, shape ``(n_cells, n_cells)``.
     resolution
-        Higher values give more clusters.
+        Resolution; higher values give more clusters.
     seed
-        Seed of the algorithm.
+        Random seed.
 
     Returns
     -------
-    Cluster of every cell from 0, the largest first, shape ``(n_cells,)``.
+    Cluster of each cell, numbered from 0 in decreasing order of size, shape ``(n_cells,)``.
 
     Raises
     ------

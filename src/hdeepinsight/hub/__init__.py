@@ -1,4 +1,4 @@
-"""Share models: a Hugging Face hub, an S3 bucket or a folder; what is shared is only data."""
+"""Publish and download models: Hugging Face hubs, S3 buckets, folders and the bundled model."""
 
 from hdeepinsight.hub._address import bundled_folder, bundled_folders, cache_folder
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError

@@ -1,4 +1,4 @@
-"""Where models are: hubs, buckets, folders, the package itself, and what the environment says."""
+"""Parse addresses of models, and find the bundled models, the cache and the hub."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _BUNDLED: Final = Path(__file__).parents[1] / "models" / "bundled"
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"(?:hf://)?({_PART}/{_PART})")
 _BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.*[^/])/*")
-#: What stands before the first slash is a machine, never a folder.
+#: The part before the first slash is a host name.
 _FILE = re.compile(r"file://(?:localhost)?(/.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Address:
-    """Place of one model.
+    """Address of a model.
 
     Parameters
     ----------
@@ -45,42 +45,42 @@ class Address:
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str]) -> Address:
-        """Read an address.
+        """Parse an address.
 
         Parameters
         ----------
         text
             ``"owner/name"`` or ``"hf://owner/name"`` (a hub), ``"s3://bucket/path"``, or a folder:
-            a `Path`, ``"file:///..."``, or text that starts with ``/``, ``.`` or ``~``. What is
-            in the working directory never changes what an address means.
+            a `Path`, ``"file:///..."``, or text that starts with ``/``, ``.`` or ``~``. The
+            interpretation never depends on the content of the working directory.
 
         Raises
         ------
         ValueError
-            If it is none of these.
+            If the address is invalid.
         """
         path = text.strip() if isinstance(text, str) else os.fspath(text)
         is_path = not isinstance(text, str) or path.startswith(("/", ".", "~"))
         if file := _FILE.fullmatch(path):
             path, is_path = unquote(file[1]), True
         if is_path or Path(path).is_absolute():
-            with suppress(RuntimeError, ValueError):  # the home folder of nobody, or a zero byte
+            with suppress(RuntimeError, ValueError):  # an unknown home folder, or a null byte
                 return cls("folder", str(Path(path).expanduser().absolute()))
         elif (bucket := _BUCKET.fullmatch(path)) and ".." not in path.split("/"):
             return cls("s3", bucket[1])
         elif (found := _REPOSITORY.fullmatch(path)) and not re.search(r"\.\.|--", path):
             return cls("hub", found[1])
-        hint = "Write a folder here as './folder', or pass a pathlib.Path."
+        hint = "Write local folders as './folder', or pass a pathlib.Path."
         name, _, revision = path.partition("@")
         if revision and (found := _REPOSITORY.fullmatch(name)):
             hint = f"Pass {found[1]!r}, and revision={revision!r}."
         elif path.startswith(("http://", "https://")):
-            hint = "Pass 'owner/name'; HF_ENDPOINT names another hub than huggingface.co."
-        valid = (
-            "It must be 'owner/name' on the hub, 's3://bucket/path', 'file:///folder', or a folder "
+            hint = "Pass 'owner/name', and set HF_ENDPOINT for hubs other than huggingface.co."
+        raise ValueError(
+            f"{str(text)!r} is not the address of a model. It must be 'owner/name' on the hub, "
+            "'s3://bucket/path', 'file:///folder', or a folder that starts with '/', './' or '~'. "
+            f"{hint}"
         )
-        valid += "that starts with '/', './' or '~'."
-        raise ValueError(f"{str(text)!r} is not the address of a model. {valid} {hint}")
 
     def __str__(self) -> str:
         if self.kind == "folder":
@@ -89,7 +89,7 @@ class Address:
 
 
 def bundled_folders() -> dict[str, Path]:
-    """Return the folders of the models that the package carries, by the names of the models.
+    """Return the folders of the bundled models, by name.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def bundled_folders() -> dict[str, Path]:
 
 
 def bundled_folder(name: object) -> Path | None:
-    """Return the folder of the bundled model of this name; ``None`` for anything else.
+    """Return the folder of the bundled model of this name, or ``None``.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def bundled_folder(name: object) -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what was fetched: ``HDEEPINSIGHT_CACHE``, or one in the user's cache.
+    """Return the folder of downloaded models: ``HDEEPINSIGHT_CACHE``, or one in the user's cache.
 
     Examples
     --------
@@ -127,10 +127,10 @@ def cache_folder() -> Path:
 
 
 def is_offline() -> bool:
-    """Return whether ``HF_HUB_OFFLINE`` forbids every connection."""
+    """Return whether ``HF_HUB_OFFLINE`` is set."""
     return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in {"1", "on", "yes", "true"}
 
 
 def hub_endpoint() -> str:
-    """Return the address of the Hugging Face hub, or of what ``HF_ENDPOINT`` names."""
+    """Return the address of the hub: ``HF_ENDPOINT``, or huggingface.co."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")

@@ -1,4 +1,4 @@
-"""The list of checksums that is published with a model, and the names that it may hold."""
+"""Write, parse and verify the list of checksums that is published with a model."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ from hdeepinsight._io import read_bounded, sha256
 from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE
 from hdeepinsight.hub._errors import ChecksumError, HubError
 
-#: Most bytes of a card, a list of checksums or another description: more is not one of ours.
-MOST_BYTES_OF_TEXT: Final = 4 * 2**20
+#: Maximum size of a card, a list of checksums or another text file.
+MAX_TEXT_BYTES: Final = 4 * 2**20
 
 _PIN = "sha256:"
 _LINE = re.compile(r"(?P<sha256>[0-9a-f]{64}) [ *](?P<name>\S[^\r\n]*)")
 _SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
-#: Names that mean something else on some system, and those of unfinished downloads here.
+#: Names that are reserved on some systems, or used for unfinished downloads.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)|.*(\.|\.part)$", re.IGNORECASE)
 _HEADER = re.compile(r"# (?P<n>\d{1,3}) files of a model of hdeepinsight")
-_WHAT_TO_DO = "Nothing was loaded. Pull the model again; if it stays so, tell whoever published it."
+_ADVICE = "Nothing was loaded. Pull the model again; if the error persists, tell its publisher."
 
 
 def read_text_file(path: Path) -> bytes:
-    """Read a card, a list of checksums or another description of a model.
+    """Read a card, a list of checksums or another text file of a model.
 
     Raises
     ------
     HubError
-        If it is not a regular file, or larger than 4 MB; no more than that is ever read.
+        If it is not a regular file, or larger than 4 MB.
     """
     try:
-        return read_bounded(path, MOST_BYTES_OF_TEXT)
+        return read_bounded(path, MAX_TEXT_BYTES)
     except OSError as error:
-        most = f"a regular file of at most {MOST_BYTES_OF_TEXT:,} bytes"
-        found = f"{path} cannot be read ({error.strerror}). A published model has it as {most}"
-        raise HubError(f"{found}; load_model() reads other ones. {_WHAT_TO_DO}") from None
+        found = f"{path} cannot be read ({error.strerror})"
+        expected = f"a regular file of at most {MAX_TEXT_BYTES:,} bytes in published models"
+        raise HubError(
+            f"{found}. It must be {expected}; load_model() reads others. {_ADVICE}"
+        ) from None
 
 
 def is_safe_name(name: str) -> bool:
-    r"""Return whether a file name from elsewhere stays inside the folder that it is put into.
+    r"""Return whether a relative file name cannot leave its folder.
 
     Examples
     --------
@@ -55,15 +57,14 @@ def is_safe_name(name: str) -> bool:
 
 
 def write_checksums(folder: Path) -> dict[str, str]:
-    """List the checksum of every file but the card, in the format of ``sha256sum``.
+    """Write the checksums of all files except the card, in the format of ``sha256sum``.
 
-    The card may be corrected on the hub's web page. The first line, a comment to ``sha256sum``, has
-    the number of files: a list that was cut off between two lines would otherwise look like a
-    shorter one.
+    The card may be edited on the website of the hub. The first line, a comment for ``sha256sum``,
+    has the number of files, so that truncated lists are detected.
 
     Returns
     -------
-    Checksum of every file name.
+    Checksums by file name.
     """
     paths = (path for path in sorted(folder.iterdir()) if path.name != CARD_FILE)
     listed = {path.name: sha256(path) for path in paths}
@@ -74,39 +75,39 @@ def write_checksums(folder: Path) -> dict[str, str]:
 
 
 def parse_checksums(checksums: bytes, *, source: object) -> dict[str, str]:
-    """Read a list of checksums.
+    """Parse a list of checksums.
 
     Parameters
     ----------
     checksums
         Content of the file.
     source
-        Where it came from, for the error.
+        Address of the model, for error messages.
 
     Returns
     -------
-    Checksum of every file name.
+    Checksums by file name.
 
     Raises
     ------
     ChecksumError
-        If it was cut off, a line is not one of a list, or a file name would leave the folder.
+        If the list is truncated, a line is invalid, or a file name would leave the folder.
     """
     head, *lines = checksums.decode("utf-8", errors="replace").split("\n")
     header = _HEADER.fullmatch(head)
     if header is None or int(header["n"]) != len(lines) - 1 or lines[-1]:
-        raise ChecksumError(f"{CHECKSUMS_FILE} of {source} is not complete. {_WHAT_TO_DO}")
+        raise ChecksumError(f"{CHECKSUMS_FILE} of {source} is not complete. {_ADVICE}")
     listed: dict[str, str] = {}
     taken: set[str] = set()
     for line in lines[:-1]:
         match = _LINE.fullmatch(line)
         name = match["name"].lower() if match else ""
-        folders = {name[:at] for at, sign in enumerate(name) if sign == "/"}
+        folders = {name[:at] for at, letter in enumerate(name) if letter == "/"}
         inside = any(other.startswith(f"{name}/") for other in taken)
         if not match or not is_safe_name(name) or {name, *folders} & taken or inside:
             found = f"{CHECKSUMS_FILE} of {source} holds the line {line[:80]!r}"
-            valid = "a SHA-256 and a plain file name that no other line has as a file or folder"
-            raise ChecksumError(f"{found}: not {valid}. {_WHAT_TO_DO}")
+            expected = "a SHA-256 and a plain file name that no other line has as a file or folder"
+            raise ChecksumError(f"{found}, expected {expected}. {_ADVICE}")
         listed[match["name"]] = match["sha256"]
         taken.add(name)
     return listed
@@ -118,7 +119,7 @@ def verify_folder(folder: Path, listed: Mapping[str, str], *, source: object) ->
     Raises
     ------
     ChecksumError
-        Naming the files that are missing or differ.
+        If files are missing or differ.
     """
     wrong = [
         f"{name} {'not as published' if (folder / name).is_file() else 'missing'}"
@@ -126,31 +127,33 @@ def verify_folder(folder: Path, listed: Mapping[str, str], *, source: object) ->
         if not (folder / name).is_file() or sha256(folder / name) != digest
     ]
     if wrong:
-        found = f"The files of {source} in {folder} do not have the checksums that were published"
-        raise ChecksumError(f"{found} with them: {', '.join(wrong[:5])}. {_WHAT_TO_DO}")
+        found = f"The files of {source} in {folder} do not have the published checksums"
+        raise ChecksumError(f"{found}: {', '.join(wrong[:5])}. {_ADVICE}")
 
 
 def pinned_digest(revision: str | None) -> str | None:
-    """Return the digest that a revision such as ``"sha256:1f..."`` asks for, if it is one."""
+    """Return the digest in a revision such as ``"sha256:1f..."``, or ``None``."""
     return revision.removeprefix(_PIN) if revision and revision.startswith(_PIN) else None
 
 
-def check_revision(checksums: bytes, revision: str | None, source: object, inside: str = "") -> str:
-    """Compare what is there with the revision that was asked for.
+def check_revision(
+    checksums: bytes, revision: str | None, source: object, subfolder: str = ""
+) -> str:
+    """Compare a model with the requested revision.
 
-    Buckets and folders have no commits: their revision is the digest of the list of checksums,
-    which stands for all that it lists, or the name of a folder inside them.
+    Buckets and folders have no commits. Their revision is the digest of the list of checksums, or
+    the name of a subfolder.
 
     Parameters
     ----------
     checksums
         Content of the list of checksums.
     revision
-        What was asked for.
+        Requested revision.
     source
-        Where it was found.
-    inside
-        Name of the folder inside that holds it.
+        Address of the model.
+    subfolder
+        Name of the subfolder that contains it.
 
     Returns
     -------
@@ -159,12 +162,14 @@ def check_revision(checksums: bytes, revision: str | None, source: object, insid
     Raises
     ------
     ChecksumError
-        If another revision is there.
+        If the model has another revision.
     """
     digest = sha256(checksums)
-    wanted = pinned_digest(revision) or revision
-    if not wanted or wanted == inside or (len(wanted) >= 12 and digest.startswith(wanted)):
+    requested = pinned_digest(revision) or revision
+    is_prefix = requested and len(requested) >= 12 and digest.startswith(requested)
+    if not requested or requested == subfolder or is_prefix:
         return f"{_PIN}{digest}"
-    found = f"Revision {revision!r} of {source} was asked for, but {_PIN}{digest} is there"
-    how = "Pass that one or the name of a folder inside, or omit revision to take what is there."
-    raise ChecksumError(f"{found}. {how}")
+    raise ChecksumError(
+        f"Revision {revision!r} of {source} was requested, but its revision is {_PIN}{digest}. "
+        "Pass this or the name of a subfolder, or omit revision to use it."
+    )

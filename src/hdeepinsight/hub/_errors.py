@@ -1,4 +1,4 @@
-"""What can go wrong between here and a place with models, in one sentence each, without secrets."""
+"""Convert errors of the hub and S3 clients to clear messages without secrets."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from contextlib import contextmanager
 from typing import Any
 
 _PASSWORD_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
-#: How the packages begin whose exceptions say that a connection failed.
+#: Prefixes of packages whose exceptions are connection errors.
 _TRANSPORT = ("aio", "boto", "fsspec", "http")
 
 
 class HubError(OSError):
-    """A model could not be published, found or fetched; the text says what to do."""
+    """Error for a model that cannot be published, found or downloaded."""
 
 
 class OfflineError(HubError):
-    """Something is not here yet, and nothing may be asked for, or nobody answers."""
+    """Error for a model that was not downloaded before while offline mode is set."""
 
 
 class ChecksumError(HubError):
-    """What arrived is not what was published."""
+    """Error for files that differ from the published ones."""
 
 
 class Transient(HubError):
-    """A server says that it is out of order, which may pass."""
+    """Error for temporary failures of a server."""
 
 
-def retry(ask: Callable[[], Any]) -> Any:
-    """Ask again, a few times, where a server is out of order.
+def retry(request: Callable[[], Any]) -> Any:
+    """Repeat a request a few times if the server fails temporarily.
 
-    Where nobody answers at all, nobody is asked again: that is rarely over in seconds.
+    Connection errors are not retried, because they rarely resolve within seconds.
     """
     for pause in (0.5, 1.0, 2.0):  # seconds
         try:
-            return ask()
+            return request()
         except Transient:
             time.sleep(pause)
-    return ask()
+    return request()
 
 
 def without_secrets(text: object, token: str | bool | None = None) -> str:
-    """Return one line of text without the token, and without names and passwords in addresses.
+    """Remove the token, and user names and passwords in URLs, from a text; return one line.
 
     Examples
     --------
@@ -61,21 +61,21 @@ def without_secrets(text: object, token: str | bool | None = None) -> str:
 def explained(
     action: str, server: str = "", token: str | bool | None = None, revision: str | None = None
 ) -> Iterator[None]:
-    """Turn failures of a client library into one clear sentence.
+    """Convert errors of a client library to `HubError`.
 
     Parameters
     ----------
     action
-        What is being done, such as ``"fetch atlas/pbmc"``.
+        Description of the action, such as ``"download atlas/pbmc"``.
     server
         Address of a Hugging Face hub; empty for S3.
     token, revision
-        What was passed to the hub.
+        Arguments passed to the hub.
 
     Raises
     ------
     HubError
-        What was asked for, where, what happened, and what to do.
+        With the action, the server, the reason, and what to do.
     """
     try:
         yield
@@ -91,7 +91,7 @@ def _explain(
     error: BaseException, action: str, server: str, token: str | bool | None, revision: str | None
 ) -> HubError:
     missing = isinstance(error, FileNotFoundError) and not server
-    # Both libraries wrap what really happened.
+    # Both libraries wrap the original error.
     while not hasattr(error, "response") and error.__cause__ is not None:
         error = error.__cause__
     response: Any = getattr(error, "response", None)
@@ -101,24 +101,24 @@ def _explain(
     else:
         status = getattr(response, "status_code", 0)
         code = response.headers.get("X-Error-Code", "") if status else ""
-    said = without_secrets(f"{type(error).__name__}: {error}", token)[:200]
+    detail = without_secrets(f"{type(error).__name__}: {error}", token)[:200]
     settings = "HF_ENDPOINT" if server else "AWS_ENDPOINT_URL_S3"
-    access = "HF_TOKEN to a token with the right to it" if server else "AWS_PROFILE"
+    access = "HF_TOKEN to a token with access" if server else "AWS_PROFILE"
     kind = HubError
     if code == "RevisionNotFound":
-        what = f"it has no revision {revision!r}. Pass a branch, tag or full commit hash, or none"
+        why = f"there is no revision {revision!r}. Pass a branch, tag or full commit hash, or none"
     elif status in (401, 403):
-        what = f"access was refused ({status}): it is private, gated or not there. Set {access}"
+        why = f"access was refused ({status}): it is private, gated or missing. Set {access}"
     elif status == 404 or missing:
-        what = f"it is not there ({code or 404}). Check the name; if it is private, set {access}"
+        why = f"it does not exist ({code or 404}). Check the name; if it is private, set {access}"
     elif status == 429 or status >= 500:
-        why = "too many requests were sent" if status == 429 else "it is out of order"
-        kind, what = Transient, f"{why} ({status}). Try again later; complete files are kept"
+        reason = "too many requests were sent" if status == 429 else "the server failed"
+        kind, why = Transient, f"{reason} ({status}). Try again later; complete files are kept"
     elif not status and (
         isinstance(error, OSError) or type(error).__module__.startswith(_TRANSPORT)
     ):
-        what = f"no answer ({said}). Check the connection, HTTPS_PROXY and {settings}"
+        why = f"no answer ({detail}). Check the connection, HTTPS_PROXY and {settings}"
     else:
-        what = f"its answer was not understood ({said}). Check the name and {settings}"
+        why = f"unexpected answer ({detail}). Check the name and {settings}"
     where = f"Could not {action}" + (f" at {without_secrets(server)}" if server else "")
-    return kind(f"{where}: {what}.")
+    return kind(f"{where}: {why}.")

@@ -1,4 +1,4 @@
-"""Share a model: its file, its card, its checksums, and features of its reference."""
+"""Publish models with a card, checksums and latent features of their reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hdeepinsight.hub._places import Token, check_target, put_in_bucket, put_in_
 
 _LISTS = ("tissues", "technologies", "datasets")
 _REQUIRED = ("title", "license", "organism", "tissues")
-#: Licences that a hub knows by these names; any other one is "other", with its name beside it.
+#: Licence identifiers of the hub; others are published as "other" with their name.
 _KNOWN_LICENSES = re.compile(
     r"apache-2\.0|mit|bsd|bsd-[23]-clause|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[34]\.0|a?gpl-3\.0|"
     r"gpl-2\.0|lgpl-3\.0|mpl-2\.0|odc-by|odbl|pddl|unlicense|other"
@@ -38,18 +38,18 @@ _ENSEMBL = re.compile(r"ENS[A-Z]{0,6}G\d{11}(\.\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What a model card says beyond what the model itself knows.
+    """Publisher's information for a model card.
 
-    Taxonomy, cells of every type, recipe, scores, genes and checksums are added by
-    :func:`~hdeepinsight.hub.publish`. Texts are Markdown; HTML in them is shown, not rendered.
+    :func:`~hdeepinsight.hub.publish` adds the taxonomy, numbers of cells per type, recipe, scores,
+    genes and checksums. Texts are Markdown, in which HTML is escaped.
 
     Parameters
     ----------
     title
         Name of the model.
     license
-        Licence under which the model is shared, best as its SPDX identifier (``"cc-by-4.0"``). It
-        has to agree with the licences of the data.
+        Licence of the model, preferably an SPDX identifier (``"cc-by-4.0"``). It must be compatible
+        with the licences of the data.
     organism
         Species, such as ``"human"``.
     tissues
@@ -57,22 +57,22 @@ class ModelCard:
     technologies
         Protocols of the reference, such as ``"10x 3' v3"``.
     description
-        A few sentences on the reference and what is special about it.
+        Short description of the reference.
     intended_use
-        What the model is made for, and what it should not be used for.
+        Intended use of the model, and unsuitable uses.
     limitations
-        What is known to go wrong.
+        Known limitations.
     datasets
         Datasets of the reference, with accession, licence and citation.
     citation
-        How to cite the model; BibTeX or plain text.
+        Citation of the model; BibTeX or plain text.
     contact
-        Whom to write to.
+        Contact address.
 
     Raises
     ------
     ValueError
-        If title, licence, organism or tissues are missing, or a text is something else.
+        If title, licence, organism or tissues are missing, or a field is not text.
 
     Examples
     --------
@@ -106,16 +106,17 @@ class ModelCard:
                 raise invalid(field.name, value, "text", "Put it in quotes.")
             object.__setattr__(self, field.name, value)
         if lacking := ", ".join(name for name in _REQUIRED if not getattr(self, name)):
-            raise ValueError(f"The card says nothing about {lacking}, which others need. Add it.")
+            raise ValueError(f"The card must have {', '.join(_REQUIRED)}, but lacks {lacking}.")
 
     @classmethod
     def of(cls, card: ModelCard | Mapping[str, Any]) -> ModelCard:
-        """Return the card itself, or make one of its fields.
+        """Convert a mapping of fields to a card; cards are returned unchanged.
 
         Raises
         ------
         ValueError
-            If it is neither a card nor a mapping of its fields, or a required one is missing.
+            If the value is neither a card nor a mapping of its fields, or a required field is
+            missing.
 
         Examples
         --------
@@ -142,21 +143,21 @@ class ModelCard:
 def card_text(
     card: ModelCard, model: Any, labelled: Mapping[str, Any], digests: dict[str, str], address: str
 ) -> str:
-    """Write the card as Markdown, with the header that hubs read.
+    """Return the card as Markdown, with the metadata header of the hub.
 
     Parameters
     ----------
     card
-        What the publisher says.
+        Publisher's information.
     model
-        Trained model, which is asked for what it knows; with its reference attached there are cells
-        per type and scores of the held-out cells.
+        Trained model. If its reference is attached, the card has numbers of cells per type and
+        scores of the held-out cells.
     labelled
         Further labelled data to score, by name.
     digests
-        SHA-256 of every file, by name.
+        SHA-256 of the files, by name.
     address
-        Where the model can be pulled from.
+        Address from which the model can be pulled.
 
     Raises
     ------
@@ -177,7 +178,7 @@ def card_text(
     environment = Environment(
         loader=PackageLoader("hdeepinsight.hub", ""), undefined=StrictUndefined, trim_blocks=True
     )
-    # Markdown: all that is not ours passes one of these filters.
+    # All texts of users and data are escaped by these filters.
     environment.filters.update(cell=as_cell, fenced=as_fenced, line=_line, markdown=as_markdown)
     environment.filters.update(number=_number, quoted=_quoted)
     environment.tests.update(ensembl=_ENSEMBL.fullmatch, known=_KNOWN_LICENSES.fullmatch)
@@ -201,23 +202,23 @@ def _quoted(text: object) -> str:
 
 
 def as_markdown(text: str) -> str:
-    """Return the publisher's Markdown, in which HTML is shown instead of rendered."""
+    """Escape HTML in a Markdown text."""
     return html.escape(text.strip(), quote=False)
 
 
 def as_cell(text: object) -> str:
-    """Return text that stays inside one cell of a table."""
+    """Escape a text for a cell of a Markdown table."""
     return html.escape(_line(text), quote=False).replace("|", "\\|")
 
 
 def as_fenced(text: str, language: str = "text") -> str:
-    """Return a block of code that nothing in the text can close."""
+    """Return a code block whose fence is longer than any in the text."""
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.strip()}\n{fence}"
 
 
-#: scvi-tools' hub fetches a file of this name with the model, and wants one to load the model.
+#: File that scvi-tools' hub downloads with the model and needs to load it.
 REFERENCE_FILE: Final = "adata.h5ad"
 _LATENT: Final = "X_hdi_latent"
 _SCHEMA_VERSION: Final = 2
@@ -225,16 +226,16 @@ _SCHEMA_VERSION: Final = 2
 
 @dataclass(frozen=True)
 class Published:
-    """Where a model was published.
+    """Address and revision of a published model.
 
     Parameters
     ----------
     address
-        What to give to :func:`pull`.
+        Address for :func:`pull`.
     revision
-        What to give to it to get exactly this again.
+        Revision for :func:`pull`, which pins exactly this model.
     digest
-        ``"sha256:..."`` over all files, the same wherever they are.
+        ``"sha256:..."`` over all files, independent of the address.
 
     Examples
     --------
@@ -266,35 +267,35 @@ def publish(
     overwrite: bool = False,
     message: str = "Publish a model of hdeepinsight",
 ) -> Published:
-    """Share a trained model.
+    """Publish a trained model.
 
     Parameters
     ----------
     model
-        Trained model of any class of this package, adapted or not. With its reference attached,
-        the card shows cells per type and scores of the held-out cells.
+        Trained model of any class of this package, adapted or not. If its reference is attached,
+        the card has numbers of cells per type and scores of the held-out cells.
     repo_or_dir
         ``"owner/name"`` on a Hugging Face hub, ``"s3://bucket/path"``, ``"file:///folder"`` or a
         folder.
     card
-        What only you know: a :class:`ModelCard`, or its fields.
+        A :class:`ModelCard`, or its fields.
     reference
-        ``"features"`` publishes features and labels of at most 200 cells of each label, where the
-        reference is attached; ``"none"`` publishes none; or what :func:`reference_features`
-        returned. Counts, names of cells and other columns are never published.
+        ``"features"`` publishes latent features and labels of at most 200 cells per label if the
+        reference is attached; ``"none"`` publishes none; or a result of
+        :func:`reference_features`. Counts, cell names and other columns are never published.
     scored_on
-        Labelled data that the model has not seen, by name, for the card.
+        Labelled data that was not used for training, by name, to report scores on the card.
     revision
-        Branch of a hub; it is made where it does not exist. ``main`` by default.
+        Branch of the repository, created if necessary; ``main`` by default.
     token
-        Token of the hub with the right to write; by default ``HF_TOKEN``, or the one that
-        ``hf auth login`` stored. It is never written anywhere.
+        Token of the hub with write access; by default ``HF_TOKEN``, or the one stored by
+        ``hf auth login``. It is never stored or logged.
     private
-        Make a new repository private.
+        Create a new repository as private.
     overwrite
-        Replace a model in a bucket or folder. A hub keeps the old one as an earlier commit.
+        Replace a model in a bucket or folder. Hubs keep earlier models as commits.
     message
-        Message of the commit.
+        Commit message.
 
     Returns
     -------
@@ -303,18 +304,17 @@ def publish(
     Raises
     ------
     HubError
-        If it cannot be published; the text says why, and what to do.
+        If the model cannot be published.
     ValueError
-        If the card lacks something, the model is not trained, the attached reference is not the
-        one that it was trained on, the features are of another model, or ``scored_on`` is not a
+        If the card is incomplete, the model is not trained, the attached reference is not the one
+        that it was trained on, the features are from another model, or ``scored_on`` is not a
         mapping.
 
     Notes
     -----
-    What is published is what :class:`scvi.hub.HubModel` reads, unchanged: ``model.pt``,
-    ``_scvi_required_metadata.json``, ``README.md``, and an ``adata.h5ad`` without counts, without
-    which that class refuses to load a model. A server that does not know Xet, the newer way of
-    sending files to a hub, needs ``HF_HUB_DISABLE_XET=1``.
+    The files can be loaded with :class:`scvi.hub.HubModel`: ``model.pt``,
+    ``_scvi_required_metadata.json``, ``README.md``, and an ``adata.h5ad`` without counts, which
+    that class requires. Servers without support for Xet uploads need ``HF_HUB_DISABLE_XET=1``.
 
     Examples
     --------
@@ -330,20 +330,20 @@ def publish(
     """
     address, card = Address.parse(repo_or_dir), ModelCard.of(card)
     if not hasattr(model, "is_trained_"):
-        hint = "Load it first: hdi.hub.load_model takes its folder."
+        hint = "Load a saved model with hdi.hub.load_model(folder)."
         raise invalid("model", model, "a model", hint)
     if not model.is_trained_:
-        raise ValueError("The model is not trained: it would label at random. Train it first.")
+        raise ValueError("The model is not trained: its weights are random. Train it first.")
     if revision is not None and address.kind != "hub":
         raise invalid("revision", revision, "omitted", f"{address} has no branches; use .../v1.")
     if not isinstance(scored_on or {}, Mapping):
-        raise invalid("scored_on", type(scored_on).__name__, "a mapping as {'donor 9': adata}")
+        raise invalid("scored_on", type(scored_on).__name__, "a mapping like {'donor 9': adata}")
     check_target(address, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="hdeepinsight-") as name:
         folder = Path(name)
         model.save(folder, overwrite=True)
         _features(model, reference).write_h5ad(folder / REFERENCE_FILE, compression="gzip")
-        metadata = {  # the fields of scvi.hub.HubMetadata, which takes these and no others
+        metadata = {  # exactly the fields of scvi.hub.HubMetadata
             "scvi_version": str(model.registry_.get("scvi_version", version("scvi-tools"))),
             "anndata_version": version("anndata"),
             "model_cls_name": type(model).__name__,
@@ -351,7 +351,7 @@ def publish(
             "model_parent_module": "hdeepinsight",
         }
         (folder / "_scvi_required_metadata.json").write_text(json.dumps(metadata, indent=4))
-        # The path of a folder on this machine means nothing to others.
+        # The absolute path of a local folder is not published.
         shown = f"./{Path(address.place).name}" if address.kind == "folder" else str(address)
         text = card_text(card, model, scored_on or {}, write_checksums(folder), shown)
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
@@ -366,14 +366,14 @@ def publish(
 
 
 def _features(model: Any, reference: Any) -> AnnData:
-    """Return what `publish` writes as `REFERENCE_FILE`."""
+    """Return the content of `REFERENCE_FILE`."""
     if isinstance(reference, str) and reference in ("features", "none"):
         has_reference = model.adata is not None and getattr(model, "taxonomy", None) is not None
         n_cells = 200 if reference == "features" and has_reference else 0
         return reference_features(model, max_cells_per_type=n_cells)
     about = getattr(reference, "uns", {}).get(REFERENCE_BUNDLE_KEY, {})
     if about.get("taxonomy") != model.taxonomy.to_json():
-        valid = "'features', 'none' or what reference_features(model, adata) returned"
+        valid = "'features', 'none' or a result of reference_features(model, adata)"
         found = reference if isinstance(reference, str) else type(reference).__name__
         raise invalid("reference", found, valid)
     return reference
@@ -382,7 +382,7 @@ def _features(model: Any, reference: Any) -> AnnData:
 def reference_features(
     model: Any, adata: AnnData | None = None, *, max_cells_per_type: int = 200, seed: int = 0
 ) -> AnnData:
-    """Return features and labels of reference cells; no counts, no names of cells, no donors.
+    """Compute latent features and labels of reference cells, without counts, cell names and donors.
 
     Parameters
     ----------
@@ -391,17 +391,17 @@ def reference_features(
     adata
         Reference with counts and the label columns of the model; by default the attached one.
     max_cells_per_type
-        Most cells of each label; they are drawn at random. With 0, no reference is needed.
+        Maximum number of randomly sampled cells per label. With 0, no reference is needed.
     seed
-        Seed of the draw.
+        Seed of the sampling.
 
     Returns
     -------
-    AnnData without ``X``: ``obs["label"]``, the path of every cell's label such as ``"T > CD4 T"``,
-    and ``obs["node"]``, its node in the model's taxonomy; ``obsm["X_hdi_latent"]``, features of the
-    network, shape ``(n_cells, n_latent)``, float16; in ``uns["hdeepinsight_reference"]`` the
-    ``taxonomy`` as JSON and ``n_reference``, the cells of the whole reference labelled exactly at
-    each node, shape ``(n_nodes,)``.
+    AnnData without ``X``: ``obs["label"]``, the path of each cell's label such as ``"T > CD4 T"``,
+    and ``obs["node"]``, its node in the model's taxonomy; ``obsm["X_hdi_latent"]``, the latent
+    representation, shape ``(n_cells, n_latent)``, float16; in ``uns["hdeepinsight_reference"]`` the
+    ``taxonomy`` as JSON and ``n_reference``, the number of reference cells labelled with each node,
+    shape ``(n_nodes,)``.
 
     Raises
     ------
@@ -410,13 +410,13 @@ def reference_features(
 
     Notes
     -----
-    Features are not anonymous in a strict sense: they are a summary of a cell's expression. What
-    they do not hold is counts, genotypes that could be called from reads, cell barcodes, or any
+    Latent features are not strictly anonymous, because they summarise the expression of a cell.
+    They contain no counts, no genotypes that could be called from reads, no cell barcodes, and no
     other column of ``obs``.
 
     Examples
     --------
-    Cells of which the bundled model itself says what they are:
+    Features of cells that the bundled model has labelled:
 
     >>> import warnings
     >>> import hdeepinsight as hdi
@@ -435,7 +435,7 @@ def reference_features(
     counts = np.zeros(n_nodes, dtype=np.int64)
     if max_cells_per_type:
         if adata is None:
-            raise ValueError("The model has no reference to take features from. Pass one as adata.")
+            raise ValueError("Features need a reference, but none is attached. Pass adata.")
         nodes = model.label_nodes(adata)
         counts = np.bincount(nodes, minlength=n_nodes)
         order = np.random.default_rng(seed).permutation(np.flatnonzero(nodes))
@@ -452,24 +452,24 @@ def reference_features(
 
 
 def read_features(path: Path) -> AnnData:
-    """Read features of a reference that `publish` wrote.
+    """Read latent features of a reference that `publish` wrote.
 
     Raises
     ------
     HubError
-        If it is something else.
+        If the file has other content.
     """
     try:
         check_file(path)
         features = read_h5ad(path)
         about = features.uns[REFERENCE_BUNDLE_KEY]
         if int(about["schema_version"]) > _SCHEMA_VERSION:
-            raise ValueError("it is of a later release: update hdeepinsight")
-        is_ours = features.obs["node"].max() < len(about["n_reference"]) or not features.n_obs
-        if not (is_ours and np.isfinite(features.obsm[_LATENT]).all()):
-            raise ValueError("features that are not finite, or nodes of another tree")
-    except Exception as error:  # noqa: BLE001 what the libraries raise about odd files is open
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        how = "Pull the model again; if it stays so, tell whoever published it."
-        raise HubError(f"{path} does not hold features of a reference ({said}). {how}") from None
+            raise ValueError("written by a later release: update hdeepinsight")
+        is_valid = features.obs["node"].max() < len(about["n_reference"]) or not features.n_obs
+        if not (is_valid and np.isfinite(features.obsm[_LATENT]).all()):
+            raise ValueError("features are not finite, or nodes are of another taxonomy")
+    except Exception as error:  # noqa: BLE001 - libraries raise any exception for damaged files
+        detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        advice = "Pull the model again; if the error persists, tell its publisher."
+        raise HubError(f"{path} holds no features of a reference ({detail}). {advice}") from None
     return features

@@ -1,4 +1,4 @@
-"""Get a published model: from a hub, a bucket, a folder, or what was fetched before."""
+"""List, download, verify and load published models, with a local cache."""
 
 from __future__ import annotations
 
@@ -27,44 +27,44 @@ from hdeepinsight.hub._publish import REFERENCE_FILE, read_features
 
 Where = Literal["all", "bundled", "here", "hub"]
 
-#: Tags of a card that are columns of the table.
+#: Tags of a card that are shown in the table.
 _SHOWN: Final = ("organism", "tissue", "n_types", "n_genes")
-#: A tag in the header of a card, which is read line by line: parsing YAML takes what a few bytes
-#: of it stand for, which can be more than any memory.
+#: A tag in the header of a card. The header is read line by line, because parsing untrusted YAML
+#: can exhaust memory.
 _TAG: Final = re.compile(r"\s*- +(['\"]?)(organism|tissue|n_types|n_genes):(.*)\1")
 
 
 def list_models(
     search: str | None = None, *, where: Where = "all", token: Token = None
 ) -> pd.DataFrame:
-    """List the models that can be used.
+    """List the available models.
 
     Parameters
     ----------
     search
-        Text that the name has to contain.
+        Text that the name contains.
     where
-        ``"bundled"``: those that the package carries; ``"here"``: those fetched before; neither
-        needs a connection. ``"hub"``: those of the hub or of ``HDEEPINSIGHT_MIRROR``; ``"all"``:
-        all of them. With ``"all"``, a hub that does not answer is a warning, and so is the missing
-        extra without which no hub can be asked.
+        ``"bundled"``: models of the package; ``"here"``: models downloaded before; neither needs a
+        connection. ``"hub"``: models on the hub or ``HDEEPINSIGHT_MIRROR``; ``"all"``: all of them.
+        With ``"all"``, a warning is issued if the hub does not answer or the extra ``hub`` is not
+        installed.
     token
         Token of the hub, for private models.
 
     Returns
     -------
-    One row per model: ``model`` (what to pull), ``where`` (``"bundled"``, ``"here"`` or
-    ``"hub"``), ``revision``, ``organism``, ``tissues``, ``n_types``, ``n_genes``; text, empty where
-    it is not known.
+    One row per model: ``model`` (name for :func:`pull`), ``where`` (``"bundled"``, ``"here"`` or
+    ``"hub"``), ``revision``, ``organism``, ``tissues``, ``n_types``, ``n_genes``; text, empty if
+    unknown.
 
     Raises
     ------
     HubError
-        With ``where="hub"``, if the hub cannot be asked.
+        With ``where="hub"``, if the hub does not answer.
     ImportError
         With ``where="hub"``, if the extra ``hub`` is not installed.
     ValueError
-        If ``where`` is none of these.
+        If ``where`` is invalid.
 
     Examples
     --------
@@ -88,33 +88,35 @@ def list_models(
         except (HubError, ImportError) as error:
             if where == "hub":
                 raise
-            warnings.warn(f"Only models that are here are listed. {error}", stacklevel=2)
+            warnings.warn(f"Only local models are listed. {error}", stacklevel=2)
     named = [row for row in rows if search is None or search.lower() in row["model"].lower()]
     table = pd.DataFrame(named, columns=["model", "where", "revision", *_SHOWN])
     return table.rename(columns={"tissue": "tissues"})
 
 
 def _on_hub(search: str | None, token: Token, *, wait: bool) -> Iterator[dict[str, str]]:
-    """Find models on the hub, or in the folder that stands in for it."""
+    """Yield the models on the hub, or in a mirror folder."""
     if _address.is_offline():
-        raise OfflineError("HF_HUB_OFFLINE is set. Unset it, or list what is here: where='here'.")
-    endpoint, token, instead = resolve_mirror(token)
-    if instead is None:
+        raise OfflineError(
+            "HF_HUB_OFFLINE is set. Unset it, or list local models with where='here'."
+        )
+    endpoint, token, mirror = resolve_mirror(token)
+    if mirror is None:
         client = need_extra("huggingface_hub.utils", "hub", "Listing the models of a hub")
         api = hub_api(endpoint, token)
         with explained("list the models", endpoint, token):
-            if not wait:  # the client itself tries for half a minute before it gives up
+            if not wait:  # the client gives up only after half a minute
                 client.get_session().head(endpoint, timeout=5.0)
             found = api.list_models(filter="hdeepinsight", search=search, limit=1000, full=True)
             for info in found:
                 yield _row(info.id, "hub", info.sha or "", info.tags or ())
-    elif instead.kind == "folder":  # the models of a bucket have to be known by name
-        for card in sorted(Path(instead.place).glob(f"*/*/{CARD_FILE}")):
+    elif mirror.kind == "folder":  # buckets cannot be listed
+        for card in sorted(Path(mirror.place).glob(f"*/*/{CARD_FILE}")):
             yield _row("/".join(card.parts[-3:-1]), "hub", "", read_tags(card.parent))
 
 
 def read_tags(folder: Path) -> list[str]:
-    """Return the tags in the header of a model's card; none where it cannot be read."""
+    """Return the tags in the header of a model card, or none if it cannot be read."""
     try:
         text = read_text_file(folder / CARD_FILE).decode("utf-8", "replace")
     except HubError:
@@ -125,28 +127,28 @@ def read_tags(folder: Path) -> list[str]:
 
 
 def _row(model: str, where: str, revision: str, tags: Iterable[str]) -> dict[str, str]:
-    said = [tag.partition(":") for tag in tags]
-    shown = {key: ", ".join(value for tag, _, value in said if tag == key) for key in _SHOWN}
+    pairs = [tag.partition(":") for tag in tags]
+    shown = {key: ", ".join(value for tag, _, value in pairs if tag == key) for key in _SHOWN}
     return {"model": model, "where": where, "revision": revision, **shown}
 
 
-#: Most bytes of a model, all files together: what is larger is not a model of ours.
+#: Maximum total size of the files of a model.
 MAX_BYTES: Final = 5 * 2**30
 
 
 @dataclass(frozen=True)
 class SharedModel:
-    """A published model that lies in a folder here, with its checksums verified.
+    """Published model in a local folder, with verified checksums.
 
     Parameters
     ----------
     address
-        Where it was published.
+        Address at which it was published.
     revision
-        Commit of a hub; ``"sha256:..."`` of a bucket or folder. Pass it to :func:`pull` to get
-        exactly this again.
+        Commit of a hub; ``"sha256:..."`` of a bucket or folder. With it, :func:`pull` returns
+        exactly this model.
     folder
-        Where the files are.
+        Folder with the files.
 
     Examples
     --------
@@ -164,16 +166,16 @@ class SharedModel:
 
     @property
     def digest(self) -> str:
-        """``"sha256:..."`` over all files; the same wherever the same model is published."""
+        """``"sha256:..."`` over all files, independent of the address."""
         return f"sha256:{sha256(read_text_file(self.folder / CHECKSUMS_FILE))}"
 
     @property
     def card(self) -> str:
-        """Text of the model card (Markdown). It is shown to people and never interpreted."""
+        """Text of the model card (Markdown)."""
         return read_text_file(self.folder / CARD_FILE).decode("utf-8", errors="replace")
 
     def load(self, **options: Any) -> Any:
-        """Load the model; nothing in its files is ever executed.
+        """Load the model, without executing code from its files.
 
         Parameters
         ----------
@@ -183,7 +185,7 @@ class SharedModel:
         Raises
         ------
         ModelFileError
-            If its file is not one of ours, or of a model class of another package.
+            If it is not a model of this package.
 
         Examples
         --------
@@ -194,16 +196,16 @@ class SharedModel:
         return models.load_model(self.folder, **options)
 
     def reference(self) -> AnnData:
-        """Return features and labels of the reference that were published with the model.
+        """Return the latent features and labels of the reference, published with the model.
 
         Returns
         -------
-        What :func:`reference_features` returned to its publisher.
+        The AnnData of :func:`reference_features`.
 
         Raises
         ------
         HubError
-            If the file holds something else.
+            If the file has other content.
 
         Examples
         --------
@@ -214,7 +216,7 @@ class SharedModel:
         return read_features(self.folder / REFERENCE_FILE)
 
     def _verify(self, max_bytes: float = float("inf")) -> bytes:
-        """Compare the files with the list of checksums, which is returned."""
+        """Compare the files with the list of checksums, and return the list."""
         text = read_text_file(self.folder / CHECKSUMS_FILE)
         listed = parse_checksums(text, source=self.address)
         paths = (self.folder / name for name in listed)
@@ -232,7 +234,7 @@ def pull(
     max_bytes: int = MAX_BYTES,
     **options: Any,
 ) -> Any:
-    """Get a published model, ready to annotate.
+    """Download a published model and load it.
 
     Parameters
     ----------
@@ -243,16 +245,16 @@ def pull(
 
     Returns
     -------
-    The model, of the class that was published. It annotates exactly as the one that was published.
+    The model, of the published class.
 
     Raises
     ------
     HubError
-        If it cannot be fetched; the text says why, and what to do.
+        If it cannot be downloaded.
     ChecksumError
-        If its files are not as published.
+        If its files differ from the published ones.
     ModelFileError
-        If they hold a model of another package.
+        If it is not a model of this package.
 
     Examples
     --------
@@ -271,7 +273,7 @@ def download(
     token: Token = None,
     max_bytes: int = MAX_BYTES,
 ) -> SharedModel:
-    """Get the files of a published model.
+    """Download the files of a published model, and verify their checksums.
 
     Parameters
     ----------
@@ -279,25 +281,25 @@ def download(
         ``"owner/name"`` on a Hugging Face hub, ``"s3://bucket/path"``, ``"file:///folder"``, a
         folder, or ``"pbmc"``, the bundled model.
     revision
-        Branch, tag or commit of a hub; name of a folder inside a bucket or folder; or
-        ``"sha256:..."``, the digest of the contents, anywhere. By default the newest. A commit or
-        a digest pins the model: it can never become another one.
+        Branch, tag or commit of a hub; name of a subfolder of a bucket or folder; or
+        ``"sha256:..."``, the digest of the content. By default the latest. Commits and digests pin
+        the model.
     token
-        Token of the hub; by default ``HF_TOKEN``, or the one that ``hf auth login`` stored. It is
-        never written anywhere, nor sent to a mirror unless it is given here.
+        Token of the hub; by default ``HF_TOKEN``, or the one stored by ``hf auth login``. It is
+        never stored, and only sent to a mirror if it is passed here.
     max_bytes
-        Most bytes of all files together.
+        Maximum total size of the files.
 
     Returns
     -------
-    Where the files are, and which revision they are.
+    Folder and revision of the files.
 
     Raises
     ------
     HubError
-        If it cannot be fetched; the text says why, and what to do.
+        If the model cannot be downloaded.
     ChecksumError
-        If the files are not as published.
+        If the files differ from the published ones.
 
     Examples
     --------
@@ -308,17 +310,18 @@ def download(
 
     Notes
     -----
-    ``HF_ENDPOINT`` names another hub, ``HDEEPINSIGHT_MIRROR`` a folder, bucket or server that is
-    asked instead of the hub, ``HTTPS_PROXY`` a proxy. With ``HF_HUB_OFFLINE=1`` only folders and
-    what was fetched before are used. ``HDEEPINSIGHT_CACHE`` says where fetched models are kept.
+    Environment variables: ``HF_ENDPOINT`` sets another hub; ``HDEEPINSIGHT_MIRROR`` a folder,
+    bucket or server that replaces the hub; ``HTTPS_PROXY`` a proxy; ``HDEEPINSIGHT_CACHE`` the
+    folder of downloaded models. With ``HF_HUB_OFFLINE=1``, only folders and earlier downloads are
+    used.
     """
     check_number("max_bytes", max_bytes, hint="Omit it to use the default.")
     address = place = Address.parse(_address.bundled_folder(repo) or repo)
     endpoint = ""
     if address.kind == "hub":
-        endpoint, token, instead = resolve_mirror(token)
-        if instead is not None:
-            place = Address(instead.kind, f"{instead.place}/{address.place}")
+        endpoint, token, mirror = resolve_mirror(token)
+        if mirror is not None:
+            place = Address(mirror.kind, f"{mirror.place}/{address.place}")
     if place.kind == "folder":
         return _open_folder(place, revision, max_bytes)
     cache, offline = cache_of(address), _address.is_offline()
@@ -327,24 +330,25 @@ def download(
     is_pinned = re.fullmatch("[0-9a-f]{40,}", pin)
     if known is None and offline:
         raise OfflineError(
-            f"Could not fetch {address}: HF_HUB_OFFLINE is set and it was not fetched before. Pull "
-            "it once with a connection, or point HDEEPINSIGHT_MIRROR at a folder that has it."
+            f"Could not download {address}: HF_HUB_OFFLINE is set and it was not downloaded "
+            "before. Pull it once with a connection, or set HDEEPINSIGHT_MIRROR to a folder that "
+            "contains it."
         )
     if known is None or not (is_pinned or offline):
         kind = BucketPlace if place.kind == "s3" else HubPlace
         try:
-            there = kind(place, revision, endpoint, token)
+            remote = kind(place, revision, endpoint, token)
         except HubError as error:
-            here = f" {known} is here: HF_HUB_OFFLINE=1 uses it." if known else ""
-            raise type(error)(f"{error}{here}") from None
-        known = there.revision
-        fetch_files(there, revision_folder(cache, known), max_bytes)
+            local = f" HF_HUB_OFFLINE=1 uses the downloaded {known}." if known else ""
+            raise type(error)(f"{error}{local}") from None
+        known = remote.revision
+        download_files(remote, revision_folder(cache, known), max_bytes)
         _remember(cache, revision, known)
     shared = SharedModel(str(address), known, revision_folder(cache, known))
     try:
         listed = shared._verify()
     except ChecksumError:
-        shutil.rmtree(shared.folder, ignore_errors=True)  # to be fetched anew
+        shutil.rmtree(shared.folder, ignore_errors=True)  # to be downloaded again
         raise
     if _checksums.pinned_digest(revision):
         _checksums.check_revision(listed, revision, address)
@@ -353,35 +357,34 @@ def download(
 
 
 def _open_folder(place: Address, revision: str | None, max_bytes: int) -> SharedModel:
-    """Use a published folder where it is."""
+    """Verify a published model in a folder, without copying it."""
     folder = Path(place.place)
     if revision and not _checksums.pinned_digest(revision) and (folder / revision).is_dir():
         folder = folder / revision
+    if not folder.is_dir():
+        raise HubError(f"There is no folder {folder}. Check the name.")
     if not os.path.lexists(folder / CHECKSUMS_FILE):
-        found = f"{folder} holds no published model, which has a {CHECKSUMS_FILE}. What save() "
-        found = f"{found}wrote, load_model() reads."
-        raise HubError(
-            found if folder.is_dir() else f"There is no folder {folder}. Check the name."
-        )
+        found = f"{folder} holds no published model, which has a {CHECKSUMS_FILE}"
+        raise HubError(f"{found}. Use load_model() for models that save() wrote.")
     listed = SharedModel(str(place), "", folder)._verify(max_bytes)
     digest = _checksums.check_revision(listed, revision, place, folder.name)
     return SharedModel(str(place), digest, folder)
 
 
 def cache_of(address: Address) -> Path:
-    """Return the folder of what was fetched of one model."""
+    """Return the cache folder of a model."""
     return _address.cache_folder() / "models" / quote(str(address), safe="")
 
 
 def revision_folder(cache: Path, revision: str) -> Path:
-    """Return the folder of a complete revision, whether it is there or not."""
+    """Return the folder of a revision, which may not exist."""
     return cache / "revisions" / quote(revision, safe="")
 
 
 def newest(cache: Path) -> str | None:
-    """Return the revision that was the newest when it was last asked for, or else any.
+    """Return the revision that was last recorded as the newest, or else any.
 
-    No time of a file is looked at: clocks go wrong, and copies have times of their own.
+    File times are not used, because clocks and copies are unreliable.
     """
     folders = sorted(path for path in (cache / "revisions").glob("*") if path.is_dir())
     complete = (unquote(path.name) for path in folders if path.suffix != ".part")
@@ -389,7 +392,7 @@ def newest(cache: Path) -> str | None:
 
 
 def _find(cache: Path, name: str | None) -> str | None:
-    """Return what a branch, tag, commit or digest was when it was last asked for, if it is here."""
+    """Return the last known revision of a branch, tag, commit or digest, if it is in the cache."""
     note = cache / "names" / quote(name or "newest", safe="")
     revision = name if name and revision_folder(cache, name).is_dir() else None
     if revision is None and note.is_file():
@@ -402,17 +405,17 @@ def _remember(cache: Path, name: str | None, revision: str) -> None:
         note.write_text(revision, encoding="utf-8")
 
 
-def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> None:
-    """Bring the files of a model into a folder, which appears only when it is complete.
+def download_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> None:
+    """Download the files of a model to a folder, which is created only when they are complete.
 
-    Other processes wait meanwhile. Complete files stay for a later attempt where something fails.
+    Other processes wait for it. After an error, complete files are kept for the next attempt.
 
     Raises
     ------
     ChecksumError
-        If a file is not as published; it is removed, to be fetched anew.
+        If a file differs from the published one; it is removed.
     HubError
-        If the place gives up, or offers more than ``max_bytes``.
+        If the download fails, or the files are larger than ``max_bytes``.
     """
     from filelock import FileLock
 
@@ -426,9 +429,9 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> 
         for name in (CHECKSUMS_FILE, CARD_FILE):
             (folder / name).unlink(missing_ok=True)
             if (size := place.size(name)) is not None:
-                about = f"{name} of {place.address}"
-                _check_total(size, _checksums.MOST_BYTES_OF_TEXT, about, "It is not one of ours.")
-                place.fetch(name, folder)
+                file, advice = f"{name} of {place.address}", "Pull another model."
+                _check_total(size, _checksums.MAX_TEXT_BYTES, file, advice)
+                place.download(name, folder)
         listed = parse_checksums(read_text_file(folder / CHECKSUMS_FILE), source=place.address)
         _check_total(sum(_sizes(place, listed)), max_bytes, place.address)
         for name, digest in listed.items():
@@ -436,12 +439,12 @@ def fetch_files(place: HubPlace | BucketPlace, target: Path, max_bytes: int) -> 
             path.parent.mkdir(exist_ok=True, parents=True)
             if not path.is_file() or sha256(path) != digest:
                 path.unlink(missing_ok=True)
-                place.fetch(name, folder)
+                place.download(name, folder)
             if sha256(path) != digest:
                 path.unlink()
                 found = f"{name} of {place.address} has another checksum"
                 raise ChecksumError(f"{found}. Pull it again.")
-        shutil.rmtree(folder / ".cache", ignore_errors=True)  # notes of the client
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # of the client
         folder.replace(target)
 
 
@@ -449,38 +452,40 @@ def _sizes(place: HubPlace | BucketPlace, names: Iterable[str]) -> list[int]:
     sizes = {name: place.size(name) for name in names}
     if missing := ", ".join([name for name, size in sizes.items() if size is None][:5]):
         raise HubError(
-            f"{place.address} is incomplete: {missing} is not there. Try again in a minute, as it "
-            "may be being published, or have it published with hdi.hub.publish."
+            f"{place.address} is incomplete: {missing} is not there. Try again in a minute if it "
+            "is being published, or publish it with hdi.hub.publish."
         )
     return [size for size in sizes.values() if size is not None]
 
 
-def _check_total(n_bytes: int, most: float, source: object, hint: str = "Raise max_bytes.") -> None:
-    if n_bytes > most:
-        raise HubError(f"{source} has {n_bytes:,} bytes, and {most:,} are accepted. {hint}")
+def _check_total(
+    n_bytes: int, limit: float, source: object, hint: str = "Raise max_bytes."
+) -> None:
+    if n_bytes > limit:
+        raise HubError(f"{source} must have at most {limit:,} bytes, got {n_bytes:,}. {hint}")
 
 
 def resolve_model(model: str | os.PathLike[str]) -> Path:
-    """Return the folder of a model, which is fetched first where it is somewhere else.
+    """Return the folder of a model, downloading it if necessary.
 
     Parameters
     ----------
     model
-        A folder, or else what :func:`download` takes: ``"pbmc"`` (the bundled model),
-        ``"owner/name"``, ``"s3://bucket/path"`` or ``"file:///folder"``. A folder that is there is
-        never looked for elsewhere, and a path that starts with ``/``, ``.`` or ``~``, like any
-        `Path`, is a folder in any case.
+        A folder, or an address as in :func:`download`: ``"pbmc"`` (the bundled model),
+        ``"owner/name"``, ``"s3://bucket/path"`` or ``"file:///folder"``. Existing folders take
+        precedence, and paths that start with ``/``, ``.`` or ``~`` are always folders, as is any
+        `Path`.
 
     Returns
     -------
-    A folder for :func:`load_model`; of what was fetched, the checksums are verified.
+    A folder for :func:`load_model`; checksums of downloads are verified.
 
     Raises
     ------
     ValueError
         If the text is neither a folder nor an address.
     HubError
-        If the model cannot be fetched.
+        If the model cannot be downloaded.
 
     Examples
     --------
@@ -491,7 +496,7 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     text = os.fspath(model)
     folder = Path(text).expanduser()
     is_path = isinstance(model, os.PathLike) or text.startswith((".", "~")) or folder.is_absolute()
-    # Empty text, as of a shell variable that is not set, would mean the working directory.
+    # Empty text, for example of an unset shell variable, would be the working directory.
     if is_path or (text and folder.is_dir()):
         return folder
     names = _address.bundled_folders()
@@ -505,36 +510,36 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     except HubError as error:
         if not is_on_hub or isinstance(error, ChecksumError):
             raise
-        # A path that was mistyped looks like the name of a repository.
-        raise type(error)(f"There is no folder {text!r}, so the hub was asked. {error}") from None
+        # Mistyped paths look like names of repositories.
+        raise type(error)(f"There is no folder {text!r}, so the hub was tried. {error}") from None
 
 
 def load_model(model: Any, *, with_types: bool = False, **options: Any) -> Any:
-    """Return a model, by its name, folder or address; a model itself is returned as it is.
+    """Load a model by its name, folder or address; models are returned unchanged.
 
     Parameters
     ----------
     model
-        What :func:`resolve_model` takes, or a model.
+        Name, folder or address as in :func:`resolve_model`, or a model.
     with_types
-        Whether it has to be one that knows cell types.
+        Whether the model must have cell types.
     **options
         ``accelerator`` and ``device``, as in :func:`hdeepinsight.models.load_model`.
 
     Returns
     -------
-    The model, without data, of the class that was saved.
+    The model, without data, of the saved class.
 
     Raises
     ------
     TypeError
-        If it is neither a model nor text or a path, or knows no cell types and has to.
+        If it is neither a model nor a string or path, or lacks required cell types.
     ValueError
         If the text is neither a folder nor an address.
     HubError
-        If the model cannot be fetched.
+        If the model cannot be downloaded.
     ModelFileError
-        If the folder holds no model.
+        If the folder contains no model.
 
     Examples
     --------
@@ -552,30 +557,30 @@ def load_model(model: Any, *, with_types: bool = False, **options: Any) -> Any:
         raise TypeError(f"The model must be {expected}, got a {kind}. {hint}")
     if with_types and getattr(model, "taxonomy", None) is None:
         found = f"a {kind} that has learned without labels"
-        hint = "Take what it offers, such as predict(), or train a classifier."
-        raise TypeError(f"The model must know cell types, got {found}. {hint}")
+        hint = "Use its own methods, such as predict(), or train a classifier."
+        raise TypeError(f"The model must have cell types, got {found}. {hint}")
     return model
 
 
 def load_annotator(model: Any) -> Any:
-    """Return what annotates, by the name, folder or address of a model; a model is returned as is.
+    """Load a model for annotation only, by its name, folder or address.
 
-    Annotating takes neither scvi-tools nor Lightning, which are not imported where a saved model is
-    of a class that can do without them.
+    Annotation needs neither scvi-tools nor Lightning, so they are not imported for saved models
+    whose class supports this.
 
     Parameters
     ----------
     model
-        As in :func:`load_model`; it has to know cell types.
+        As in :func:`load_model`; it must have cell types.
 
     Returns
     -------
-    An :class:`~hdeepinsight.models.Annotator`, or the model where there is none for its class.
+    An :class:`~hdeepinsight.models.Annotator`, or the model if its class does not support it.
 
     Raises
     ------
     TypeError, ValueError, HubError, ModelFileError
-        As of :func:`load_model`.
+        As in :func:`load_model`.
 
     Examples
     --------

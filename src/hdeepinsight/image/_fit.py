@@ -39,9 +39,7 @@ N_NEAREST = 10
 _CHUNK = 1024
 
 
-def gene_profiles(
-    x: Any, *, n_components: int = N_COMPONENTS, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def gene_profiles(x: Any, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Compute low-dimensional unit vectors of genes, whose inner products approximate cosines.
 
     Each gene is scaled to unit length over the cells, so that squared Euclidean distances are
@@ -52,15 +50,13 @@ def gene_profiles(
     ----------
     x
         Log-normalised expression, ``(n_cells, n_genes)``, dense or scipy sparse.
-    n_components
-        Maximum number of singular vectors.
     seed
         Random seed of the decomposition.
 
     Returns
     -------
     profiles, expressed
-        Profiles of the expressed genes, ``(n_expressed, d)`` with ``d <= n_components``, and the
+        Profiles of the expressed genes, ``(n_expressed, d)`` with ``d <= 50``, and the
         mask of genes with values other than zero, ``(n_genes,)``.
 
     Raises
@@ -83,13 +79,13 @@ def gene_profiles(
         hint = "Check the layer, or use GeneLayout.random(genes), which needs no expression."
         raise ValueError(f"At least one of {norms.size} genes must be expressed, got none. {hint}")
     unit = sparse.diags_array(1.0 / norms[expressed]) @ genes[np.flatnonzero(expressed)]
-    if min(unit.shape) <= n_components:  # exact decomposition of a small matrix
+    if min(unit.shape) <= N_COMPONENTS:  # exact decomposition of a small matrix
         dense = unit.toarray() if sparse.issparse(unit) else np.asarray(unit)
         left, values, _ = np.linalg.svd(dense, full_matrices=False)
     else:
         from sklearn.utils.extmath import randomized_svd  # imports for half a second
 
-        left, values, _ = randomized_svd(unit, n_components, n_iter=4, random_state=seed)
+        left, values, _ = randomized_svd(unit, N_COMPONENTS, n_iter=4, random_state=seed)
     profiles = np.asarray(left * values)
     # The profile of a gene that is orthogonal to all components remains zero.
     lengths = np.linalg.norm(profiles, axis=1, keepdims=True)
@@ -104,7 +100,8 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
     profiles
         Unit vectors, ``(n_genes, d)``.
     method
-        ``"tsne"``, ``"tsne_published"``, ``"umap"`` or ``"mde"``.
+        ``"tsne"`` or ``"tsne_published"`` (Barnes-Hut t-SNE with a perplexity of at most a third of
+        the genes), ``"umap"`` or ``"mde"``.
     seed
         Random seed.
 
@@ -122,40 +119,26 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
     if len(np.unique(wide.round(6), axis=0)) < MIN_DISTINCT:
         return wide[:, :2]
     wide = wide.astype(np.float32)
+    n_others = len(wide) - 1
     if method in TSNE:
-        found = _tsne(wide, seed, **TSNE[method])
+        from sklearn import manifold
+
+        settings = {**TSNE[method], "metric": "cosine", "init": "pca", "random_state": seed}
+        settings["perplexity"] = min(settings["perplexity"], n_others / 3)
+        found = np.asarray(manifold.TSNE(learning_rate="auto", **settings).fit_transform(wide))
     elif method == "umap":
-        found = _umap(wide, seed)
+        with warnings.catch_warnings():
+            # On import, umap warns that its TensorFlow variant is not available.
+            warnings.simplefilter("ignore", ImportWarning)
+            from umap import UMAP
+
+        # Unlike spectral initialisation, PCA also works for disconnected graphs.
+        settings = {"metric": "cosine", "init": "pca", "random_state": seed, "n_jobs": 1}
+        model = UMAP(n_neighbors=min(N_NEIGHBORS, n_others), **settings)
+        found = np.asarray(model.fit_transform(wide))
     else:
         found = preserve_neighbors(wide, N_NEIGHBORS, seed, noise=0.1)
     return found.astype(np.float64)
-
-
-def _tsne(profiles: np.ndarray, seed: int, *, perplexity: float, **settings: Any) -> np.ndarray:
-    """Run Barnes-Hut t-SNE with a perplexity of at most a third of the genes."""
-    from sklearn.manifold import TSNE
-
-    model = TSNE(
-        metric="cosine",
-        perplexity=min(perplexity, (len(profiles) - 1) / 3),
-        init="pca",
-        learning_rate="auto",
-        random_state=seed,
-        **settings,
-    )
-    return np.asarray(model.fit_transform(profiles))
-
-
-def _umap(profiles: np.ndarray, seed: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        # On import, umap warns that its TensorFlow variant is not available.
-        warnings.simplefilter("ignore", ImportWarning)
-        from umap import UMAP
-
-    # Unlike spectral initialisation, PCA also works for disconnected graphs.
-    n_neighbors = min(N_NEIGHBORS, len(profiles) - 1)
-    how = {"metric": "cosine", "init": "pca", "random_state": seed, "n_jobs": 1}
-    return np.asarray(UMAP(n_neighbors=n_neighbors, **how).fit_transform(profiles))
 
 
 def preserve_neighbors(

@@ -25,9 +25,7 @@ from hdeepinsight.image._fit import (
 
 def _names(genes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(genes, str):
-        raise TypeError(
-            f"genes must be a sequence of names, got the string {genes!r}. Pass a list."
-        )
+        raise TypeError(f"genes must be a list of names, got the string {genes!r}. Pass a list.")
     names = tuple(genes)
     if others := [name for name in names if not isinstance(name, str)]:
         found = f"{others[0]!r} of type {type(others[0]).__name__}"

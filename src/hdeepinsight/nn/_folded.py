@@ -56,6 +56,13 @@ class SparseCounts:
             tensors = [each.pin_memory().to(device, non_blocking=True) for each in tensors]
         return cls(*(each.to(device) for each in tensors))
 
+    @classmethod
+    def of_dense(cls, counts: Tensor) -> SparseCounts:
+        """Take those of a tensor, shape ``(n_cells, n_genes)``."""
+        cells, genes = counts.nonzero(as_tuple=True)
+        starts = functional.pad(cells.bincount(minlength=len(counts)).cumsum(0), (1, 0))
+        return cls(starts, genes, counts[cells, genes])
+
     def __len__(self) -> int:
         return len(self.starts) - 1
 
@@ -124,6 +131,25 @@ class SparseCounts:
         starts = functional.pad(starts, (1, 0))
         return SparseCounts(starts, self.genes[order], self.values[order])
 
+    def log_normalized(
+        self, library: Tensor, target: Tensor, has_rna: Tensor | None = None
+    ) -> SparseCounts:
+        """Compute ``log1p`` of counts scaled from the library size of each cell to a target.
+
+        Parameters
+        ----------
+        library
+            Library size per cell, shape ``(n_cells,)``.
+        target
+            Library size that all cells are scaled to.
+        has_rna
+            Whether RNA was measured in each cell; in the others all values are 0.
+        """
+        factor = target / library.clamp_min(1.0) * (library > 0)
+        if has_rna is not None:
+            factor = factor * has_rna.view(-1)
+        return replace(self, values=self.spread(factor).mul_(self.values).add_(1.0).log_())
+
     def weighted_sums(self, weight: Tensor) -> Tensor:
         """Add up the rows of a table by the values of each cell, ``(n_cells, n_columns)``."""
         return functional.embedding_bag(
@@ -183,9 +209,7 @@ class FoldedClassifier:
         self.module = module
         normalizer = module.normalizer
         measured = measured.to(normalizer.scale)
-        expected = normalizer.mean_share * normalizer.library_gene
-        coverage = (measured * expected).sum() / expected.sum().clamp_min(1e-12)
-        self.target = normalizer.target_sum * coverage
+        self.target = normalizer.target_for(measured)
         self.scale, library_gene = normalizer.scale, normalizer.library_gene
         self.tallied = torch.stack([torch.ones_like(library_gene), library_gene], dim=1)
         self.wide = None if module.wide is None else module.wide.weight.detach().T.contiguous()
@@ -245,10 +269,8 @@ class FoldedClassifier:
         counts = replace(counts, values=counts.values.to(self.scale))
         # Counts are whole, so that these sums are exact in any order.
         total, library = counts.weighted_sums(self.tallied).T
-        seen, factor = total > 0, self.target / library.clamp_min(1.0) * (library > 0)
-        if has_rna is not None:
-            factor = factor * has_rna.view(-1)
-        values = counts.spread(factor).mul_(counts.values).add_(1.0).log_()
+        seen = total > 0
+        values = counts.log_normalized(library, self.target, has_rna).values
         values = values.div_(self.scale.index_select(0, genes)).clamp_max_(1.0)
         counts = replace(counts, values=values)
         stained = None

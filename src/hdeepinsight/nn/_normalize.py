@@ -116,6 +116,25 @@ class CountNormalizer(nn.Module):
         self.scale.copy_(torch.from_numpy(_positive_percentiles(counts, scale_percentile)))
         return self
 
+    def target_for(self, measured: Tensor) -> Tensor:
+        """Return the library size that cells are scaled to where only some genes were measured.
+
+        Parameters
+        ----------
+        measured
+            1 where the gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from hdeepinsight.nn import CountNormalizer
+        >>> CountNormalizer(4).target_for(torch.tensor([1.0, 1.0, 0.0, 0.0]))
+        tensor(5000.)
+        """
+        expected = self.mean_share * self.library_gene
+        coverage = (measured * expected).sum(-1) / expected.sum().clamp_min(1e-12)
+        return self.target_sum * coverage
+
     def log_normalize(self, counts: Tensor, measured: Tensor) -> Tensor:
         """Compute the log values of the measured genes, before the per-gene scale.
 
@@ -143,9 +162,7 @@ class CountNormalizer(nn.Module):
         # Sums of products, because matrix products would run in half precision under autocast, and
         # their last bits would depend on the number of cells in the mini-batch.
         library = (counts * self.library_gene).sum(-1)
-        expected = self.mean_share * self.library_gene
-        coverage = (measured * expected).sum(-1) / expected.sum().clamp_min(1e-12)
-        factor = self.target_sum * coverage / library.clamp_min(1.0) * (library > 0)
+        factor = self.target_for(measured) / library.clamp_min(1.0) * (library > 0)
         # Several times faster than log1p on a CPU; relative error below 1e-6 from 0.1 on.
         return (counts * factor.unsqueeze(-1)).add_(1.0).log_()
 

@@ -71,9 +71,8 @@ def gene_layout(
     '3 genes on 8 × 8 pixels (random)'
     """
     if title is None:
-        title = (
-            f"{layout.n_genes:,} genes on {layout.side} × {layout.side} pixels ({layout.method})"
-        )
+        title = f"{layout.n_genes:,} genes on {layout.side} × {layout.side} pixels"
+        title += f" ({layout.method})"
         if "neighbors_kept" in layout.report:
             kept, chance = (layout.report[k] for k in ("neighbors_kept", "neighbors_kept_random"))
             title += f"\n{kept:.1%} of each gene's 10 neighbours kept, {chance:.1%} by chance"

@@ -147,25 +147,22 @@ def _mean_probability(annotation: Annotation) -> np.ndarray:
     return np.where(n_cells > 0, total / np.maximum(n_cells, 1), np.nan)
 
 
-def _draw_edges(
-    ax: Axes, taxonomy: Taxonomy, x: np.ndarray, y: np.ndarray, colors: list[str]
-) -> None:
+def _draw_edges(ax: Axes, tree: Taxonomy, x: np.ndarray, y: np.ndarray, colors: list[str]) -> None:
     """Draw each edge as a horizontal line from the parent, followed by a curve to the child."""
     from matplotlib.collections import PathCollection
     from matplotlib.path import Path
 
     codes = [Path.MOVETO, Path.LINETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
     paths = []
-    for node in range(1, taxonomy.n_nodes):
-        parent = taxonomy.parent[node]
+    for node in range(1, tree.n_nodes):
+        parent = tree.parent[node]
         bend, middle = x[node] - _GAP, x[node] - _GAP / 2
         corners = [(x[parent], y[parent]), (bend, y[parent]), (middle, y[parent])]
         paths.append(Path([*corners, (middle, y[node]), (x[node], y[node])], codes))
-    ax.add_collection(
-        PathCollection(paths, facecolors="none", edgecolors=colors[1:], linewidths=1.0, zorder=1)
-    )
-    inner = taxonomy.inner_nodes  # the common part of sibling edges has the colour of the parent
-    bends = x[[taxonomy.children(node)[0] for node in inner]] - _GAP
+    look: dict[str, Any] = {"facecolors": "none", "edgecolors": colors[1:], "linewidths": 1.0}
+    ax.add_collection(PathCollection(paths, zorder=1, **look))
+    inner = tree.inner_nodes  # the common part of sibling edges has the colour of the parent
+    bends = x[[tree.children(node)[0] for node in inner]] - _GAP
     ax.hlines(y[inner], x[inner], bends, colors=[colors[v] for v in inner], lw=1.2, zorder=1.5)
 
 
@@ -288,13 +285,13 @@ def _draw_streams(ax: Axes, left: _Column, right: _Column, start: float, end: fl
     out = left.tops[:, None] + np.cumsum(width, axis=1) - width
     into = right.tops[None, :] + np.cumsum(width, axis=0) - width
     codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3]
-    middle, paths, inks = (start + end) / 2, [], []
+    middle, paths, fill = (start + end) / 2, [], []
     for i, j in zip(*np.nonzero(n_cells), strict=True):
         a, b, w = out[i, j], into[i, j], width[i, j]
         there = [(start, a), (middle, a), (middle, b), (end, b)]
         back = [(end, b + w), (middle, b + w), (middle, a + w), (start, a + w)]
         paths.append(Path([*there, *back], codes))
-        inks.append(right.colors[j])
+        fill.append(right.colors[j])
     ax.add_collection(
-        PathCollection(paths, facecolors=inks, edgecolors="none", alpha=0.4, zorder=1)
+        PathCollection(paths, facecolors=fill, edgecolors="none", alpha=0.4, zorder=1)
     )

@@ -1,4 +1,4 @@
-"""Prepare data: look at it, recover counts, match genes, correct batches and missing entries."""
+"""Preprocessing: inspect input, recover counts, align genes, correct batches, mask entries."""
 
 from hdeepinsight.data import (
     GeneAlignment,

@@ -1,4 +1,4 @@
-"""Principal components of cells with missing entries, without filling these in."""
+"""Principal components of cells with missing entries, without imputation."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 Components = int | Literal["proportion", "scree"]
 Scale = Literal["pca", "gram"]
-#: Eigenvalues that the rules for the number of components look at, where all are too many.
-_MOST_COMPS, _FEW_CELLS = 100, 1_000
+#: Number of eigenvalues for the rules for the number of components, if there are many cells.
+_MAX_COMPS, _FEW_CELLS = 100, 1_000
 _PROPORTION = 0.95
 
 
@@ -44,43 +44,43 @@ def corrected_gram(
     center: bool = False,
     drop_empty: bool = False,
 ) -> CorrectedGram:
-    r"""Estimate the inner products that cells would have if no entry were missing.
+    r"""Estimate the inner products between cells without missing entries.
 
-    Where missing entries are filled with zeros or means, products of two cells shrink by the
-    observation rates of both, so that poorly covered cells drift to the origin. These are free of
-    that bias if entries are missing independently of their values {cite:p}`ling2021`.
+    If missing entries are filled with zeros or means, inner products shrink with the observation
+    rates of both cells, so that cells with few observed entries are close to the origin. This
+    estimate is unbiased if entries are missing independently of their values {cite:p}`ling2021`.
 
     Parameters
     ----------
     Y
         Log values of cells by genes: an array, a sparse matrix or a dask array; or an AnnData, or
-        the path of an h5ad or zarr file. What is missing is never read, and may be NaN.
+        the path of an h5ad or zarr file. Missing values are ignored, and may be NaN.
     mask
-        What is observed: a dense or sparse array of true or 1 for observed entries, a
-        `MissingEntries`, a `PanelMask` or a `DropoutMask`. ``None``: everything.
+        Observed entries: a dense or sparse array with ``True`` or 1 for observed entries, a
+        `MissingEntries`, a `PanelMask` or a `DropoutMask`; ``None`` if all are observed.
     layer
         Layer with the values; ``X`` by default.
     estimator
-        ``"rank1"`` divides by products of the rates of cells and of genes, for entries that are
-        missing here and there. ``"pairwise"`` divides by the number of genes that two cells share,
-        for panels; for other masks it makes a matrix of all pairs, of at most 20,000 cells.
-        ``"auto"`` takes ``"pairwise"`` for a `PanelMask` and ``"rank1"`` otherwise.
-        ``"rank1_published"`` scales rates as published, which inflates the products;
-        ``"rank1_clip"`` clips them at 1. ``"mean_fill"`` and ``"zero_fill"`` are the controls.
+        ``"rank1"`` divides by products of the rates of cells and genes, for single missing entries.
+        ``"pairwise"`` divides by the number of genes that two cells share, for panels; with other
+        masks it computes a matrix of all pairs of at most 20,000 cells. ``"auto"`` uses
+        ``"pairwise"`` for a `PanelMask` and ``"rank1"`` otherwise. ``"rank1_published"`` scales
+        rates as published, which inflates the products; ``"rank1_clip"`` clips them at 1.
+        ``"mean_fill"`` and ``"zero_fill"`` are controls.
     center
         Centre rows and columns of the products.
     drop_empty
-        Leave out genes without an observed entry instead of refusing them.
+        Ignore genes without an observed entry instead of raising an error.
 
     Returns
     -------
-    A symmetric operator of shape ``(n_cells, n_cells)``, which is not positive semidefinite.
+    Symmetric operator of shape ``(n_cells, n_cells)``, which is not positive semidefinite.
 
     Raises
     ------
     ValueError
-        If the mask does not fit, an observed value is not finite, a cell or gene has no observed
-        entry, or two panels share no gene.
+        If the shape of the mask is wrong, an observed value is not finite, a cell or gene has no
+        observed entry, or two panels share no gene.
 
     Notes
     -----
@@ -115,7 +115,7 @@ def corrected_gram(
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class CorrectedPCA:
-    """Principal components of corrected inner products; made by `corrected_gram_pca`.
+    """Principal components of corrected inner products, computed by `corrected_gram_pca`.
 
     Parameters
     ----------
@@ -124,16 +124,16 @@ class CorrectedPCA:
     embedding
         Coordinates, shape ``(n_cells, n_comps)``.
     eigenvalues
-        Of the products, descending, all positive.
+        Eigenvalues of the products in decreasing order, all positive.
     loadings
-        Weights of the genes, of unit length, one column per component; ``None`` where a matrix of
-        all pairs of cells was made.
+        Gene loadings of unit length, one column per component; ``None`` if a matrix of all pairs of
+        cells was computed.
     coverage
-        Share of the genes that is observed, per cell.
+        Share of observed genes per cell.
     estimator
-        Which products were used.
+        Estimator of the inner products.
     notes
-        What else there is to say, in sentences.
+        Further remarks, in sentences.
 
     Examples
     --------
@@ -171,15 +171,15 @@ class CorrectedPCA:
     def transform(
         self, adata: DataLike, mask: Mask | None = None, *, layer: str | None = None
     ) -> NDArray[np.float64]:
-        """Place new cells among the fitted ones, which stay where they are.
+        """Compute the coordinates of new cells; those of the fitted cells do not change.
 
         Parameters
         ----------
         adata
-            New cells with the same genes in the same order, not yet fitted: the noise of a fitted
-            cell's own entries is part of its coordinates.
+            New cells with the same genes in the same order. Fitted cells get different coordinates
+            here, because theirs contain the noise of their own entries.
         mask
-            What of them is observed; see `corrected_gram`.
+            Observed entries; see `corrected_gram`.
         layer
             Layer with the values; by default that of the fitted cells.
 
@@ -190,41 +190,39 @@ class CorrectedPCA:
         Raises
         ------
         ValueError
-            If genes differ, the mask does not fit, or the estimator has no operator form.
+            If genes differ, the shape of the mask is wrong, or the estimator has no operator form.
         """
         store, matrix = open_layer(adata, self._layer if layer is None else layer)
         if not self._var_names.equals(pd.Index(store.var.index)):
             differ = self._var_names.symmetric_difference(pd.Index(store.var.index))
-            what = f"other ones: {examples(list(differ))}" if len(differ) else "another order"
+            what = f"other genes: {examples(list(differ))}" if len(differ) else "another order"
             raise ValueError(
                 f"New cells must have the same {len(self._var_names):,} genes in the same order, "
                 f"got {what}. Select them by name."
             )
         if self._weights is None:
             raise ValueError(
-                f"estimator must have an operator form to place new cells, got {self.estimator!r} "
-                "of a mask of single entries. Fit with 'rank1', or with a PanelMask."
+                f"estimator must have an operator form for new cells, got {self.estimator!r} with "
+                "a mask of single entries. Fit with 'rank1', or with a PanelMask."
             )
         observed = entry_mask(mask, matrix.shape)
         weights = self._weights
         if isinstance(weights, PanelScores):
             if not observed.is_panels:
-                raise ValueError(
-                    "New cells of a result for panels must have a panel each, got a mask of single "
-                    "entries. Pass a PanelMask, or None where all genes are observed."
-                )
+                msg = "New cells of a result for panels must have panels, got a mask of single"
+                raise ValueError(f"{msg} entries. Pass a PanelMask, or None for all genes.")
             weights = weights.weights(observed.background)
         return self._gram.weigh(weights, reader(matrix), observed) - self._shift
 
     def to_adata(self, adata: AnnData, key_added: str = "X_corrected_pca") -> None:
-        """Write the coordinates into ``obsm`` and the coverage into ``obs``.
+        """Write the coordinates to ``obsm`` and the coverage to ``obs``.
 
         Parameters
         ----------
         adata
             The fitted cells.
         key_added
-            Key of ``obsm``; the column of ``obs`` has ``_coverage`` after it.
+            Key in ``obsm``; the column of ``obs`` has the suffix ``_coverage``.
         """
         check_key("key_added", key_added)
         check_same_cells(pd.Index(adata.obs_names), self.coverage, "the result")
@@ -246,40 +244,40 @@ def corrected_gram_pca(
     random_state: int = 0,
     key_added: str | None = None,
 ) -> CorrectedPCA:
-    """Compute principal components of cells with missing entries, without filling these in.
+    """Compute principal components of cells with missing entries, without imputation.
 
-    The coordinates serve ``scanpy.pp.neighbors``, UMAP and minimum-distortion embedding. Nothing
-    is written unless `key_added` is given.
+    The coordinates can be used in ``scanpy.pp.neighbors``, UMAP and minimum-distortion embedding.
+    The data are modified only if `key_added` is given.
 
     Parameters
     ----------
     adata
-        The cells: an AnnData, in memory or backed, or the path of an h5ad or zarr file, which is
-        read in pieces for every product.
+        Cells: an AnnData, in memory or backed, or the path of an h5ad or zarr file, which is read
+        in blocks for each product.
     layer
         Layer with log values, such as ``log1p`` of counts per 10,000; ``X`` by default.
     mask
-        What is observed; see `corrected_gram`. For panels use `panel_mask`.
+        Observed entries; see `corrected_gram`. For panels use `panel_mask`.
     mask_key
-        Layer that holds 1 for observed entries, instead of `mask`.
+        Layer with 1 for observed entries, instead of `mask`.
     estimator, center, drop_empty
         See `corrected_gram`.
     n_comps
-        How many components; ``"proportion"``: as many as make up 95 % of the positive eigenvalues;
-        ``"scree"``: up to the bend of the eigenvalues {cite:p}`ling2021`.
+        Number of components; ``"proportion"`` for 95 % of the sum of the positive eigenvalues;
+        ``"scree"`` for the elbow of the eigenvalues {cite:p}`ling2021`.
     scale
-        ``"pca"``: ordinary principal component scores if nothing is missing. ``"gram"``: those
-        divided by the root of the number of genes.
+        ``"pca"``: ordinary principal component scores if no entries are missing. ``"gram"``: scores
+        divided by the square root of the number of genes.
     random_state
-        Seed of the first vector.
+        Seed of the starting vector.
     key_added
-        Key of ``obsm`` to write the coordinates to; see `CorrectedPCA.to_adata`.
+        Key in ``obsm`` to write the coordinates to; see `CorrectedPCA.to_adata`.
 
     Raises
     ------
     KeyError, ValueError
-        If there is no such layer, fewer eigenvalues are positive than components are asked for, or
-        as `corrected_gram` says.
+        If the layer is missing, there are fewer positive eigenvalues than components, or as in
+        `corrected_gram`.
 
     Warns
     -----
@@ -288,7 +286,7 @@ def corrected_gram_pca(
 
     Examples
     --------
-    Two panels that share one gene of three:
+    Two panels that share one of three genes:
 
     >>> import anndata as ad
     >>> import numpy as np
@@ -313,20 +311,20 @@ def corrected_gram_pca(
     if key_added is not None:
         check_key("key_added", key_added)
         if not isinstance(adata, ad.AnnData):
-            raise ValueError(
-                "key_added writes to an AnnData, got a file. Use the embedding of the result."
-            )
+            msg = "key_added requires an AnnData, got a file. Use the embedding of the result."
+            raise ValueError(msg)
     if mask_key is not None:
         if mask is not None:
-            raise ValueError("Pass one of mask and mask_key, got both. Leave one of them out.")
+            raise ValueError("At most one of mask and mask_key must be given, got both. Omit one.")
         blocks = [block for _, block in reader(open_layer(adata, mask_key)[1])()]
         mask = sp.vstack(blocks, "csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
     store, matrix = open_layer(adata, layer)
     seen = matrix.peek(256)
     if seen.all_whole and seen.high > 1 and not seen.n_negative:
         warnings.warn(
-            "The values look like raw counts. Inner products of counts follow the depth of the "
-            "cells and the few largest genes: pass log values, such as log1p of counts per 10,000.",
+            "The values look like raw counts. Inner products of counts depend on sequencing depth "
+            "and on few highly expressed genes: pass log values, such as log1p of counts per "
+            "10,000.",
             UserWarning,
             stacklevel=2,
         )
@@ -336,8 +334,8 @@ def corrected_gram_pca(
     notes = []
     if n_empty := int((gram.rates.genes == 0).sum()):
         names = store.var.index[gram.rates.genes == 0]
-        notes.append(f"{counted(n_empty, 'gene')} without any entry: {examples(names)}.")
-    values, vectors = _chosen(gram, n_comps, random_state, notes)
+        notes.append(f"{counted(n_empty, 'gene')} without observed entries: {examples(names)}.")
+    values, vectors = _components(gram, n_comps, random_state, notes)
     roots, unit = np.sqrt(values), 1.0 if scale == "pca" else float(gram.n_genes) ** -0.5
     embedding = vectors * (roots * np.sqrt(gram.n_genes) * unit)
     loadings: NDArray[np.float64] | None = None
@@ -375,13 +373,13 @@ def corrected_gram_pca(
     return result
 
 
-def _chosen(
+def _components(
     gram: CorrectedGram, n_comps: Components, seed: int, notes: list[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute as many positive eigenvalues as asked for, or as a rule finds, and vectors."""
+    """Compute leading positive eigenvalues and eigenvectors; their number may follow a rule."""
     n_cells = gram.shape[0]
-    all_of_few = n_cells if n_cells <= _FEW_CELLS else _MOST_COMPS
-    wanted = all_of_few if isinstance(n_comps, str) else n_comps
+    considered = n_cells if n_cells <= _FEW_CELLS else _MAX_COMPS
+    wanted = considered if isinstance(n_comps, str) else n_comps
     values, vectors = leading_eigenpairs(gram, wanted, random_state=seed)
     n_positive = int((values > 1e-10 * max(values[0], 0.0)).sum()) if values[0] > 0 else 0
     if not isinstance(n_comps, str):
@@ -393,13 +391,12 @@ def _chosen(
         return values, vectors
     values, vectors = values[:n_positive], vectors[:, :n_positive]
     if wanted < n_cells and n_positive == wanted:
-        notes.append(f"The rule looked at the {wanted} largest eigenvalues only.")
+        notes.append(f"The rule used only the {wanted} largest eigenvalues.")
     if n_comps == "proportion":
         kept = int(np.searchsorted(values.cumsum(), _PROPORTION * values.sum())) + 1
     elif n_positive < 6:
-        raise ValueError(
-            f"n_comps='scree' needs 6 positive eigenvalues, got {n_positive}. Pass a number."
-        )
+        msg = f"n_comps='scree' requires 6 positive eigenvalues, got {n_positive}. Pass a number."
+        raise ValueError(msg)
     else:
         slopes = (values[2:] - values[:-2]) / 2
         kept = int((slopes[3:] - slopes[:-3]).argmax()) + 2

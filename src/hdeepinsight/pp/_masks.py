@@ -1,4 +1,4 @@
-"""What of a matrix was observed: panels of genes, few missing entries, and dropouts."""
+"""Masks of observed entries: gene panels, single missing entries, and dropouts."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from hdeepinsight.graph import (
 Mask: TypeAlias = "ArrayLike | sp.spmatrix | MissingEntries | DropoutMask | PanelMask"
 Grouping = Literal["leiden", "vote"]
 
-#: Rows that are read at a time from a file or a dask array.
+#: Rows per block that is read from a file or a dask array.
 _ROWS = 4096
-#: Clusters of the runs that vote, and components that cells are grouped by.
+#: Numbers of clusters in the vote, and numbers of components and neighbours for the clustering.
 _VOTERS, _N_COMPS, _NEIGHBORS = (4, 6, 8, 10, 12), 30, 15
-#: Most entries of a mask of groups by genes: 200 MB.
+#: Maximum number of entries of a mask of groups by genes (200 MB).
 _LARGEST_MASK = 200_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class MissingEntries:
-    """Few entries that are missing; all others are observed.
+    """Mask of single missing entries; all others are observed.
 
     Parameters
     ----------
     entries
-        Sparse matrix, not 0 where an entry is missing, shape ``(n_cells, n_genes)``.
+        Sparse matrix, non-zero for missing entries, shape ``(n_cells, n_genes)``.
 
     Examples
     --------
@@ -61,14 +61,14 @@ class MissingEntries:
 
 @dataclass(frozen=True, eq=False)
 class PanelMask:
-    """Groups of cells of which each was measured with a panel of genes of its own.
+    """Mask of groups of cells that were measured with different gene panels.
 
     Parameters
     ----------
     groups
-        Panel of every cell, from 0 on, shape ``(n_cells,)``.
+        Panel of each cell, starting from 0, shape ``(n_cells,)``.
     measured
-        Whether a panel measures a gene, shape ``(n_panels, n_genes)``.
+        Whether each gene is in a panel, shape ``(n_panels, n_genes)``.
     names
         Names of the panels, for errors.
 
@@ -88,14 +88,14 @@ class PanelMask:
 
 @dataclass(frozen=True, eq=False)
 class DropoutMask:
-    """Groups of cells in which zeros of some genes count as missing.
+    """Mask of groups of cells in which zeros of some genes are regarded as missing.
 
     Parameters
     ----------
     groups
-        Group of every cell, from 0 on, shape ``(n_cells,)``.
+        Group of each cell, starting from 0, shape ``(n_cells,)``.
     dropout
-        Whether a zero of a gene is missing in a group, shape ``(n_groups, n_genes)``.
+        Whether zeros of a gene are missing in a group, shape ``(n_groups, n_genes)``.
     names
         Names of the groups, for errors.
 
@@ -115,17 +115,17 @@ class DropoutMask:
 
 
 def entry_mask(mask: Mask | None, shape: tuple[int, int]) -> EntryMask:
-    """Return a mask in the one form that operators take.
+    """Convert a mask to the form that operators require.
 
     Raises
     ------
     ValueError
-        If its shape is another one, or it holds numbers other than 0 and 1.
+        If its shape is wrong, or it contains values other than 0 and 1.
     """
-    alone = np.zeros(shape[0], dtype=np.int64)
-    everything = np.ones((1, shape[1]), dtype=np.bool_)
+    one_group = np.zeros(shape[0], dtype=np.int64)
+    all_genes = np.ones((1, shape[1]), dtype=np.bool_)
     if mask is None:
-        return EntryMask(alone, everything)
+        return EntryMask(one_group, all_genes)
     if isinstance(mask, PanelMask | DropoutMask):
         panels = isinstance(mask, PanelMask)
         table = np.asarray(mask.measured if isinstance(mask, PanelMask) else ~mask.dropout, bool)
@@ -134,20 +134,19 @@ def entry_mask(mask: Mask | None, shape: tuple[int, int]) -> EntryMask:
         if groups.dtype.kind not in "iu" or not 0 <= groups.min() <= groups.max() < len(table):
             raise invalid("groups", groups, f"whole numbers from 0 to {len(table) - 1}")
         return EntryMask(groups, table, nonzeros_observed=not panels, names=mask.names)
-    few = isinstance(mask, MissingEntries)
+    lists_missing = isinstance(mask, MissingEntries)
     given: Any = mask.entries if isinstance(mask, MissingEntries) else mask
     given = given if sp.issparse(given) else np.asarray(given)
     _check_shape(given.shape, shape)
     values = given.data if sp.issparse(given) else given
     if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
-        raise ValueError(
-            "A mask must hold 1 for observed and 0 for missing entries, got other values. Make it "
-            "by a comparison, such as ~np.isnan(Y)."
-        )
-    if few or sp.issparse(given):
+        msg = "A mask must contain 1 for observed and 0 for missing entries, got other values."
+        raise ValueError(f"{msg} Compute it by a comparison, such as ~np.isnan(Y).")
+    if lists_missing or sp.issparse(given):
         given = sp.csr_matrix(given, dtype=np.float64, copy=True)
         given.eliminate_zeros()
-    return EntryMask(alone, everything == few, exceptions=-given if few else given)
+    exceptions = -given if lists_missing else given
+    return EntryMask(one_group, all_genes == lists_missing, exceptions=exceptions)
 
 
 def _check_shape(found: tuple[int, ...], shape: tuple[int, int]) -> None:
@@ -157,43 +156,43 @@ def _check_shape(found: tuple[int, ...], shape: tuple[int, int]) -> None:
 
 
 def open_layer(data: DataLike, layer: str | None) -> tuple[Store, RowMatrix]:
-    """Open one matrix of cells by features, of whatever kind these are."""
+    """Open a matrix of cells by features of any kind."""
     store = open_store(data, genes_only=False)
     return store, store.matrix(layer, use_raw=False, arguments={"layer": "layer"})
 
 
 def is_lazy(matrix: RowMatrix) -> bool:
-    """Return whether a matrix is read piece by piece, from a file or by dask."""
+    """Return whether a matrix is read in blocks, from a file or with dask."""
     return matrix.storage.startswith(("h5ad", "zarr", "dask"))
 
 
 def reader(matrix: RowMatrix) -> Reader:
-    """Return what reads a matrix: as a whole where it is in memory, else piece by piece."""
+    """Return a reader of a matrix, as a whole if it is in memory, else in blocks."""
     return partial(matrix.blocks, _ROWS if is_lazy(matrix) else max(matrix.shape[0], 1))
 
 
 def panel_mask(
     adata: DataLike, *, batch_key: str, measured: Mapping[str, Iterable[str]] | None = None
 ) -> PanelMask:
-    """Say which genes were measured in which batch.
+    """Create a mask of the genes that were measured in each batch.
 
     Parameters
     ----------
     adata
-        The cells: an AnnData, or the path of a file.
+        Cells: an AnnData, or the path of a file.
     batch_key
-        Column of ``obs`` with the panel of every cell.
+        Column of ``obs`` with the panel of each cell.
     measured
-        Names of the genes that each batch measured. By default the genes that have any value
-        other than 0 in the batch, with a warning: a gene that a panel measures and no cell
-        expresses counts as missing then.
+        Names of the genes in the panel of each batch. By default the genes with a non-zero value in
+        the batch, with a warning: measured genes that no cell expresses are then regarded as
+        missing.
 
     Raises
     ------
     KeyError
-        If there is no such column.
+        If the column is missing.
     ValueError
-        If a batch has no panel, or a panel has genes that the data lacks.
+        If a batch has no panel, or a panel has genes that are not in the data.
 
     Examples
     --------
@@ -213,8 +212,8 @@ def panel_mask(
     table = np.zeros((len(names), len(genes)), dtype=np.bool_)
     if measured is None:
         warnings.warn(
-            "Panels are inferred: a gene counts as measured in a batch where any cell has a value "
-            "other than 0. Pass measured={batch: genes} where the panels are known.",
+            "Panels are inferred: genes with a non-zero value in a batch are regarded as measured. "
+            "Pass measured={batch: genes} if the panels are known.",
             UserWarning,
             stacklevel=2,
         )
@@ -223,14 +222,14 @@ def panel_mask(
     for row, name in enumerate(names):
         if name not in measured:
             raise ValueError(
-                f"Every batch must have a panel, got none for {name!r} but for "
+                f"Every batch must have a panel, got none for {name!r}, only for "
                 f"{examples(list(measured))}. Add it to `measured`."
             )
         panel = list(measured[name])
         if unknown := [gene for gene in panel if gene not in genes]:
             raise ValueError(
-                f"Panels must name genes of the data, got {len(unknown)} that it lacks for "
-                f"{name!r}: {examples(unknown)}. Correct the names, or leave these out."
+                f"Panels must contain genes of the data, got {len(unknown)} other names for "
+                f"{name!r}: {examples(unknown)}. Correct the names, or remove them."
             )
         table[row] = genes.isin(panel)
     return PanelMask(codes, table, names)
@@ -245,37 +244,37 @@ def estimate_dropout_mask(
     method: Grouping = "leiden",
     random_state: int = 0,
 ) -> DropoutMask:
-    """Guess which zeros are dropouts: those of genes that most cells of a group express.
+    """Estimate which zeros are dropouts: those of genes that most cells of a group express.
 
     .. warning::
-       Such a mask depends on the values, since only zeros can be missing, so that the assumption
-       behind the corrected products does not hold, and the groups that make the mask can come back
-       in the embedding. For counts of unique molecules a benefit is unproven: compare with no mask
-       at all, and with the groups permuted.
+       Such a mask depends on the values, because only zeros can be missing. This violates the
+       assumption of the corrected products, and the groups used for the mask can reappear in the
+       embedding. A benefit for UMI counts is unproven: compare with results without a mask, and
+       with permuted groups.
 
     Parameters
     ----------
     adata
-        The cells: an AnnData, or the path of a file.
+        Cells: an AnnData, or the path of a file.
     layer
         Layer with the log values; ``X`` by default.
     groups_key
-        Column of ``obs`` with groups of cells; by default `method` makes them.
+        Column of ``obs`` with groups of cells; by default computed with `method`.
     threshold
-        Zeros of a gene are true ones in a group where at least this share of the cells has 0.
+        Zeros of a gene are true zeros in a group if at least this share of its cells has 0.
     method
-        ``"leiden"`` clusters the graph of 15 neighbours, for which the extra ``leiden`` has to be
-        installed. ``"vote"`` clusters by k-means into 4, 6, 8, 10 and 12 groups and takes the
-        majority, as published {cite:p}`ling2021`.
+        ``"leiden"`` clusters the graph of 15 neighbours, which requires the extra ``leiden``.
+        ``"vote"`` uses the majority of k-means clusterings with 4, 6, 8, 10 and 12 clusters, as
+        published {cite:p}`ling2021`.
     random_state
-        Seed of the clusters.
+        Seed of the clustering.
 
     Raises
     ------
     KeyError
-        If there is no such column.
+        If the column is missing.
     ValueError
-        If `threshold` or `method` is not valid, or the groups of the vote are too many.
+        If `threshold` or `method` is invalid, or the vote gives too many groups.
 
     Examples
     --------
@@ -299,8 +298,8 @@ def estimate_dropout_mask(
     if groups_key is not None:
         codes, names = _codes(batch_column(store.obs, groups_key))
         return DropoutMask(codes, dropouts(codes, len(names)), names)
-    plain = entry_mask(None, matrix.shape)
-    gram = CorrectedGram(reader(matrix), plain, keep=not is_lazy(matrix), drop_empty=True)
+    unmasked = entry_mask(None, matrix.shape)
+    gram = CorrectedGram(reader(matrix), unmasked, keep=not is_lazy(matrix), drop_empty=True)
     n_comps = max(1, min(_N_COMPS, min(matrix.shape) - 1))
     values, vectors = leading_eigenpairs(gram, n_comps, random_state=random_state)
     points = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -315,8 +314,8 @@ def estimate_dropout_mask(
     signatures, joint = np.unique(np.column_stack(runs), axis=0, return_inverse=True)
     if signatures.shape[0] * matrix.shape[1] > _LARGEST_MASK:
         raise ValueError(
-            f"The vote must need at most {_LARGEST_MASK:,} entries, got {len(signatures):,} groups "
-            f"of {matrix.shape[1]:,} genes. Use method='leiden'."
+            f"The mask of the vote must have at most {_LARGEST_MASK:,} entries, got "
+            f"{len(signatures):,} groups of {matrix.shape[1]:,} genes. Use method='leiden'."
         )
     votes = np.zeros((len(signatures), matrix.shape[1]))
     for run, column in zip(runs, signatures.T, strict=True):
@@ -330,7 +329,7 @@ def _codes(column: pd.Series) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 
 def _count(matrix: RowMatrix, codes: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:
-    """Count the cells of every group with a value other than 0, ``(n_groups, n_genes)``."""
+    """Count the cells of each group with a non-zero value, ``(n_groups, n_genes)``."""
     counts = np.zeros((n_groups, matrix.shape[1]))
     for rows, block in reader(matrix)():
         present = sp.csr_matrix(block, dtype=np.float64, copy=True)

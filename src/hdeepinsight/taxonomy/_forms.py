@@ -102,9 +102,7 @@ def quoted(names: Iterable[str], limit: int = 10) -> str:
     return examples([*map(clipped, listed[:limit]), *listed[limit:]], limit)
 
 
-def canonical_tree(
-    labels: Sequence[str], parents: Sequence[int]
-) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+def canonical_tree(labels: Sequence[str], parents: Sequence[int]) -> tuple[Path, NDArray[np.int32]]:
     """Validate a tree and sort its nodes breadth first, keeping the given order of siblings.
 
     Parameters
@@ -162,9 +160,7 @@ def canonical_tree(
         if problem := name_problem(name) or seen.get((above, name)):
             under = clipped(join_path(path_of(names, parent_of, above)))
             found = f"a child of {under} named {clipped(name)}, which {problem}"
-            raise ValueError(
-                f"Names must be text and unique among siblings, got {found}. Rename it."
-            )
+            raise ValueError(f"Names must be text, unique among siblings, got {found}. Rename it.")
         seen[above, name] = "is the name of a sibling"
     return tuple(map(str, names)), parent_of  # numpy strings become plain ones
 
@@ -303,15 +299,14 @@ def from_edges(
             raise TypeError(f"An edge must be a pair (parent, child), got {clipped(edge)}. {hint}")
         parent, child = pair
         path, first = split_path(child), parent_of.setdefault(child, parent)
-        found = None
-        if first != parent:
-            found = f"two parents of {clipped(child)}: {clipped(first)} and {clipped(parent)}"
-        elif len(path) > 1 and path[:-1] != split_path(parent):
+        if first != parent or (len(path) > 1 and path[:-1] != split_path(parent)):
             found = f"the edge from {clipped(parent)} to {clipped(child)}"
-        if found:
+            if first != parent:
+                found = f"two parents of {clipped(child)}: {clipped(first)} and {clipped(parent)}"
             hint = f"If two types share a name, write them as paths ('{first} > {path[-1]}')."
-            expected = "one parent, which is the start of its path if it is written as one"
-            raise ValueError(f"A node must have {expected}, got {found}. {hint}")
+            raise ValueError(
+                f"A node must have one parent, the start of its path, got {found}. {hint}"
+            )
         names |= dict.fromkeys(pair)
     tops = [name for name in names if name not in parent_of]
     root = tops[0] if len(tops) == 1 else ROOT_NAME

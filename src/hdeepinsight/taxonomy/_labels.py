@@ -34,6 +34,8 @@ MISSING_LABELS = frozenset((
 
 #: One or more labels that mean "not labelled"; None if only missing values do.
 Unlabeled = str | Collection[str] | None
+#: Returns a true value for names of a taxonomy.
+IsName = Callable[[Any], object] | None
 
 _LOOK_ALIKES = str.maketrans("АВЕЅІЈКМНОРСТХУаеѕіјорсху", "ABESIJKMHOPCTXYaesijopcxy")
 _LISTED = 20
@@ -136,9 +138,7 @@ def _counted(labels: list[str], count_of: dict[str, int]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _is_unlabeled(
-    name: object, unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
-) -> bool:
+def _is_unlabeled(name: object, unlabeled: Unlabeled, is_name: IsName = None) -> bool:
     """Return whether a label is in `unlabeled`, or is a word for "no label" and not a name."""
     if unlabeled is None or name in ([unlabeled] if isinstance(unlabeled, str) else unlabeled):
         return unlabeled is not None
@@ -165,7 +165,7 @@ def _distinct(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
 
 
 def _factorize(
-    labels: Iterable[Any], unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
+    labels: Iterable[Any], unlabeled: Unlabeled, is_name: IsName = None
 ) -> tuple[NDArray[np.int64], list[Any]]:
     """Return codes and distinct names of a label column; cells without a label have code -1.
 
@@ -190,7 +190,7 @@ def _factorize(
 
 
 def _combinations(
-    frame: pd.DataFrame, unlabeled: Unlabeled, is_name: Callable[[Any], object] | None = None
+    frame: pd.DataFrame, unlabeled: Unlabeled, is_name: IsName = None
 ) -> tuple[list[tuple[Any, ...]], NDArray[np.int64], NDArray[np.int64]]:
     """Return the distinct rows of label columns (None: no label), the row per cell, and counts."""
     columns = [_factorize(frame[key], unlabeled, is_name) for key in frame.columns]
@@ -324,16 +324,14 @@ def _descend(tree: Taxonomy, row: tuple[Any, ...], levels: list[int]) -> int:
     for name, level in zip(row, levels, strict=True):
         if name is None:
             continue
-        below: list[int] = []
-        for bare in (False, True):  # a path or synonym may hide a bare name below this node
-            found, above = tree._candidates(name, level, bare=bare), int(tree.depth[node])
-            below = below or [each for each in found if tree.at_level(each, above) == node]
+        found, above = tree._candidates(name, level), int(tree.depth[node])
+        below = [each for each in found if tree.at_level(each, above) == node]
         if not below and node in tree._candidates(name):
             continue  # finer columns repeat the name of a shallow leaf
         if not below:
             tree.resolve(name, level)  # raises a more specific error for an unknown name
         if len(below) != 1:
-            where = quoted(map(tree.path_name, below or tree._candidates(name, level)))
+            where = quoted(map(tree.path_name, below or found))
             under = f"is at {where}, not under {tree.path_name(node)!r}"
             raise ValueError(f"{name!r} {f'fits several nodes: {where}' if below else under}")
         node = below[0]

@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
-_SCORES = ("accuracy", "macro_f1", "balanced_accuracy")
+Nodes = NDArray[np.int64]
+_COLUMNS = ("n_cells", "n_classes", "accuracy", "macro_f1", "balanced_accuracy")
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,12 @@ def level_scores(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> pd
         reached = table[true, level] >= 0
         here, found = table[true[reached], level], table[pred[reached], level]
         classes = np.unique(here)  # without -1, the value of predictions above the level
-        row = {"n_cells": len(here), "n_classes": len(classes)} | dict.fromkeys(_SCORES, np.nan)
+        means = [np.nan] * 3
         if len(classes):
-            _, recall, f1, _ = precision_recall_fscore_support(
-                here, found, labels=classes, zero_division=0
-            )
-            means = np.mean(here == found), f1.mean(), recall.mean()
-            row |= dict(zip(_SCORES, map(float, means), strict=True))
-        rows.append(row)
-    return pd.DataFrame(rows, index=pd.Index(taxonomy.level_names, name="level"))
+            scores = precision_recall_fscore_support(here, found, labels=classes, zero_division=0)
+            means = [np.mean(here == found), scores[2].mean(), scores[1].mean()]
+        rows.append((len(here), len(classes), *means))
+    return pd.DataFrame(rows, pd.Index(taxonomy.level_names, name="level"), columns=_COLUMNS)
 
 
 def hierarchical_scores(
@@ -172,9 +170,7 @@ def path_distance(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> N
     return depth[true] + depth[pred] - 2 * _shared_depth(taxonomy, true, pred)
 
 
-def _shared_depth(
-    taxonomy: Taxonomy, true: NDArray[np.int64], pred: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _shared_depth(taxonomy: Taxonomy, true: Nodes, pred: Nodes) -> NDArray[np.int64]:
     """Return the depth of the lowest common ancestor of each pair, shape ``(n_cells,)``."""
     shared = np.zeros(len(true), dtype=np.int64)
     for here in taxonomy.node_at_level.T:  # level by level, to save memory
@@ -184,7 +180,7 @@ def _shared_depth(
 
 def check_nodes(
     taxonomy: Taxonomy, n_cells: int | None = None, **given: ArrayLike
-) -> tuple[NDArray[np.int64], ...]:
+) -> tuple[Nodes, ...]:
     """Validate arrays of nodes, passed by argument name, and return them as int64.
 
     Parameters

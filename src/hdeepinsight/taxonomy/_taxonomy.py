@@ -29,8 +29,6 @@ NodeLike = NodeName | SupportsIndex
 #: Maximum size of a derived table. The other methods work on larger trees, too.
 MAX_TABLE_BYTES = 2**29
 
-_PRINTED_LINES = 200
-
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     array.setflags(write=False)
@@ -544,18 +542,14 @@ class Taxonomy:
         forms = "full path ('parent > child'), synonym nor bare name"
         raise ValueError(f"The taxonomy has no node {shown}, neither by {forms}. {hint}")
 
-    def _candidates(
-        self, name: str | Sequence[str], depth: int | None = None, *, bare: bool = False
-    ) -> list[int]:
+    def _candidates(self, name: str | Sequence[str], depth: int | None = None) -> list[int]:
         """Return the nodes of a full path, else of a synonym, else of a bare name, at `depth`."""
-        node, ways = 0, list[list[int]]()
-        if not bare:
-            for child in _forms.split_path(name):
-                node = self._child_named.get((node, child), -1)
-            ways.append([node])
+        node = 0
+        for child in _forms.split_path(name):
+            node = self._child_named.get((node, child), -1)
+        ways = [[node]]
         if isinstance(name, str):
-            ways += [] if bare else [[self._node_of_synonym.get(name, -1)]]
-            ways.append(self._nodes_named.get(name, []))
+            ways += [[self._node_of_synonym.get(name, -1)], self._nodes_named.get(name, [])]
         found = ([v for v in way if v >= 0 and depth in (None, self.depth[v])] for way in ways)
         return next(filter(None, found), [])
 
@@ -723,4 +717,4 @@ class Taxonomy:
         return f"Taxonomy({size}, {counted(self.max_depth, 'level')}: {levels})"
 
     def __str__(self) -> str:
-        return self.show(max_lines=_PRINTED_LINES)
+        return self.show(max_lines=200)

@@ -149,9 +149,7 @@ def audit_labels(
     n_given = sum(source is not None for source in (labels_key, labels_keys or None, nodes))
     if n_given != 1:
         hint = "Pass labels_key for a single column, or labels_keys for one column per level."
-        raise ValueError(
-            f"One of labels_key, labels_keys and nodes must be given, got {n_given}. {hint}"
-        )
+        raise ValueError(f"Pass one of labels_key, labels_keys and nodes, got {n_given}. {hint}")
     obs = adata.obs
     for key in keys:
         check_labels(one_column(obs, key), f"obs[{key!r}]", unlabeled=unlabeled)

@@ -233,9 +233,7 @@ def find_contradictions(
     return Contradictions(rival, margin, weight, 1.0 - right, recognised, table)
 
 
-def most_probable_below(
-    taxonomy: Taxonomy, probabilities: np.ndarray, starts: np.ndarray
-) -> np.ndarray:
+def most_probable_below(taxonomy: Taxonomy, p: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Descend from the start nodes to the most probable child, repeatedly; ``(n_cells,)``.
 
     The descent ends at a node whose children all have probability 0, such as a node without finer
@@ -244,7 +242,7 @@ def most_probable_below(
     node = starts.copy()
     for children in taxonomy.groups:
         here = np.flatnonzero(node == taxonomy.parent[children[0]])
-        values = probabilities[np.ix_(here, children)]
+        values = p[np.ix_(here, children)]
         node[here] = np.where(values.max(axis=1) > 0, children[values.argmax(axis=1)], node[here])
     return node
 

@@ -167,20 +167,14 @@ class Consensus:
         stop = self.annotation().stop_nodes
         level = self.taxonomy.depth[stop].clip(1) - 1
         under = self.taxonomy.node_at_level[self.nodes, level[:, None]] == stop[:, None]
-        columns = {
-            f"popv_{name}_prediction": annotation.node_categories(names, nodes)
-            for name, nodes in zip(self.names, self.nodes.T, strict=True)
-        }
-        return pd.DataFrame(
-            {
-                **columns,
-                "popv_majority_vote_prediction": annotation.node_categories(names, majority),
-                "popv_majority_vote_score": same[rows, first],
-                "popv_prediction": annotation.node_categories(names, stop),
-                "popv_prediction_score": under.sum(axis=1),
-            },
-            index=self.obs_names,
-        )
+        assigned = dict(zip(self.names, self.nodes.T, strict=True))
+        assigned |= {"majority_vote": majority}
+        labels = {name: annotation.node_categories(names, each) for name, each in assigned.items()}
+        columns = {f"popv_{name}_prediction": each for name, each in labels.items()}
+        columns["popv_majority_vote_score"] = same[rows, first]
+        columns["popv_prediction"] = annotation.node_categories(names, stop)
+        columns["popv_prediction_score"] = under.sum(axis=1)
+        return pd.DataFrame(columns, index=self.obs_names)
 
     def to_adata(
         self, adata: AnnData, *, key_added: str = "consensus", overwrite: bool = False

@@ -35,8 +35,6 @@ Selection = Literal[
 ]
 RareClasses = Literal["error", "keep_real", "drop"]
 
-_AVERAGES = "centroids", "class_mean", "pseudobulk"
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelledCells:
@@ -186,7 +184,7 @@ def _parts(
 ) -> Sequence[NDArray[np.int64]]:
     """Assign the cells of a class to ``n`` rows; a selected cell is a row of its own."""
     seed = int(rng.integers(2**31))
-    if method in _AVERAGES:
+    if method in ("centroids", "class_mean", "pseudobulk"):
         labels = rng.permutation(len(points)) % n
         if method == "centroids" and n < len(points):
             with warnings.catch_warnings(), threadpool_limits(1, "openmp"):  # for reproducible sums

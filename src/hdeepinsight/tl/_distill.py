@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import entropy
 from sklearn.decomposition import PCA
 
@@ -157,7 +158,14 @@ def distill(
     check_number("lr", lr)
     check_integer("seed", seed, 0)
     cells = read_labelled(adata, labels_key, layer=layer)
-    held_out = _validation(cells, validation_indices, seed)
+    if validation_indices is None:  # a tenth of each class
+        order = np.random.default_rng(seed).permutation(len(cells.codes))
+        parts = [order[cells.codes[order] == code] for code in range(len(cells.classes))]
+        chosen = np.concatenate([part[: len(part) // 10] for part in parts])
+        held_out = np.isin(np.arange(len(order)), chosen)
+    else:
+        given = positions("validation_indices", validation_indices, cells.n_all)
+        held_out = np.isin(cells.rows, given)
     train, valid = (cells.subset(np.flatnonzero(part)) for part in (~held_out, held_out))
     numbers, kept = class_numbers(train, cells_per_class, rare, least=_LEAST)
     batches = {} if batch_key is None else _batch_entropy(train, batch_key)
@@ -216,28 +224,13 @@ def distill(
     return small
 
 
-def _validation(cells: LabelledCells, given: ArrayLike | None, seed: int) -> NDArray[np.bool_]:
-    """Return a mask of the validation cells: those given, or a tenth of each class."""
-    if given is not None:
-        return np.isin(cells.rows, positions("validation_indices", given, cells.n_all))
-    order = np.random.default_rng(seed).permutation(len(cells.codes))
-    held_out = np.zeros(len(order), dtype=bool)
-    for code in range(len(cells.classes)):
-        rows = order[cells.codes[order] == code]
-        held_out[rows[: len(rows) // 10]] = True
-    return held_out
-
-
 def _batch_entropy(cells: LabelledCells, batch_key: str) -> dict[str, float]:
     """Compute the entropy of batches per class, in nats; warn about classes of a single batch."""
     batch = batch_column(cells.obs, batch_key).astype(str).to_numpy()
-    found = {
-        name: float(entropy(np.unique(batch[cells.codes == i], return_counts=True)[1]))
-        for i, name in enumerate(cells.classes)
-        if (cells.codes == i).any()
-    }
+    counts = pd.crosstab(cells.codes, batch)
+    found = {cells.classes[i]: float(entropy(row)) for i, row in counts.iterrows()}
     alone = [name for name, value in found.items() if value == 0]
-    if alone and len(np.unique(batch)) > 1:
+    if alone and counts.shape[1] > 1:
         text = f"Classes from a single batch of {batch_key!r} are confounded with it: "
         hint = "Add cells of other batches, or do not use these classes across batches."
         warnings.warn(f"{text}{examples(alone, 10)}. {hint}", UserWarning, stacklevel=3)
@@ -249,10 +242,8 @@ def _fit_generator(train: LabelledCells, seed: int) -> tuple[ComponentDecoder, C
     logged, n_classes = train.logged, len(train.classes)
     n_latent = min(N_LATENT, min(logged.shape) - 1)
     pca = PCA(n_latent, svd_solver="arpack", random_state=seed).fit(logged)
-    member = sp.csr_matrix(
-        (np.ones(len(train.codes)), (train.codes, np.arange(len(train.codes)))),
-        (n_classes, len(train.codes)),
-    )
+    n_cells, places = len(train.codes), (train.codes, np.arange(len(train.codes)))
+    member = sp.csr_matrix((np.ones(n_cells), places), (n_classes, n_cells))
     sizes = np.maximum(np.bincount(train.codes, minlength=n_classes), 1)
     means = (member @ logged).toarray() / sizes[:, None]
     tables = pca.components_, np.ravel(pca.mean_), np.sqrt(pca.explained_variance_), means
@@ -305,9 +296,8 @@ def _optimise(
                 best, score, best_iter = code.detach().clone(), now, step
         if step == n_iter:
             break
-        rows = np.concatenate(
-            [rng.choice(r, min(_REAL_PER_CLASS, len(r)), replace=False) for r in rows_of]
-        )
+        drawn = [rng.choice(r, min(_REAL_PER_CLASS, len(r)), replace=False) for r in rows_of]
+        rows = np.concatenate(drawn)
         real = torch.from_numpy(logged[rows].toarray())
         optimiser.zero_grad()
         real_label = torch.from_numpy(train.codes[rows])

@@ -219,23 +219,21 @@ class MarkerEvidence:
         >>> evidence.sentences()[0]
         'No label is contradicted by its own markers.'
         """
-        names, sentences = self.labels.groupby("verdict")["label"].agg(", ".join), []
+        names, texts = self.labels.groupby("verdict")["label"].agg(", ".join), []
         for path in self.contradicted:
             row, own = self.labels.loc[path], self.table[self.table["path"] == path]
             genes = ", ".join(own.loc[own["supports"].notna(), "gene"].iloc[:6])
-            sentences.append(
+            texts.append(
                 f"{row['label']} is contradicted by its own markers: {row['n_supporting']} of "
                 f"{row['n_markers']} are as high in its cells as expected, compared with "
                 f"{own['compared_with'].iloc[0]} ({genes})."
             )
         if n := int((self.labels["verdict"] == "supported").sum()):
             others = f"The other {counted(n, 'label is', 'labels are')} supported by their markers."
-            sentences.append(
-                others if sentences else "No label is contradicted by its own markers."
-            )
+            texts.append(others if texts else "No label is contradicted by its own markers.")
         few = {"too few cells": f"fewer than {MIN_CELLS} cells"}
         few["too few markers"] = "too few markers measured"
-        return sentences + [f"Not assessed ({few[v]}): {names[v]}." for v in few if v in names]
+        return texts + [f"Not assessed ({few[v]}): {names[v]}." for v in few if v in names]
 
     def __repr__(self) -> str:
         counts = self.labels["verdict"].value_counts()

@@ -111,9 +111,7 @@ def class_scores(
     columns = probabilities.columns
     if columns.has_duplicates:
         repeated = columns[columns.duplicated()].unique().tolist()[:10]
-        raise ValueError(
-            f"Classes must be distinct, got {repeated} repeatedly. Rename or add them."
-        )
+        raise ValueError(f"Classes must be distinct, got {repeated} repeatedly. Rename them.")
     values = probabilities.to_numpy(dtype=np.float64)
     if n_bad := int((~np.isfinite(values).all(axis=1)).sum()):
         found = f"NaN or infinite ones in {n_bad} of {len(values)} cells"

@@ -237,9 +237,7 @@ class MarkerScorer:
             rna = rna_of(adata)
             source = open_counts(rna, layer=layer, use_raw=use_raw, scale=scale, sampled=True)
         try:
-            alignment = source.align(
-                genes, min_coverage=0.0, warn_coverage=0.0, fold_case=fold_case
-            )
+            aligned = source.align(genes, min_coverage=0.0, warn_coverage=0.0, fold_case=fold_case)
         except GeneMatchError as error:
             raise InputError(
                 f"None of the {counted(len(genes), 'marker gene')} ({examples(genes)}) is in the "
@@ -247,7 +245,7 @@ class MarkerScorer:
                 "At least one gene for each of two types is required.",
                 error.do_next,
             ) from error
-        report = alignment.report
+        report = aligned.report
         if report.coverage < MIN_COVERAGE:
             raise InputError(
                 f"Only {report.n_measured:,} of the {counted(len(genes), 'marker gene')} are in "
@@ -256,7 +254,7 @@ class MarkerScorer:
                 "Check that the list matches the tissue and species, or remove types that cannot "
                 "occur and genes that were not measured.",
             )
-        return AlignedQuery(source, alignment, ExtraInputs(), tuple(genes))
+        return AlignedQuery(source, aligned, ExtraInputs(), tuple(genes))
 
     def annotate(
         self,
@@ -444,29 +442,22 @@ def _states(
     that have none. The mass of such an ancestor is divided equally among its children. The second
     result has the shape ``(n_states, n_nodes)``. There is a warning about types without markers.
     """
-    marked = np.zeros(tree.n_nodes, dtype=np.int64)
-    marked[there.loc[there["sign"] > 0, "node"]] = 1
-    held = tree.roll_up(marked) > 0
-    known = np.zeros(tree.n_nodes, dtype=np.int64)
-    known[listed["node"]] = 1
-    known = tree.roll_up(known)
+    marked = there.loc[there["sign"] > 0, "node"]
+    held = tree.roll_up(np.bincount(marked, minlength=tree.n_nodes)) > 0
+    known = tree.roll_up(np.bincount(listed["node"], minlength=tree.n_nodes)) > 0
     states, shared = [], []
     for node in range(1, tree.n_nodes):
         children = tree.children(node)
         inner = held[children].any()
-        if held[node] and (not inner or (~held[children] & (known[children] > 0)).any()):
+        if held[node] and (not inner or (~held[children] & known[children]).any()):
             states.append(node)
             shared.append(np.zeros(tree.n_nodes))
             shared[-1][children if inner else node] = 1.0 / max(len(children) if inner else 1, 1)
     without = listed.loc[~held[listed["node"]], "type"].unique().tolist()
     if len(states) < 2:
-        found = (
-            f"{counted(len(states), 'such type')}; without one: {examples(without, 10) or 'none'}"
-        )
-        hint = "Add types and markers, or check the gene names."
-        raise ValueError(
-            f"At least two types must have a marker gene in the file, got {found}. {hint}"
-        )
+        found = f"{counted(len(states), 'such type')}; without one: "
+        found += f"{examples(without, 10) or 'none'}. Add markers, or check the gene names."
+        raise ValueError(f"At least two types must have a marker gene in the file, got {found}")
     if without:
         message = f"{counted(len(without), 'type')} left out, with no marker gene in the file: "
         message += f"{examples(without, 10)}. Their cells get the label of an ancestor or of a "

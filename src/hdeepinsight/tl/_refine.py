@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Method = Literal["local_prior", "laplacian"]
+Strength = float | Literal["auto"]
 RefineSolver = Literal["auto", "direct", "cg"]
 Floats = NDArray[np.float64]
 
@@ -315,7 +316,7 @@ def refine(
     classes: Sequence[str] | None = None,
     taxonomy: Taxonomy | None = None,
     method: Method = "local_prior",
-    lam: float | Literal["auto"] = "auto",
+    lam: Strength = "auto",
     use_rep: str | NDArray[np.floating] = "X_pca",
     neighbors_key: str | None = None,
     n_neighbors: int = 15,
@@ -406,7 +407,7 @@ def refine(
     57
     """
     target = as_anndata(adata, key_added)
-    settings = _Settings(method, lam, batch_key is not None, config or RefineConfig())
+    _check_strength(method, lam)
     scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     graphs = cell_graphs(
         adata,
@@ -416,7 +417,8 @@ def refine(
         weights=weights,
         batch_key=batch_key,
     )
-    result = _refine_on(graphs, pd.Index(adata.obs_names), scores, settings)
+    names, config = pd.Index(adata.obs_names), config or RefineConfig()
+    result = _refine_on(graphs, names, scores, method, lam, config)
     flips = result.diagnose()
     n_before, n_after = flips["kept"] + flips["lost"], flips["kept"] + flips["gained"]
     lost = flips.index[(n_before >= _MIN_CELLS_TO_WARN) & (2 * n_after < n_before)]
@@ -481,10 +483,9 @@ def lambda_path(
     """
     scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     graphs, names, rows = cell_graphs(adata, **graph), pd.Index(adata.obs_names), []
-    by_batch = graph.get("batch_key") is not None
     for lam in grid:
-        settings = _Settings(method, lam, by_batch, config or RefineConfig())
-        result = _refine_on(graphs, names, scores, settings)
+        _check_strength(method, lam)
+        result = _refine_on(graphs, names, scores, method, lam, config or RefineConfig())
         before, after = result.before.sum(axis=0), result.after.sum(axis=0)
         ratio = np.where(before >= 1, after / np.maximum(before, 1e-12), np.inf)
         rows.append(
@@ -499,41 +500,36 @@ def lambda_path(
     return pd.DataFrame(rows, index=pd.Index(list(grid), name="lam", dtype=float))
 
 
-@dataclass(frozen=True)
-class _Settings:
-    method: Method
-    lam: float | Literal["auto"]
-    by_batch: bool
-    config: RefineConfig
-
-    def __post_init__(self) -> None:
-        check_choice("method", self.method, get_args(Method))
-        if self.lam != "auto":
-            check_number("lam", self.lam, hint="Pass 'auto' to estimate it.")
-        elif self.method == "laplacian":
-            expected = "a number >= 0 with method='laplacian'"
-            hint = "Choose one with hdi.tl.lambda_path, or use method='local_prior'."
-            raise invalid("lam", self.lam, expected, hint)
+def _check_strength(method: Method, lam: Strength) -> None:
+    check_choice("method", method, get_args(Method))
+    if lam != "auto":
+        check_number("lam", lam, hint="Pass 'auto' to estimate it.")
+    elif method == "laplacian":
+        hint = "Choose one with hdi.tl.lambda_path, or use method='local_prior'."
+        raise invalid("lam", lam, "a number >= 0 with method='laplacian'", hint)
 
 
 def _refine_on(
-    graphs: list[sp.csr_matrix], obs_names: pd.Index, scores: ClassScores, settings: _Settings
+    graphs: list[sp.csr_matrix],
+    obs_names: pd.Index,
+    scores: ClassScores,
+    method: Method,
+    lam: Strength,
+    config: RefineConfig,
 ) -> Refinement:
     """Refine scores on one or more graphs without common edges."""
-    graph, config = sp.csr_matrix(sum(graphs[1:], graphs[0])), settings.config
+    graph = sp.csr_matrix(sum(graphs[1:], graphs[0]))
     degree = degrees(graph)
-    if settings.method == "local_prior":
-        before = scores.probabilities()
-        lam = None if settings.lam == "auto" else settings.lam
-        refined = refine_by_local_prior(
-            graphs, before, lam=lam, n_rounds=config.n_rounds, floor=_FLOOR
-        )
-        after = before if lam == 0 else refined.probabilities
+    if method == "local_prior":
+        before, fixed = scores.probabilities(), None if lam == "auto" else lam
+        rounds: dict[str, Any] = {"n_rounds": config.n_rounds, "floor": _FLOOR}
+        refined = refine_by_local_prior(graphs, before, lam=fixed, **rounds)
+        after = before if fixed == 0 else refined.probabilities
         overall = max(float(refined.weights[0]), 1e-12)
         found: dict[str, Any] = {
-            "lam": (1 - overall) / overall if lam is None else lam,
+            "lam": (1 - overall) / overall if fixed is None else fixed,
             "weights": refined.weights.tolist(),
-            "lam_estimated": lam is None,
+            "lam_estimated": fixed is None,
         }
         smooth_before, smooth_after = before, after
     else:
@@ -542,15 +538,15 @@ def _refine_on(
             smooth_before, scale = np.log(np.maximum(smooth_before, _FLOOR)), "logprob"
         logger.info("Scores are %s.", "logits" if scale == "logit" else "probabilities")
         solving = {key: value for key, value in vars(config).items() if key != "n_rounds"}
-        smooth_after = smooth(graph, smooth_before, lam=float(settings.lam), **solving)
+        smooth_after = smooth(graph, smooth_before, lam=float(lam), **solving)
         before, after = (np.asarray(softmax(x, axis=1)) for x in (smooth_before, smooth_after))
-        found = {"lam": float(settings.lam), "scale": scale}
+        found = {"lam": float(lam), "scale": scale}
     parameters: dict[str, Any] = {
-        "method": settings.method,
+        "method": method,
         **vars(config),
         "mean_degree": float(degree.mean()),
         "share_isolated": float((degree == 0).mean()),
-        "share_within_batches": graphs[0].nnz / max(graph.nnz, 1) if settings.by_batch else None,
+        "share_within_batches": graphs[0].nnz / max(graph.nnz, 1) if graphs[1:] else None,
         **found,
     }
     parameters["effective_strength"] = parameters["lam"] * parameters["mean_degree"]

@@ -20,6 +20,7 @@ from hdeepinsight.image import MIN_DISTINCT, preserve_neighbors, principal_plane
 if TYPE_CHECKING:
     from anndata import AnnData
 
+Floats = NDArray[np.float64]
 
 _N_BINS = 20
 #: Minimum relative variance of a variable gene; smaller values are rounding errors.
@@ -116,9 +117,7 @@ def expression_pca(
     return coordinates
 
 
-def _moments(
-    blocks: Iterable[sp.csr_matrix],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+def _moments(blocks: Iterable[sp.csr_matrix]) -> tuple[Floats, Floats, int]:
     """Compute mean and variance of counts per 10,000 for each gene, and the number of cells."""
     mean, variance, count = np.zeros(0), np.zeros(0), np.zeros(0)
     for block in blocks:
@@ -133,9 +132,7 @@ def _moments(
     return mean, variance * n_cells / max(n_cells - 1, 1), n_cells
 
 
-def _highly_variable(
-    mean: NDArray[np.float64], variance: NDArray[np.float64], n_genes: int
-) -> NDArray[np.bool_]:
+def _highly_variable(mean: Floats, variance: Floats, n_genes: int) -> NDArray[np.bool_]:
     """Select the genes with the highest dispersion relative to genes with a similar mean."""
     with np.errstate(divide="ignore"):
         dispersion = np.log(variance / np.where(mean > 0, mean, 1e-12))

@@ -114,10 +114,8 @@ def read_scores(
         at = level_nodes(table[list(levels)], taxonomy)
         nodes, contradict = agreed_nodes(at, taxonomy)
         if n_cells := int(contradict.sum()):
-            message = (
-                f"The labels of {counted(n_cells, 'cell')} of {len(table):,} at {len(levels)} "
-            )
-            message += "levels contradict each other. These cells get the lowest common ancestor. "
+            message = f"The labels of {counted(n_cells, 'cell')} of {len(table):,} at {len(levels)}"
+            message += " levels contradict each other. These cells get the lowest common ancestor. "
             message += "hdi.tl.contradictions lists them."
             warnings.warn(message, UserWarning, stacklevel=2)
         labels = pd.Series(map(taxonomy.path_name, nodes.tolist()), table.index)
@@ -199,12 +197,10 @@ def _levels(table: pd.DataFrame) -> dict[str, str]:
     return {}
 
 
-def _confidence(
-    table: pd.DataFrame, levels: dict[str, str], counts: np.ndarray
-) -> pd.Series | None:
+def _confidence(table: pd.DataFrame, levels: dict[str, str], used: np.ndarray) -> pd.Series | None:
     """Return the confidence of each cell's label: the highest at or below the label's level.
 
-    ``counts`` marks these levels, bool, shape ``(n_cells, n_levels)``.
+    ``used`` marks these levels, bool, shape ``(n_cells, n_levels)``.
     """
     given = [name in table for name in levels.values()]
     if not any(given):
@@ -215,7 +211,7 @@ def _confidence(
         other = ("popv_prediction", "popv_majority_vote_prediction", "popv_parent")
         methods = [name for name in own if name.endswith("_prediction") and name not in other]
         values = values / max(len(methods), values.max(axis=None), 1)
-    confidence = values.where(counts[:, given]).max(axis=1)
+    confidence = values.where(used[:, given]).max(axis=1)
     if n_bad := int((~np.isfinite(confidence)).sum()):
         found = f"{counted(n_bad, 'cell')} with NaN in {examples(list(values))}"
         hint = "Fill it in, or remove the column."

@@ -20,7 +20,7 @@ from hdeepinsight.hub._address import Address
 from hdeepinsight.hub._checksums import parse_checksums
 from hdeepinsight.hub._places import HubPlace
 from hdeepinsight.hub._publish import as_cell, as_fenced, as_markdown
-from hdeepinsight.hub._pull import cache_of, fetch_files, read_tags, revision_folder
+from hdeepinsight.hub._pull import cache_of, download_files, read_tags, revision_folder
 from surfaces.dice import Dice
 from surfaces.guard import Violation, scratch, watched
 
@@ -84,7 +84,7 @@ def hub_files(data: bytes) -> None:
         files["checksums.sha256"] = _checksums(files, dice)
     place = _Place(files, dice)
     watched(
-        lambda: fetch_files(place, folder / "revision", max_bytes=10**6),
+        lambda: download_files(place, folder / "revision", max_bytes=10**6),
         (HubError,),
     )
     outside = {path.name for path in folder.parent.iterdir()} - {"model"}
@@ -165,7 +165,7 @@ def _ask(address: Address) -> None:
     place = HubPlace(address, None, "http://hub.invalid", False)
     folder = revision_folder(scratch() / "answers", place.revision)
     _stays_inside(folder)
-    fetch_files(place, folder, max_bytes=10**6)
+    download_files(place, folder, max_bytes=10**6)
 
 
 @contextmanager
@@ -191,7 +191,7 @@ class _Place:
     def size(self, name: str) -> int | None:
         return self.offered.get(name)
 
-    def fetch(self, name: str, folder: Path) -> None:
+    def download(self, name: str, folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.contents[name])

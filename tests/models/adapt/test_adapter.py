@@ -1,4 +1,4 @@
-"""The adapter beside a network: what it leaves alone, what it adds, and how it is kept."""
+"""Adapters: unchanged network, predictions, and saving."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ def read(adata: ad.AnnData, model: SCHDeepInsight) -> sparse.csr_matrix:
 
 @pytest.fixture(scope="module")
 def module(model: SCHDeepInsight) -> torch.nn.Module:
-    """Network of a reference; no test may change it."""
+    """Network of a reference; tests must not modify it."""
     return copy.deepcopy(model.module).eval()
 
 
@@ -45,7 +45,7 @@ def profiles(module: torch.nn.Module, model: SCHDeepInsight, reference: ad.AnnDa
 
 @pytest.fixture
 def cells(model: SCHDeepInsight, query: ad.AnnData) -> QueryCells:
-    """Cells of another study in two batches, of which every gene is caught more or less well."""
+    """Cells of another study in two batches, with gene-specific capture rates."""
     rng = np.random.default_rng(5)
     counts = read(query, model)
     counts = counts.toarray() * np.exp(rng.normal(0, 0.8, counts.shape[1]))
@@ -71,9 +71,7 @@ def adapt(module, cells, measured, profiles):
     return run
 
 
-def test_nothing_is_trained_where_figures_of_the_query_forbid_every_change(
-    adapt, module, monkeypatch
-):
+def test_no_training_if_all_changes_are_ruled_out(adapt, module, monkeypatch):
     guarded = AdaptationOptions(max_steps=10)
     trained, _ = adapt(guarded)
     monkeypatch.setattr(torch.optim, "AdamW", None)
@@ -103,7 +101,7 @@ def test_untrained_it_reads_as_the_network_does(module, cells, measured) -> None
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_the_given_network_stays_as_it_is(module, adapt) -> None:
+def test_the_given_network_is_not_changed(module, adapt) -> None:
     before = weights(module)
     gradients = [parameter.requires_grad for parameter in module.parameters()]
     random = torch.get_rng_state()
@@ -207,14 +205,14 @@ def test_an_untrained_one_comes_back_from_plain_types(module) -> None:
 
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
-def test_copies_predict_alike(adapt, cells, measured, how) -> None:
+def test_copies_predict_identically(adapt, cells, measured, how) -> None:
     adapter, network = adapt()
     expected = predict(adapter, network, cells, measured)
     assert np.array_equal(predict(*how((adapter, network)), cells, measured), expected)
 
 
 def test_threads_do_not_disturb_each_other(adapt, cells, measured) -> None:
-    """Six threads with queries of their own: other cells, batches and genes."""
+    """Six threads with different queries: other cells, batches and genes."""
     adapter, network = adapt()
     rng = np.random.default_rng(0)
     queries = []

@@ -1,4 +1,4 @@
-"""A model that is adapted to a query is a model like any other."""
+"""Query models support all methods of a model."""
 
 import copy
 import json
@@ -40,7 +40,7 @@ def shifted(_shifted: ad.AnnData) -> ad.AnnData:
 
 @pytest.fixture(scope="module")
 def adapted(model: SCHDeepInsight, _shifted: ad.AnnData) -> SCHDeepInsight:
-    """No test may change it."""
+    """Tests must not modify it."""
     adapted = SCHDeepInsight.load_query_data(
         adata=_shifted.copy(), reference_model=model, batch_key="donor"
     )
@@ -73,7 +73,7 @@ def test_before_training_it_annotates_as_the_reference_model(model, shifted):
     assert np.array_equal(probabilities(adapted), probabilities(model, shifted))
 
 
-def test_a_path_is_taken_for_query_and_model(model, adapted, shifted, tmp_path):
+def test_paths_of_query_and_model_are_accepted(model, adapted, shifted, tmp_path):
     model.save(tmp_path / "model")
     shifted.write_h5ad(tmp_path / "query.h5ad")
     other = SCHDeepInsight.load_query_data(
@@ -84,7 +84,7 @@ def test_a_path_is_taken_for_query_and_model(model, adapted, shifted, tmp_path):
 
 
 @pytest.mark.parametrize("by", ["class", "registry"])
-def test_saved_and_loaded_it_annotates_alike(adapted, shifted, folder, by):
+def test_saved_and_loaded_it_annotates_identically(adapted, shifted, folder, by):
     loaded = SCHDeepInsight.load(folder) if by == "class" else hdi.models.load_model(folder)
     assert type(loaded) is SCHDeepInsight
     loaded.to_device("cpu")
@@ -97,7 +97,7 @@ def test_saved_and_loaded_it_annotates_alike(adapted, shifted, folder, by):
 
 @pytest.mark.parametrize("how", ["folder", "object"])
 def test_the_one_call_takes_it(adapted, shifted, folder, how):
-    """What one door writes another one takes, and does not adapt again."""
+    """A model saved by one entry point is accepted by another, and not adapted again."""
     result = hdi.annotate(shifted, folder if how == "folder" else adapted, refine="off")
     expected = probabilities(adapted, shifted)
     np.testing.assert_allclose(result.node_probabilities, expected, atol=1e-5)
@@ -116,7 +116,7 @@ def test_an_older_release_called_it_by_another_class():
 
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copies_annotate_alike(adapted, shifted, how):
+def test_copies_annotate_identically(adapted, shifted, how):
     assert np.array_equal(probabilities(how(adapted), shifted), probabilities(adapted, shifted))
 
 

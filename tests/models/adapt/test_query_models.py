@@ -1,4 +1,4 @@
-"""A model of a query: what it leaves alone, what it learns, and when it steps back."""
+"""Query models: unchanged reference, adaptation, and rejection by the check."""
 
 import copy
 from collections.abc import Callable
@@ -18,7 +18,7 @@ STEPS = 20
 
 @pytest.fixture
 def shifted(query: ad.AnnData) -> ad.AnnData:
-    """Query of another study: every gene is caught more or less well."""
+    """Query of another study, with gene-specific capture rates."""
     rng = np.random.default_rng(5)
     counts = query.X.toarray() * np.exp(rng.normal(0, 0.8, query.n_vars))
     other = query.copy()
@@ -28,7 +28,7 @@ def shifted(query: ad.AnnData) -> ad.AnnData:
 
 @pytest.fixture
 def adapt(model: SCHDeepInsight) -> Callable[..., SCHDeepInsight]:
-    """Load a query and train, whatever the guard says."""
+    """Load a query and train with the guard off."""
 
     def run(query: ad.AnnData, train: dict | None = None, **options: object):
         mapped = SCHDeepInsight.load_query_data(query, model, **options)
@@ -54,7 +54,7 @@ def test_before_training_equals_the_reference_model(
     assert mapped.adaptation is None
 
 
-def test_a_model_says_what_it_was_adapted_to(model, shifted, adapt, tmp_path) -> None:
+def test_repr_states_the_adaptation(model, shifted, adapt, tmp_path) -> None:
     assert "query" not in repr(model)
     adapted = adapt(shifted)
     said = f"; adapted to {shifted.n_obs:,} query cells"
@@ -105,7 +105,7 @@ def test_weights_of_the_reference_stay_bit_by_bit(
     ("freed", "moves"),
     [("freeze_backbone", "backbone.dense.weight"), ("freeze_head", "head.head.linear.weight")],
 )
-def test_what_is_unfrozen_moves_and_nothing_else(
+def test_only_unfrozen_weights_change(
     model: SCHDeepInsight, adapt: Callable, shifted: ad.AnnData, freed: str, moves: str
 ) -> None:
     mapped = adapt(shifted, **{freed: False})
@@ -151,9 +151,7 @@ def test_hidden_labels_change_nothing(
     assert np.array_equal(*results)
 
 
-def test_labels_take_part_where_they_are_named(
-    adapt: Callable, shifted: ad.AnnData, truth: np.ndarray
-) -> None:
+def test_given_labels_are_used(adapt: Callable, shifted: ad.AnnData, truth: np.ndarray) -> None:
     query = shifted.copy()
     first = sorted(set(truth))[0]
     second = sorted(set(truth))[1]
@@ -190,7 +188,7 @@ def test_own_query_is_the_default_and_is_not_written_to(
     assert not shifted.uns
 
 
-def test_batches_adapt_on_their_own_and_unknown_ones_as_the_reference(
+def test_batches_adapt_separately_and_unknown_ones_not_at_all(
     model: SCHDeepInsight, adapt: Callable, shifted: ad.AnnData
 ) -> None:
     query = shifted.copy()
@@ -221,7 +219,9 @@ def test_a_large_query_is_adapted_to_by_a_draw_of_its_cells(
 
 
 @pytest.mark.parametrize("n_cells", [1, 3])
-def test_few_cells_do_no_harm(model: SCHDeepInsight, shifted: ad.AnnData, n_cells: int) -> None:
+def test_few_cells_do_not_change_labels(
+    model: SCHDeepInsight, shifted: ad.AnnData, n_cells: int
+) -> None:
     mapped = SCHDeepInsight.load_query_data(shifted[:n_cells].copy(), model)
     mapped.train(max_steps=5)
     assert mapped.annotate().node_probabilities.shape == (n_cells, model.taxonomy.n_nodes)
@@ -268,7 +268,7 @@ def test_same_seed_same_result_and_training_again_starts_anew(
     assert np.array_equal(probabilities(once), probabilities(twice))
 
 
-def test_saved_and_loaded_annotates_alike(
+def test_saved_and_loaded_it_annotates_identically(
     adapt: Callable, shifted: ad.AnnData, tmp_path: Path
 ) -> None:
     mapped = adapt(shifted)
@@ -281,13 +281,13 @@ def test_saved_and_loaded_annotates_alike(
         loaded.train()
 
 
-def test_profiles_travel_with_a_saved_model(model: SCHDeepInsight, tmp_path: Path) -> None:
+def test_profiles_are_saved_with_the_model(model: SCHDeepInsight, tmp_path: Path) -> None:
     model.save(tmp_path / "m")
     loaded = SCHDeepInsight.load(tmp_path / "m", accelerator="cpu")
     assert torch.equal(loaded.profiles_.mean, model.profiles_.mean)
 
 
-def test_a_query_like_one_more_batch_is_left_alone(
+def test_a_query_like_another_batch_is_not_adapted(
     fit: Callable, reference: ad.AnnData, query: ad.AnnData, shifted: ad.AnnData, tmp_path: Path
 ) -> None:
     setup = {"labels_keys": ["lineage", "cell_type"], "batch_key": "batch"}
@@ -347,7 +347,7 @@ def test_the_device_of_an_adaptation_is_chosen_or_refused(
             mapped.train(**{name: value})
 
 
-def test_model_of_a_query_is_no_reference(adapt: Callable, shifted: ad.AnnData) -> None:
+def test_a_query_model_cannot_be_a_reference_model(adapt: Callable, shifted: ad.AnnData) -> None:
     with pytest.raises(ValueError, match="got a query model"):
         SCHDeepInsight.load_query_data(shifted, adapt(shifted))
 

@@ -112,7 +112,7 @@ def test_profiles_are_made_of_the_rna_of_a_mudata(joint, query, paired):
     assert 0 < mapped.profiles_.n_cells.sum() <= 300
 
 
-def test_cells_without_rna_keep_the_opinion_of_the_network(joint, query, paired):
+def test_cells_without_rna_keep_the_probabilities_of_the_network(joint, query, paired):
     some = md.MuData({"rna": query.mod["rna"][20:].copy(), "prot": query.mod["prot"].copy()})
     some = some[query.obs_names].copy()
     mapped = adapted(some, joint)

@@ -1,4 +1,4 @@
-"""A student: a model trained on the reference and on a query with the labels of another model."""
+"""Students: models trained on a reference and on a query with the labels of another model."""
 
 import copy
 
@@ -16,7 +16,7 @@ QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 @pytest.fixture(scope="module")
 def other_donors(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
-    """The last cells of the fixture, each gene caught more or less well, and a gene missing."""
+    """The last cells of the fixture with gene-specific capture rates, and a gene missing."""
     cells = _synthetic_hierarchy[300:].copy()
     rng = np.random.default_rng(5)
     counts = cells.X.toarray() * np.exp(rng.normal(0, 0.8, cells.n_vars))
@@ -113,7 +113,7 @@ def test_members_teach_members_of_which_some_must_not_see_a_label(
     assert student.calibration.source == model.calibration.source
 
 
-def test_refuses_what_cannot_be_a_student(model, other_donors, tmp_path) -> None:
+def test_students_that_cannot_be_trained_are_refused(model, other_donors, tmp_path) -> None:
     with pytest.raises(InputError, match=r"50 cells of the query.*at least 100"):
         model.train_student(other_donors[:50].copy())
     noise = other_donors.copy()

@@ -1,4 +1,4 @@
-"""Training, what is stated and saved, and what is refused."""
+"""Training, reports, saving and errors."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def arrays(values: object, found: list[int]) -> list[int]:
     return found
 
 
-def test_private_training_keeps_to_its_budget_and_says_so(synthetic_hierarchy):
+def test_private_training_meets_and_reports_its_budget(synthetic_hierarchy):
     model = trained(synthetic_hierarchy, target_epsilon=2.0)
     report = model.privacy_report
     assert report.epsilon == pytest.approx(2.0, abs=0.01)
@@ -120,7 +120,7 @@ def test_runs_differ_unless_the_noise_has_a_seed(synthetic_hierarchy):
 
 
 @pytest.mark.parametrize("mode", ["whole", "partial_safe", "paper", None])
-def test_it_is_saved_and_loaded_with_what_it_may_state(mode, synthetic_hierarchy, tmp_path):
+def test_it_is_saved_and_loaded_with_its_report(mode, synthetic_hierarchy, tmp_path):
     model = trained(synthetic_hierarchy, privacy=mode)
     model.save(tmp_path / "model")
     loaded = load_model(tmp_path / "model")
@@ -182,7 +182,7 @@ def test_the_object_of_the_user_is_left_alone(synthetic_hierarchy):
     assert not synthetic_hierarchy.uns
 
 
-def test_depth_comes_from_a_column_where_one_is_named(synthetic_hierarchy):
+def test_depth_may_come_from_a_column(synthetic_hierarchy):
     depth = np.asarray(synthetic_hierarchy.X.sum(axis=1)).ravel()
     synthetic_hierarchy.obs["depth"] = depth
     few = synthetic_hierarchy[:, :60].copy()
@@ -210,7 +210,7 @@ def test_latent_positions_of_the_training_cells_come_with_a_warning(synthetic_hi
     assert model.get_latent_representation(synthetic_hierarchy[:3].copy()).shape == (3, 8)
 
 
-def test_conditions_name_what_is_not_covered(synthetic_hierarchy):
+def test_conditions_state_what_is_not_covered(synthetic_hierarchy):
     said = trained(synthetic_hierarchy).privacy_report.conditions
     assert any("Embeddings of training cells" in text for text in said)
     assert any("Hyperparameters" in text for text in said)
@@ -222,7 +222,7 @@ def test_conditions_name_what_is_not_covered(synthetic_hierarchy):
     assert "No guarantee" in paper.conditions[0]
 
 
-def test_leiden_finds_clusters_where_no_number_is_given(synthetic_hierarchy):
+def test_leiden_is_used_without_a_number_of_clusters(synthetic_hierarchy):
     pytest.importorskip("igraph")
     model = trained(synthetic_hierarchy, privacy=None, max_steps=30)
     found = model.predict()
@@ -271,7 +271,7 @@ def test_cells_without_counts_are_refused_and_genes_without_are_not(synthetic_hi
         trained(synthetic_hierarchy)
 
 
-def test_privacy_without_opacus_says_how_to_install_it(synthetic_hierarchy, monkeypatch):
+def test_without_opacus_the_error_states_how_to_install_it(synthetic_hierarchy, monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus.accountants.analysis.rdp", None)
     monkeypatch.setitem(sys.modules, "opacus", None)
     model = made(synthetic_hierarchy)
@@ -281,7 +281,7 @@ def test_privacy_without_opacus_says_how_to_install_it(synthetic_hierarchy, monk
     model.train(privacy=None, **SHORT)
 
 
-def test_an_interrupted_training_leaves_the_model_as_it_was(synthetic_hierarchy, monkeypatch):
+def test_an_interrupted_training_leaves_the_model_unchanged(synthetic_hierarchy, monkeypatch):
     model = made(synthetic_hierarchy)
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
 

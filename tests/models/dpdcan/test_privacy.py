@@ -1,4 +1,4 @@
-"""Accounting, and what a report says and cannot say."""
+"""Privacy accounting and reports."""
 
 from dataclasses import FrozenInstanceError
 
@@ -64,7 +64,7 @@ def test_steps_after_a_projection_share_its_budget():
     assert noise > solve_noise(4.0, DELTA, 0.1, 500)
 
 
-def test_a_budget_that_no_noise_meets_is_refused():
+def test_an_unreachable_budget_is_refused():
     before = [(1.0, 1.0, 1)]
     with pytest.raises(ValueError, match="target_epsilon must be large enough to be met"):
         solve_noise(1.0, DELTA, 0.1, 500, before)
@@ -84,7 +84,7 @@ def test_only_the_whole_model_states_an_epsilon(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_known_seed_voids_whatever_would_be_stated(mode):
+def test_a_known_seed_voids_the_guarantee(mode):
     report = report_of(mode, conditions=(UNSEEDED,))
     assert report.epsilon is report.guarantee is report.nominal_epsilon is None
     assert report.encoder_epsilon_conditional is None

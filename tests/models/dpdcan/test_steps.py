@@ -1,4 +1,4 @@
-"""Noisy steps: exact gradients per cell, their bound, their noise, and the cells of a step."""
+"""Private steps: per-cell gradients, clipping, noise and sampling."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""SCAGC clusters, is saved and loaded, and reads neither labels nor chance."""
+"""SCAGC: clustering, saving and loading, reproducibility, and errors."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ EPOCHS = {"pretrain_epochs": 30, "cluster_epochs": 16}
 
 @pytest.fixture(scope="module")
 def cells():
-    """Four types of 60 cells, two batches, an empty gene and an odd cell."""
+    """Four types of 60 cells, two batches, a gene without counts and an outlier cell."""
     rng = np.random.default_rng(0)
     profiles = rng.gamma(0.5, 2.0, size=(4, 80))
     labels = np.repeat(np.arange(4), 60)
@@ -75,7 +75,7 @@ def test_the_losses_fall_and_the_graph_is_evener(model):
     assert (report["50%"] >= 15).all()
 
 
-def test_leiden_chooses_the_number_where_none_is_given(cells):
+def test_leiden_determines_the_number_by_default(cells):
     found = fit(cells, n_clusters=None, train={"cluster_epochs": 0})
     assert found.predict_proba().shape[1] == found.module.centres.shape[0] > 1
 
@@ -124,7 +124,7 @@ def test_it_is_saved_and_loaded(model, cells, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_process_gives_the_same(model, cells, tmp_path):
+def test_another_process_gives_the_same_result(model, cells, tmp_path):
     model.save(tmp_path / "model", save_anndata=True)
     code = (
         "import sys, numpy as np, hdeepinsight as hdi;"
@@ -152,7 +152,7 @@ def test_labels_are_not_read_and_nothing_is_written(model, cells):
     assert not other.obsp
 
 
-def test_dense_counts_give_the_same(model, cells):
+def test_dense_counts_give_the_same_result(model, cells):
     dense = cells.copy()
     dense.X = dense.X.toarray()
     found = fit(dense)
@@ -261,7 +261,7 @@ def test_a_bad_embedding_is_refused(cells, broken):
         hdi.SCAGC(adata, use_rep="bad")
 
 
-def test_what_is_not_counts_is_refused(cells):
+def test_values_that_are_not_counts_are_refused(cells):
     adata = cells.copy()
     adata.X = adata.X * 1.37 - 1.0 if not sp.issparse(adata.X) else adata.X.toarray() * 1.37 - 1.0
     with pytest.raises(hdi.data.InputError):
@@ -278,7 +278,7 @@ def test_fewer_cells_than_neighbours_are_all_neighbours(cells):
         hdi.SCAGC(one).train(**QUIET)
 
 
-def test_an_untrained_model_says_so(cells):
+def test_an_untrained_model_raises(cells):
     hdi.SCAGC.setup_anndata(cells)
     with pytest.raises(RuntimeError, match="untrained"):
         hdi.SCAGC(cells).predict()

@@ -10,7 +10,7 @@ QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 def add_view(adata: ad.AnnData, seed: int = 0) -> ad.AnnData:
-    """Add a noisy second view of the types, as another assay would give."""
+    """Add a noisy second view of the types, as from another assay."""
     rng = np.random.default_rng(seed)
     codes = adata.obs["cell_type"].cat.codes.to_numpy()
     centres = rng.normal(size=(codes.max() + 1, 6))

@@ -1,4 +1,4 @@
-"""Set-up, training, saving and what is refused."""
+"""Set-up, training, saving and errors."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def test_training_leaves_the_users_object_as_it_was(cells):
     assert not cells.layers
 
 
-def test_dense_sparse_and_integer_counts_train_alike(cells):
+def test_dense_sparse_and_integer_counts_give_the_same_model(cells):
     latents = []
     for counts in (cells.X, cells.X.toarray(), cells.X.astype(np.int32), cells.X.tocsc()):
         adata = ad.AnnData(counts, obs=cells.obs, var=cells.var, obsm=dict(cells.obsm))
@@ -118,7 +118,7 @@ def test_it_is_saved_and_loaded_bit_for_bit(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_process_says_the_same(trained, tmp_path):
+def test_another_process_gives_the_same_result(trained, tmp_path):
     trained.save(tmp_path / "model")
     trained.adata.write_h5ad(tmp_path / "cells.h5ad")
     code = (
@@ -176,7 +176,7 @@ def test_embeddings_are_standardised_unless_their_rows_have_unit_norm(cells):
     assert_array_equal(table.get_latent_representation(), model.get_latent_representation())
 
 
-def test_what_is_no_embedding_is_refused(cells):
+def test_invalid_embeddings_are_refused(cells):
     with pytest.raises(KeyError, match="'cell_type' is a column of obs"):
         SCE2TM.setup_anndata(cells, embedding_obsm_key="cell_type")
     with pytest.raises(KeyError, match="it has 'X_other'"):
@@ -211,7 +211,7 @@ def test_options_out_of_range_are_refused(cells, option, message):
         SCE2TM(cells, **option)
 
 
-def test_what_cannot_train_is_refused(cells):
+def test_invalid_training_settings_are_refused(cells):
     SCE2TM.setup_anndata(cells)
     model = SCE2TM(cells, **SMALL)
     with pytest.raises(ValueError, match="batch_size must be an integer >= 2"):

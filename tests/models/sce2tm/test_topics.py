@@ -1,4 +1,4 @@
-"""What a trained topic model says."""
+"""Topics of a trained model."""
 
 import numpy as np
 import pandas as pd
@@ -103,11 +103,11 @@ def test_perturbations_move_cells_to_a_target(trained):
         ({"topics": ["topic_99"]}, "names or positions up to topic_11"),
         ({"topics": [12]}, "names or positions up to topic_11"),
         ({"topics": list(range(12))}, "Keep at least one topic"),
-        ({"topics": [0], "mode": "set"}, "needs target cells"),
+        ({"topics": [0], "mode": "set"}, "requires target cells"),
         ({"topics": [0], "mode": "double"}, "mode must be one of"),
     ],
 )
-def test_perturbations_that_make_no_sense_are_refused(trained, call, message):
+def test_invalid_perturbations_are_refused(trained, call, message):
     with pytest.raises(ValueError, match=message):
         trained.perturb_topics([0, 1], **call)
 

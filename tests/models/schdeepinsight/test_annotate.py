@@ -1,4 +1,4 @@
-"""A query that was never set up gets labels that depend on its own counts and gene names alone."""
+"""Queries need no set-up, and labels depend on their counts and gene names alone."""
 
 import hashlib
 import pickle
@@ -15,7 +15,7 @@ from hdeepinsight.data import GeneCoverageWarning, InputError
 
 
 def fingerprint(adata: ad.AnnData) -> str:
-    """Hash of everything that an AnnData holds, with the formats that it is held in."""
+    """Hash of the content of an AnnData, including storage formats."""
     x = adata.X
     parts = [
         type(x).__name__,
@@ -111,7 +111,7 @@ def test_other_genes_of_the_query_change_nothing(model, query):
     np.testing.assert_allclose(model.predict_proba(wide), model.predict_proba(query), atol=1e-5)
 
 
-def test_missing_genes_are_reported_and_survived(model, query, truth):
+def test_missing_genes_are_reported_and_tolerated(model, query, truth):
     fewer = query[:, 10:].copy()
     result = model.annotate(fewer, threshold=None)
     assert result.gene_report.n_measured == len(model.layout.genes) - sum(
@@ -157,7 +157,7 @@ def test_every_storage_gets_the_same_answer(model, query, tmp_path, kind):
         data.file.close()
 
 
-def test_the_layer_of_the_reference_is_taken_where_the_query_has_it(fit, reference, query):
+def test_the_layer_of_the_reference_is_used_if_present(fit, reference, query):
     reference.layers["counts"] = reference.X
     reference.X = np.log1p(reference.X)
     setup = {"labels_keys": ["lineage", "cell_type"], "layer": "counts"}
@@ -244,7 +244,7 @@ def test_few_genes_in_common_are_a_warning(model, query):
 
 
 @pytest.mark.parametrize("threshold", [0.5, None])
-def test_cells_without_counts_of_the_model_stay_unknown_and_are_reported(model, query, threshold):
+def test_cells_without_counts_of_the_model_get_the_root_and_are_reported(model, query, threshold):
     expected = model.annotate(query, threshold=threshold)
     extra = ad.AnnData(np.ones((query.n_obs, 1)), obs=query.obs, var=pd.DataFrame(index=["OTHER"]))
     query.X = query.X.toarray()
@@ -253,12 +253,12 @@ def test_cells_without_counts_of_the_model_stay_unknown_and_are_reported(model, 
     query.X[5] = 0  # cell 2 has a count, but of a gene that the model does not know
     result = model.annotate(query, threshold=threshold)
     assert result.input_report.n_empty_cells == 1
-    assert "1 cell holds zeros only" in str(result.input_report)
+    assert "1 cell has no counts" in str(result.input_report)
     assert "2 cells have no counts in any feature of the model" in str(result.gene_report)
     assert (result.labels["stop_label"].iloc[[2, 5]] == "Unknown").all()
     others = np.delete(np.arange(query.n_obs), [2, 5])
-    np.testing.assert_array_equal(
-        result.node_probabilities[others], expected.node_probabilities[others]
+    np.testing.assert_allclose(
+        result.node_probabilities[others], expected.node_probabilities[others], atol=1e-6
     )
     # The query is judged as a whole, so that single cells near a limit may change.
     same = (result.labels.astype(str) == expected.labels.astype(str)).all(axis=1)

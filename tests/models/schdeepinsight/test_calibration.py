@@ -1,4 +1,4 @@
-"""Calibration cells of a trained model, and the held-out cells that it keeps."""
+"""Calibration of a trained model, and its stored held-out cells."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def test_calibration_equals_that_of_the_annotated_held_out_cells(model):
     assert "held-out reference cells" in repr(found)
 
 
-def test_annotations_carry_what_the_model_knows(model, query):
+def test_annotations_contain_recipe_and_calibration(model, query):
     result = model.annotate(query)
     assert result.calibration is model.calibration
     assert result.novelty.index.equals(result.obs_names)
@@ -56,7 +56,7 @@ def test_novelty_does_not_depend_on_batch_size_or_order(model, query):
     np.testing.assert_allclose(shuffled, together, rtol=1e-2, atol=1e-2)
 
 
-def test_switched_off_nothing_stops_but_all_is_said(model, query):
+def test_without_rejection_novelty_is_still_reported(model, query):
     kept, off = model.annotate(query), model.annotate(query, reject="off")
     assert off.supported_depth is None
     assert off.stop_reasons is None
@@ -84,7 +84,7 @@ def test_the_reference_gets_a_green_light_and_noise_a_red_one(model, query):
     assert "does not look like the reference" in adapted.adaptation.reason
 
 
-def test_a_large_query_is_judged_by_cells_drawn_evenly(model, query):
+def test_a_large_query_is_assessed_by_an_even_sample(model, query):
     large = ad.concat([query] * 80, index_unique=" ")
     assert large.n_obs > 4096
     small, all_of_it = model.annotate(query), model.annotate(large)
@@ -119,11 +119,11 @@ def test_a_model_saved_before_there_was_calibration_still_annotates(model, query
     assert "was not compared with the reference" in str(result.verdict)
     with pytest.raises(ValueError, match="no calibration"):
         result.label_sets()
-    with pytest.raises(ValueError, match="nothing about novelty"):
+    with pytest.raises(ValueError, match="no novelty"):
         result.rejected()
 
 
-def test_without_held_out_cells_nothing_is_promised(reference, fit, query):
+def test_without_held_out_cells_there_are_no_guarantees(reference, fit, query):
     model = fit(reference, train={"validation_size": 0, "max_epochs": 1})
     assert model.calibration is None
     assert model.bank_ is None

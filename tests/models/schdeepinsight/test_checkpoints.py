@@ -1,4 +1,4 @@
-"""An interrupted training goes on to the same result, or leaves the model as it was."""
+"""An interrupted training is resumed with the same result, or leaves the model unchanged."""
 
 import json
 import signal
@@ -44,7 +44,7 @@ def assert_same_weights(first: dict, second: dict) -> None:
 
 
 def killed(reference, folder, options: dict, kind: dict) -> None:
-    """Kill a training in another process; what it knows is lost, but for the checkpoint."""
+    """Kill a training in another process, of which only the checkpoint remains."""
     cells = folder.with_suffix(".h5ad")
     reference.write_h5ad(cells)
     threads = str(torch.get_num_threads())
@@ -54,7 +54,7 @@ def killed(reference, folder, options: dict, kind: dict) -> None:
 
 
 def refused(reference, folder, options: dict, kind: dict) -> None:
-    """End a training by an error, which takes no time to start another process."""
+    """End a training by an error, which needs no other process."""
     with pytest.raises(MemoryError):
         interrupted(reference, folder, "raise", options, kind)
 
@@ -69,7 +69,7 @@ def refused(reference, folder, options: dict, kind: dict) -> None:
         ),
     ],
 )
-def test_an_interrupted_training_goes_on_to_the_same_result(
+def test_an_interrupted_training_resumes_with_the_same_result(
     fresh, reference, tmp_path, query, options, kind, end
 ):
     whole = train(fresh(**options), **kind)
@@ -90,7 +90,7 @@ def test_an_interrupted_training_goes_on_to_the_same_result(
 
 
 class Epochs(pl.Callback):
-    """Which epochs were trained."""
+    """Epochs that were trained."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -100,7 +100,7 @@ class Epochs(pl.Callback):
 
 
 @pytest.mark.parametrize(("how", "error"), [("SIGINT", KeyboardInterrupt), ("raise", MemoryError)])
-def test_an_interrupted_training_leaves_the_model_as_it_was(fresh, query, how, error):
+def test_an_interrupted_training_leaves_the_model_unchanged(fresh, query, how, error):
     model = train(fresh())
     before, probabilities = state(model), model.predict_proba(query)
     history = {name: table.copy() for name, table in model.history.items()}
@@ -124,7 +124,7 @@ def test_sigint_and_then_the_same_call_again(fresh, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["", True, 3, "file"])
-def test_a_checkpoint_that_is_no_folder_is_refused(fresh, tmp_path, folder):
+def test_a_checkpoint_path_must_be_a_folder(fresh, tmp_path, folder):
     (tmp_path / "file").touch()
     given = tmp_path / folder if folder == "file" else folder
     with pytest.raises(ValueError, match=r"checkpoint must be a folder, got .* Omit it"):
@@ -159,7 +159,7 @@ def test_a_checkpoint_changes_nothing(fresh, tmp_path):
     assert_same_weights(state(first), state(second))
 
 
-def test_the_history_of_a_second_training_that_went_on_is_in_its_order(fresh, tmp_path):
+def test_the_history_of_a_resumed_second_training_is_ordered(fresh, tmp_path):
     whole, model = train(fresh()), train(fresh())
     train(whole)
     with pytest.raises(MemoryError):

@@ -28,7 +28,7 @@ def test_normalizer_is_what_the_network_computes(model, query):
     assert not found[:, :7].any()
 
 
-def test_a_correction_by_nothing_changes_no_probability(model, reference, correct):
+def test_a_zero_correction_changes_no_probability(model, reference, correct):
     nothing = correct(reference, reference.copy(), config=StacasConfig(k_anchor=1))
     assert np.abs(nothing.correction()).max() == 0
     there = model.annotate(reference).node_probabilities
@@ -65,7 +65,7 @@ def test_genes_that_the_query_lacks_stay_unmeasured(model, reference, query, cor
     assert len(annotation.labels) == fewer.n_obs
 
 
-def test_a_strong_batch_effect_is_taken_back(model, reference, query, truth, correct):
+def test_a_strong_batch_effect_is_removed(model, reference, query, truth, correct):
     factors = np.exp(np.random.default_rng(1).normal(0, 3.0, size=query.n_vars))
     query.X = sparse.csr_matrix(np.rint(query.X.toarray() * factors), dtype=np.float32)
     before = model.annotate(query, threshold=None)

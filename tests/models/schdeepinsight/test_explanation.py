@@ -1,4 +1,4 @@
-"""A trained model says which genes its probabilities rest on."""
+"""Attributions of a trained model."""
 
 import copy
 
@@ -42,7 +42,7 @@ def test_markers_lead_the_ranking_of_their_type(found):
 
 
 def test_random_weights_destroy_the_explanation(model, query, found):
-    """Model randomisation (Adebayo et al. 2018): what survives it was never about the model."""
+    """Model randomisation test (Adebayo et al. 2018)."""
     random = copy.deepcopy(model)
     for parameter in random.module.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -172,7 +172,7 @@ def test_a_background_that_lacks_genes_of_the_query_is_refused(model, query, ref
         model.explain(query, "T", background=reference[:, 5:].copy())
 
 
-def test_means_without_the_cells_take_no_memory_a_cell(model, query, found):
+def test_without_values_no_memory_per_cell_is_used(model, query, found):
     lean = model.explain(query, list(MARKERS), keep_values=False)
     assert lean.values is None
     pd.testing.assert_frame_equal(lean.signatures(), found.signatures())
@@ -200,7 +200,7 @@ def test_means_without_the_cells_take_no_memory_a_cell(model, query, found):
         pytest.param({"level": 0}, "Level 0 is the root", id="root_level"),
     ],
 )
-def test_what_makes_no_sense_is_refused(model, query, options, words):
+def test_invalid_arguments_are_refused(model, query, options, words):
     with pytest.raises(ValueError, match=words):
         model.explain(query, **options)
 

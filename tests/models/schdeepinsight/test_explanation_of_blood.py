@@ -1,4 +1,4 @@
-"""On real blood cells, known markers lead the explanations of their types."""
+"""Known markers have the largest attributions in real blood cells."""
 
 import copy
 import warnings
@@ -16,7 +16,7 @@ QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 def ranks(explanation, markers, cells):
-    """Rank of every marker in the cells of its type, from 1."""
+    """Rank of each marker in the cells of its type, from 1."""
     return {
         gene: int(explanation.ranking(node, cells=(cells == node).any(axis=1)).loc[gene, "rank"])
         for node, genes in markers.items()
@@ -31,7 +31,7 @@ def with_random_weights(model):
     return random
 
 
-def test_markers_lead_on_the_cells_that_come_with_scanpy():
+def test_markers_lead_on_the_pbmc_data_of_scanpy():
     from hdeepinsight import datasets
 
     with warnings.catch_warnings():
@@ -53,7 +53,7 @@ def test_markers_lead_on_the_cells_that_come_with_scanpy():
 
 
 @pytest.mark.slow
-def test_markers_lead_on_pbmc3k_and_only_with_the_weights_that_were_learnt(hdi_data):
+def test_markers_lead_on_pbmc3k_with_trained_weights_only(hdi_data):
     markers = {
         "T": ["CD3D"],
         "B": ["MS4A1"],

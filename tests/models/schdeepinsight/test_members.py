@@ -1,4 +1,4 @@
-"""Several networks in one model."""
+"""Ensembles of networks."""
 
 import copy
 
@@ -28,13 +28,13 @@ def test_probabilities_are_the_mean_over_members_and_disagreement_is_a_column(se
     assert "disagreement" in result.to_frame()
 
 
-def test_one_network_has_nothing_to_disagree_with(model, query):
+def test_a_single_network_has_no_disagreement(model, query):
     result = model.annotate(query)
     assert result.disagreement is None
     assert "disagreement" not in result.to_frame()
 
 
-def test_saved_and_loaded_members_annotate_alike(several, query, tmp_path):
+def test_saved_and_loaded_members_annotate_identically(several, query, tmp_path):
     several.save(tmp_path / "model")
     loaded = SCHDeepInsight.load(tmp_path / "model", adata=False, accelerator="cpu")
     first, second = several.annotate(query), loaded.annotate(query)
@@ -73,7 +73,7 @@ def few_cells(reference, n_each=6):
     return reference[rows.to_numpy()].copy()
 
 
-def test_label_sets_rest_on_cells_that_members_did_not_learn_from(reference, fit, query):
+def test_label_sets_use_cells_withheld_from_members(reference, fit, query):
     train = {"max_epochs": 2}
     with pytest.warns(UserWarning, match="label sets come from cells withheld from single members"):
         model = fit(few_cells(reference), n_members=3, n_latent=8, train=train)
@@ -87,7 +87,7 @@ def test_label_sets_rest_on_cells_that_members_did_not_learn_from(reference, fit
     assert model.annotate(query).novelty is None
 
 
-def test_no_label_of_a_cell_reaches_the_member_that_must_not_see_it(several):
+def test_labels_are_withheld_from_the_given_member(several):
     module = several.module
     counts = torch.ones(2, len(several.genes))
     labels, unseen_by = torch.tensor([3, 4]), torch.tensor([1, -1])

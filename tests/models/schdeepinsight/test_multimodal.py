@@ -1,4 +1,4 @@
-"""RNA and surface proteins: registration, identities, and queries that lack some of it."""
+"""RNA and surface proteins: registration, identities, and queries with missing modalities."""
 
 import hashlib
 from dataclasses import fields
@@ -21,7 +21,7 @@ LEVELS = ["lineage", "cell_type"]
 
 
 def fingerprint(mdata):
-    """Hash of everything a caller could look at."""
+    """Hash of the whole object."""
     found = hashlib.sha256()
     for name, part in mdata.mod.items():
         matrix = part.X.toarray() if sparse.issparse(part.X) else part.X
@@ -95,7 +95,7 @@ def test_genes_of_the_panel_are_kept_in_a_small_layout(paired):
     assert len(model.layout.genes) == 20
 
 
-def test_both_modalities_are_learnt(joint, query, paired, truth):
+def test_both_modalities_are_used(joint, query, paired, truth):
     assert accuracy(joint, query, truth) > 0.9
     assert accuracy(joint, query.mod["rna"], truth) > 0.8
     shuffled = subset(paired, slice(300, None))
@@ -114,8 +114,8 @@ def test_a_saved_model_annotates_both_modalities_without_scvi_tools(joint, query
         np.testing.assert_array_equal(found, joint.annotate(given).node_probabilities)
 
 
-def test_proteins_alone_tell_what_they_can(joint, paired):
-    """The panel knows the lineages: half of all cells would be right by the largest one."""
+def test_proteins_alone_distinguish_lineages(joint, paired):
+    """The panel distinguishes lineages, of which the largest has half of the cells."""
     alone = subset(paired, slice(300, None), ["prot"])
     result = joint.annotate(alone, threshold=None)
     lineage = paired.obs["lineage"].astype(str).to_numpy()[300:]
@@ -166,7 +166,7 @@ def test_a_cell_does_not_depend_on_the_others(joint, query, paired):
     np.testing.assert_allclose(whole, small, atol=1e-6)
 
 
-def test_the_order_of_proteins_and_cells_in_a_modality_means_nothing(joint, query, paired):
+def test_the_order_of_proteins_and_cells_does_not_matter(joint, query, paired):
     expected = joint.predict_proba(query)
     turned = subset(paired, slice(300, None), proteins=slice(None, None, -1))
     pd.testing.assert_frame_equal(joint.predict_proba(turned), expected)
@@ -196,7 +196,7 @@ def test_names_of_other_vendors_are_understood(joint, query):
     pd.testing.assert_frame_equal(joint.predict_proba(query), expected)
 
 
-def test_missing_proteins_are_masked_and_told(joint, paired):
+def test_missing_proteins_are_masked_and_reported(joint, paired):
     result = joint.annotate(subset(paired, slice(300, None), proteins=[0, 4]))
     assert "2 of 6 proteins measured, in 120 of 120 cells." in result.gene_report.messages
     assert np.isfinite(result.node_probabilities).all()
@@ -225,7 +225,7 @@ def test_a_saved_model_annotates_the_same_and_needs_no_data(joint, query, tmp_pa
     assert repr(loaded) == repr(joint)
 
 
-def test_the_reference_travels_and_is_attached(joint, tmp_path):
+def test_the_reference_is_saved_and_attached(joint, tmp_path):
     joint.save(tmp_path / "both", save_anndata=True)
     loaded = SCHDeepInsight.load(tmp_path / "both")
     assert loaded.adata.n_obs == 300
@@ -317,7 +317,7 @@ def test_the_wide_path_reads_proteins_too(paired, fit_joint):
             None,
             {"modalities": {"rna_layer": "rna", "protein_layer": "rna"}},
             InputError,
-            "'rna' is named for both.*there are 'rna', 'prot'",
+            "'rna' is given for both.*there are 'rna', 'prot'",
             id="one_modality_twice",
         ),
         pytest.param(
@@ -339,7 +339,7 @@ def test_bad_references_are_refused(paired, change, setup, error, message):
 
 
 @pytest.mark.filterwarnings("ignore:The HDF5 file was not created")
-def test_what_is_no_mudata_is_refused(paired):
+def test_references_must_be_mudata(paired):
     cells = paired.mod["rna"]
     for wrong in (cells, "reference.h5mu", None):
         with pytest.raises(TypeError, match=f"must be of type MuData, got {type(wrong).__name__}"):
@@ -347,14 +347,14 @@ def test_what_is_no_mudata_is_refused(paired):
 
 
 @pytest.mark.filterwarnings("ignore:The HDF5 file was not created")
-def test_a_file_is_read_by_what_it_holds_not_by_its_name(paired, joint, tmp_path):
+def test_the_format_is_detected_from_the_content(paired, joint, tmp_path):
     cells = paired.mod["rna"]
     cells.write_h5ad(tmp_path / "cells.h5mu")
     found = joint.annotate(tmp_path / "cells.h5mu").labels
     assert found.equals(joint.annotate(cells).labels)
 
 
-def test_an_error_about_a_query_says_which_modality_it_is_of(joint, query):
+def test_errors_about_a_query_name_the_modality(joint, query):
     spoilt = query.copy()
     spoilt.mod["prot"].X = spoilt.mod["prot"].X - 9.5
     with pytest.raises(InputError, match="In the modality 'prot': X looks scaled"):
@@ -398,9 +398,9 @@ def test_useless_proteins_leave_the_rna_and_a_warning(joint, query, spoil):
     np.testing.assert_array_equal(result.node_probabilities, expected)
 
 
-def test_a_query_with_nothing_the_model_reads_is_refused(model, joint, query, paired):
+def test_a_query_without_features_of_the_model_is_refused(model, joint, query, paired):
     alone = subset(paired, slice(300, None), ["prot"])
-    with pytest.raises(InputError, match="reads RNA alone"):
+    with pytest.raises(InputError, match="The model needs RNA"):
         model.annotate(alone)
     alone.mod["prot"].var_names = [f"odd{i}" for i in range(6)]
     alone.update()
@@ -409,7 +409,7 @@ def test_a_query_with_nothing_the_model_reads_is_refused(model, joint, query, pa
 
 
 @pytest.mark.parametrize("modality", [None, "rna"])
-def test_students_learn_from_pairs_and_from_rna_alone(joint, query, truth, modality):
+def test_students_train_on_both_modalities_and_on_rna_alone(joint, query, truth, modality):
     cells = query if modality is None else query.mod[modality]
     quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
     student = joint.train_student(cells, **quiet)

@@ -1,4 +1,4 @@
-"""A saved model is data: complete, the same elsewhere, and never a program."""
+"""Saved models are complete, portable, and contain no code."""
 
 import os
 import pickle
@@ -57,7 +57,7 @@ def test_another_process_annotates_the_same(model, saved, query, tmp_path):
     np.testing.assert_allclose(elsewhere, model.predict_proba(query), atol=1e-6)
 
 
-def test_what_cannot_be_attached_is_refused(saved):
+def test_invalid_references_cannot_be_attached(saved):
     for adata in ("reference.h5ad", 3):
         with pytest.raises(
             TypeError, match=rf"adata must.*, got a {type(adata).__name__}\. Read files"
@@ -74,7 +74,7 @@ def test_a_model_without_a_reference_can_be_viewed(saved, reference, capsys):
     assert "120" in capsys.readouterr().out
 
 
-def test_training_without_a_reference_says_what_to_do(saved):
+def test_training_without_a_reference_raises_with_advice(saved):
     with pytest.raises(ValueError, match="has no reference attached"):
         SCHDeepInsight.load(saved).train(max_epochs=1)
 
@@ -86,7 +86,7 @@ def test_load_with_an_anndata_attaches_it(model, saved, reference):
     loaded.train(max_epochs=1, validation_size=0.2, enable_progress_bar=False)
 
 
-def test_the_reference_can_travel_with_the_model(model, tmp_path):
+def test_the_reference_can_be_saved_with_the_model(model, tmp_path):
     model.save(tmp_path / "both", save_anndata=True)
     loaded = SCHDeepInsight.load(tmp_path / "both")
     assert loaded.adata.n_obs == model.adata.n_obs
@@ -171,7 +171,7 @@ def test_weights_that_do_not_fit_are_refused(saved):
         SCHDeepInsight.load(saved)
 
 
-def test_a_foreign_file_is_named(tmp_path):
+def test_a_file_of_another_package_is_refused(tmp_path):
     torch.save({"epoch": 3, "weights": torch.zeros(2)}, tmp_path / "model.pt")
     with pytest.raises(ModelFileError, match="it holds epoch, weights"):
         SCHDeepInsight.load(tmp_path)
@@ -181,7 +181,7 @@ def test_a_foreign_file_is_named(tmp_path):
         SCHDeepInsight.load(tmp_path / "model.pt")
 
 
-def test_another_model_class_is_named(tmp_path):
+def test_another_model_class_is_refused(tmp_path):
     attributes = {"registry_": {"model_name": "SCVI"}}
     torch.save({"attr_dict": attributes}, tmp_path / "model.pt")
     with pytest.raises(ModelFileError, match="holds a SCVI"):
@@ -218,7 +218,7 @@ def test_plain_types_hold_the_same_information(tmp_path):
         folder.write({"a": {1, 2}})
 
 
-def test_a_failed_write_leaves_no_litter(tmp_path):
+def test_a_failed_write_leaves_no_temporary_files(tmp_path):
     with pytest.raises(TypeError):
         ModelFolder(tmp_path).write({"a": object()})
     assert list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ LATEST = FILES[-1]
 
 
 def expected_of(name: str) -> dict:
-    """What a golden file said of some cells when it was written."""
+    """Predictions of a golden file when it was written."""
     version = max(int(name.split("_")[1]), 2)
     return json.loads((GOLDEN / f"schema_{version}_expected.json").read_text())
 
@@ -47,7 +47,7 @@ def payload() -> dict:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_golden_files_load_and_say_what_they_said(name, cells):
+def test_golden_files_load_and_predict_the_same(name, cells):
     model = SCHDeepInsight.load(GOLDEN / name)
     probabilities = model.predict_proba(cells).to_numpy()
     np.testing.assert_allclose(probabilities, expected_of(name)["probabilities"], atol=1e-5)
@@ -98,7 +98,7 @@ def test_a_model_of_another_format_is_replaced_in_place(tmp_path):
     assert names == ["manifest.json", "model.pt"]
 
 
-def test_a_golden_adapted_model_says_what_it_said():
+def test_a_golden_adapted_model_predicts_the_same():
     expected = json.loads((GOLDEN / "schema_2_adapted_expected.json").read_text())
     counts = np.array(expected["counts"], dtype=np.float32)
     cells = ad.AnnData(counts, var=pd.DataFrame(index=expected["genes"]))
@@ -163,7 +163,7 @@ def test_the_present_schema_has_all_capabilities(name, cells):
     assert result.label_sets().contains.any(axis=1).all()
 
 
-def test_what_an_older_model_lacks_is_named(caplog, cells):
+def test_capabilities_missing_in_older_models_are_listed(caplog, cells):
     model = SCHDeepInsight.load(GOLDEN / "schema_1_torch")
     assert [what.split(" ")[0] for what in model.missing_capabilities] == [
         "conformal",
@@ -185,7 +185,7 @@ def test_an_older_model_is_saved_in_the_present_schema(tmp_path, cells):
 
 
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 10**30, -1, "2", 2.0, True, None])
-def test_unknown_schemas_ask_for_an_update(payload, tmp_path, version):
+def test_newer_schemas_advise_an_update(payload, tmp_path, version):
     payload["attr_dict"]["schema_version_"] = version
     ModelFolder(tmp_path).write(payload)
     with pytest.raises(ModelFileError, match="Update hdeepinsight"):
@@ -297,7 +297,7 @@ def test_the_reference_is_checked_too(model, tmp_path):
 
 
 def test_a_copy_without_its_manifest_is_still_guarded(tmp_path):
-    """As the hub of scvi-tools fetches it: ``model.pt`` alone."""
+    """A folder with ``model.pt`` alone, as downloaded by the scvi-tools hub."""
     shutil.copy(GOLDEN / LATEST / "model.pt", tmp_path)
     SCHDeepInsight.load(tmp_path)
     body = bytearray((tmp_path / "model.pt").read_bytes())

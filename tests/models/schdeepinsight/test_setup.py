@@ -1,4 +1,4 @@
-"""Registering a reference: what is accepted, what is refused, what is shown."""
+"""Registration of a reference: accepted input, errors, and the repr."""
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ def test_one_column_of_levels_may_be_named_without_a_list(reference, labelled, m
 
 
 @pytest.mark.parametrize("labels_key", [["lineage", "cell_type"], 3])
-def test_a_labels_key_that_is_no_name_is_refused(reference, labels_key):
+def test_labels_key_must_be_a_name(reference, labels_key):
     with pytest.raises(ValueError, match=r"must be the name of a column.*as labels_keys"):
         SCHDeepInsight.setup_anndata(reference, labels_key=labels_key)
 
@@ -37,20 +37,20 @@ def test_two_label_columns_of_one_name_are_refused(reference):
 
 
 @pytest.mark.parametrize("name", ["confidence", "stop_label"])
-def test_a_level_that_no_annotation_could_hold_is_refused_before_training(reference, name):
+def test_a_reserved_level_name_is_refused_before_training(reference, name):
     reference.obs = reference.obs.rename(columns={"cell_type": name})
     SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", name])
-    with pytest.raises(ValueError, match=f"levels named .'{name}'.*or the columns of labels"):
+    with pytest.raises(ValueError, match=f"levels named .'{name}'.*or the label columns"):
         SCHDeepInsight(reference, layout="random")
 
 
 @pytest.mark.parametrize("data", ["reference.h5ad", None])
-def test_what_is_no_anndata_is_refused(data):
+def test_references_must_be_anndata(data):
     with pytest.raises(TypeError, match=r"must be of type AnnData, got \w+\. Read files"):
         SCHDeepInsight.setup_anndata(data, labels_key="cell_type")
 
 
-def test_a_view_is_refused_and_stays_one(reference):
+def test_a_view_is_refused_and_not_copied(reference):
     view = reference[:200]
     with pytest.raises(ValueError, match=r"view of another AnnData.*Pass a copy"):
         SCHDeepInsight.setup_anndata(view, labels_key="cell_type")
@@ -103,14 +103,14 @@ def test_a_name_at_two_levels_means_the_level_of_its_column(reference):
     assert (taxonomy.depth[nodes[is_b]] == 2).all()
 
 
-def test_repr_says_what_the_model_is(reference):
+def test_repr_summarises_the_model(reference):
     SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
     text = repr(SCHDeepInsight(reference, layout="random"))
     for part in ("compact", "120 genes", "lineage (3), cell_type (7)", "not trained", "300 cells"):
         assert part in text
 
 
-def test_missing_labels_are_counted_and_said(reference, capsys, tmp_path):
+def test_missing_labels_are_counted_in_the_repr(reference, capsys, tmp_path):
     labels = reference.obs["cell_type"].astype(object)
     labels.iloc[:8] = np.nan
     reference.obs["cell_type"] = labels

@@ -1,4 +1,4 @@
-"""What is learned, from which cells, and that it is the same every time."""
+"""Training: held-out cells, metrics and reproducibility."""
 
 import numpy as np
 import pytest
@@ -117,7 +117,7 @@ def test_an_efficientnet_trains_and_annotates(fit, reference, query):
     np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-5)
 
 
-def test_a_last_batch_of_one_cell_is_survived(fit, reference):
+def test_a_last_batch_of_one_cell_is_supported(fit, reference):
     train = {"max_epochs": 1, "batch_size": 1, "validation_size": 0}
     model = fit(reference[:6].copy(), train=train)
     assert all(torch.isfinite(p).all() for p in model.module.parameters())
@@ -204,7 +204,7 @@ def test_training_leaves_the_reference_alone(fit, reference):
     assert not reference.uns
 
 
-def test_the_recipe_tells_how_the_model_was_made(model):
+def test_the_recipe_records_the_training(model):
     recipe = model.recipe
     assert recipe["n_cells"] == 300
     assert recipe["max_epochs"] == 12

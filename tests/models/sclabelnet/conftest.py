@@ -1,4 +1,4 @@
-"""Small models on gene tokens for the whole room."""
+"""Small models on gene tokens."""
 
 import pytest
 

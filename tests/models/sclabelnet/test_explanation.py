@@ -18,20 +18,20 @@ def test_attributions_sum_to_the_difference_and_the_error_falls(tokens_model, qu
     assert errors[1].mean() < errors[0].mean()
 
 
-def test_outputs_are_what_the_model_says(tokens_model, query):
+def test_outputs_equal_the_predictions_of_the_model(tokens_model, query):
     found = tokens_model.explain(query[:12].copy(), "T", n_steps=2)
     said = tokens_model.predict_proba(query[:12].copy())["T"].to_numpy()
     np.testing.assert_allclose(np.exp(found.outputs), said, atol=1e-5)
 
 
-def test_what_has_no_token_has_no_part(tokens_model, query):
+def test_genes_without_tokens_get_no_attribution(tokens_model, query):
     found = tokens_model.explain(query[:12].copy(), "T", n_steps=2)
     expressed = query[:12, list(tokens_model.genes)].X.toarray() > 0
     assert np.abs(found.values[~expressed]).max() == 0
     assert found.ranking().index.isin(query.var_names).all()
 
 
-def test_values_that_mean_nothing_explain_nothing(reference, query, fit_tokens):
+def test_constant_values_have_no_attribution(reference, query, fit_tokens):
     model = fit_tokens(reference, train={"max_epochs": 1})
     table = model.module.backbone.values.weight
     table.data[:] = table.data[-1]  # every value is then unknown

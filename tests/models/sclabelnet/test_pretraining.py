@@ -1,4 +1,4 @@
-"""Learning without labels, and encoders that are kept, shared and built upon."""
+"""Pretraining without labels, and saving, sharing and fine-tuning of encoders."""
 
 import anndata as ad
 import numpy as np
@@ -65,7 +65,7 @@ def pretrained(counts):
     return model.pretraining
 
 
-def test_independent_genes_tell_nothing_and_linked_ones_do():
+def test_only_correlated_genes_predict_masked_values():
     rng = np.random.default_rng(0)
     values = rng.choice([2, 5, 12], size=(1200, 12))
     # Genes that are nearly alike in all cells fill these up, so that depth tells nothing either.
@@ -80,7 +80,7 @@ def test_independent_genes_tell_nothing_and_linked_ones_do():
     assert found["validation_loss"] < found["baseline_per_gene"] - 0.1
 
 
-def test_what_is_held_out_is_never_learned_from(reference):
+def test_held_out_cells_are_never_trained_on(reference):
     SCLabelNet.setup_anndata(reference, labels_keys=LEVELS)
     model = SCLabelNet(reference)
     held_out = model._split(None, None, True, "batch")[1]
@@ -91,7 +91,7 @@ def test_what_is_held_out_is_never_learned_from(reference):
     np.testing.assert_array_equal(model.validation_indices_, held_out)
 
 
-def test_shared_genes_keep_what_they_learned(encoder, reference):
+def test_shared_genes_keep_their_embeddings(encoder, reference):
     SCLabelNet.setup_anndata(reference, labels_keys=LEVELS)
     model = SCLabelNet.from_encoder(encoder, reference, n_genes=120)
     assert model.pretraining["n_new_genes"] == 20
@@ -119,7 +119,7 @@ def test_saving_between_pretraining_and_training_changes_nothing(reference, quer
     np.testing.assert_array_equal(left, right)
 
 
-def test_an_encoder_without_a_head_is_shared_and_knows_no_types(encoder, query, tmp_path):
+def test_an_encoder_without_a_head_can_be_shared_but_not_annotate(encoder, query, tmp_path):
     card = {"title": "Encoder", "license": "mit", "organism": "human", "tissues": ["blood"]}
     published = hdi.hub.publish(encoder, str(tmp_path / "encoder"), card=card, reference="none")
     pulled = hdi.hub.pull(published.address)

@@ -1,4 +1,4 @@
-"""Learning labels with SCLabelNet: sampler, prior correction, what trains, saving."""
+"""Training of SCLabelNet with labels: sampler, prior correction, fine-tuning, saving."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def weights_of(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-def test_it_learns_the_types(tokens_model, query, truth):
+def test_it_distinguishes_the_types(tokens_model, query, truth):
     labels = tokens_model.predict(query, level="cell_type", threshold=None, reject="off")
     assert (labels == truth).mean() > 0.75  # one in seven by chance
 
@@ -30,7 +30,7 @@ def test_genes_in_another_order_change_nothing(tokens_model, query):
     np.testing.assert_allclose(before, after, atol=1e-5)
 
 
-def test_a_gene_that_no_cell_expresses_may_be_missing(tokens_model, query):
+def test_a_gene_without_counts_may_be_missing(tokens_model, query):
     gene = int(np.argmin(np.asarray(query.X.sum(axis=0)).ravel()))
     name = query.var_names[gene]
     shares = tokens_model.module.normalizer.mean_share
@@ -63,7 +63,7 @@ def test_an_empty_cell_is_finite_and_stops_at_the_root(tokens_model, query):
 
 
 @pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
-def test_labels_are_drawn_as_often_as_the_balance_says(synthetic_hierarchy, balance):
+def test_labels_are_sampled_according_to_the_balance(synthetic_hierarchy, balance):
     rare = synthetic_hierarchy.obs["cell_type"] == "DC"
     keep = ~rare | (np.cumsum(rare) <= 12)
     adata = synthetic_hierarchy[keep.to_numpy()].copy()
@@ -108,7 +108,7 @@ def test_without_balance_nothing_is_corrected():
 
 
 def test_the_correction_recovers_natural_probabilities():
-    """A perfect classifier of balanced cells, corrected, is the one of natural cells."""
+    """The corrected optimal classifier of balanced cells is optimal for natural frequencies."""
     tree = TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": ["naive", "memory"]}))
     names = {tree.taxonomy.label(i): i for i in range(7)}
     shares = {"CD4": 80, "CD8": 5, "naive": 10, "memory": 5}
@@ -162,7 +162,9 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_other_readings_learn_and_are_saved(reference, query, truth, fit_tokens, tmp_path, options):
+def test_other_encodings_train_and_are_saved(
+    reference, query, truth, fit_tokens, tmp_path, options
+):
     model = fit_tokens(reference, **options)
     n_bins = options.get("n_bins", 5)
     assert model.module.value_head.out_features == n_bins
@@ -181,7 +183,7 @@ def test_other_readings_learn_and_are_saved(reference, query, truth, fit_tokens,
 
 
 @pytest.mark.parametrize("finetune", ["head", "published"])
-def test_only_what_is_named_is_finetuned(reference, finetune):
+def test_only_the_selected_part_is_finetuned(reference, finetune):
     SCLabelNet.setup_anndata(reference, labels_keys=LEVELS)
     model = SCLabelNet(reference)
     before = weights_of(model.module)
@@ -195,7 +197,7 @@ def test_only_what_is_named_is_finetuned(reference, finetune):
     assert all(parameter.requires_grad for parameter in model.module.parameters())
 
 
-def test_what_cannot_be_is_refused(reference, fit_tokens):
+def test_invalid_options_are_refused(reference, fit_tokens):
     with pytest.raises(ValueError, match="balance must be a number"):
         fit_tokens(reference, train={"balance": 2.0})
     with pytest.raises(ValueError, match="finetune must be one of"):

@@ -29,12 +29,7 @@ from hdeepinsight.annotation import (
     evaluate_annotation,
     judgement,
 )
-from hdeepinsight.data import (
-    SAMPLE_CELLS,
-    draw_evenly,
-    is_paired,
-    open_store,
-)
+from hdeepinsight.data import SAMPLE_CELLS, draw_evenly, is_paired, open_store
 from hdeepinsight.models._base._blocks import QueryBlocks
 from hdeepinsight.models._base._reader import QueryReader, query_cells
 from hdeepinsight.models._base._setup import as_label_keys
@@ -121,9 +116,10 @@ class AnnotatingMixin(_Base):
         return replace(self.calibration_, source=source)
 
     @property
-    def few_profiles(self) -> LeafProfiles | None:
-        """Mean profiles that are combined with the network if types have few cells, or ``None``."""
-        return self.profiles_ if self.recipe_.get("mean_profiles") else None
+    def combined_profiles(self) -> LeafProfiles | None:
+        """Profiles that are combined with the network, or ``None``."""
+        profiles = self.profiles_
+        return None if profiles is None or profiles.variance is None else profiles
 
     # ----------------------------------------------------------------------------- annotation
 
@@ -233,7 +229,6 @@ class AnnotatingMixin(_Base):
             read = sparse.vstack(counts, format="csr"), found["probabilities"]
             judge = reader.judge(*read)
             found |= {} if judge is None else judge.measure(*read)
-        how["decisions"] = reader.decisions
         return self._annotation(reader.opened, judge, found, **how), judge
 
     def annotate_blocks(
@@ -717,32 +712,28 @@ class AnnotatingMixin(_Base):
                 msg = f"No cell has a label in {', '.join(self._setup.labels_keys)}. Pass the cells"
                 raise ValueError(f"{msg} that the model was trained on, or omit reference.")
             (sums,) = reference_sums(network, given.read(labelled), nodes[labelled])
-            profiles = sums.profiles()
+            known, profiles = profiles, sums.profiles()
+            if known is not None:
+                within = {"variance": known.variance, "directions": known.directions}
+                profiles = replace(profiles, **within)
+        self.profiles_ = profiles
+        reader = QueryReader(self, opened)
         with seeded(self.seed):
             self.module = adapter.fit(
                 network,
                 cells,
                 measured,
                 profiles=profiles,
+                ensemble=reader.network.ensemble,
                 shift=self.shift_,
-                unlike=self._share_unlike_reference(opened, cells),
+                unlike=_share_unlike_reference(reader, cells),
                 options=settings,
                 seed=self.seed,
                 **query.freeze,
             )
-        self.profiles_ = profiles
         self.module.eval()
         report: Any = adapter.report
         self.recipe_ = {**self.recipe_, "adaptation": report.to_dict()}
-
-    def _share_unlike_reference(self, opened: AlignedQuery, cells: QueryCells) -> float | None:
-        """Return the share of a sample of query cells that differ from the reference."""
-        some = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
-        some = replace(some, batch=np.full(len(some), -1))  # no adapter is applied
-        reader = QueryReader(self, opened)
-        probabilities = reader.network(some, ("probabilities",))["probabilities"]
-        judge = reader.judge(some.counts, probabilities)
-        return None if judge is None else judge.foreign_share(some.counts, probabilities)
 
     def _load_object(self, kind: Any, values: dict[str, Any]) -> Any:
         if kind is Calibration:
@@ -750,6 +741,15 @@ class AnnotatingMixin(_Base):
         if kind is Adapter:
             return Adapter.from_dict(values, self.module, self.profiles_)
         return kind.from_dict(values)
+
+
+def _share_unlike_reference(reader: QueryReader, cells: QueryCells) -> float | None:
+    """Return the share of a sample of query cells that differ from the reference."""
+    some = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
+    some = replace(some, batch=np.full(len(some), -1))  # no adapter is applied
+    probabilities = reader.network(some, ("probabilities",))["probabilities"]
+    judge = reader.judge(some.counts, probabilities)
+    return None if judge is None else judge.foreign_share(some.counts, probabilities)
 
 
 class _Query(NamedTuple):

@@ -37,7 +37,6 @@ class QueryBlocks:
         if model.bank_ is not None:
             sample, self.judge = model._annotated(self.reader.sample(), **how)
             self.sampled = {"verdict": sample.verdict, "gene_report": sample.gene_report}
-        self.how["decisions"] = self.reader.decisions
 
     def annotations(
         self, rows: range | None = None, names: pd.Index | None = None

@@ -14,23 +14,13 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from hdeepinsight.adaptation import QueryCells, reference_sums
-from hdeepinsight.annotation import (
-    Annotation,
-    ReferenceBank,
-    calibrate,
-)
-from hdeepinsight.data import (
-    InputError,
-    align_genes,
-    deal_out,
-    draw_evenly,
-    is_paired,
-)
+from hdeepinsight.annotation import Annotation, ReferenceBank, calibrate
+from hdeepinsight.data import InputError, align_genes, deal_out, draw_evenly, is_paired
 from hdeepinsight.models._base._annotating import AnnotatingMixin
 from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._reader import CellReader, QueryReader, as_cells, query_cells
 from hdeepinsight.models._base._registration import LABELS, check_batch
-from hdeepinsight.nn import fit_temperatures
+from hdeepinsight.nn import COVARIANCE_CELLS, LeafProfiles, fit_temperatures
 from hdeepinsight.taxonomy import TreeAlgebra
 
 if TYPE_CHECKING:
@@ -68,7 +58,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
     _labels_required: ClassVar[bool] = True
     _train_options: ClassVar[tuple[str, ...]] = ("audit", "soft_query")
     _monitor: ClassVar[str] = "log_loss"
-    #: Whether the network is combined with mean profiles if types have few cells.
+    #: Whether the network is combined with profiles of the types.
     _uses_profiles: ClassVar[bool] = False
 
     def _check_reference(self) -> None:
@@ -139,10 +129,10 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             obs[LABELS] = self._nodes()  # original labels, without the changes of an audit
             rows = (self.validation_indices_, self.train_indices_)
             held_out, train = (self._reference_cells(part) for part in rows)
-            if (withheld := np.flatnonzero(unseen_by >= 0)).size:
-                held_out = self._reference_cells(withheld)
-                extra = {**held_out.extra, "member": unseen_by[withheld]}
-                held_out = replace(held_out, extra=extra)
+            if (unseen_by >= 0).any():
+                extra = {**train.extra, "member": unseen_by[self.train_indices_]}
+                train = replace(train, extra=extra)
+                held_out = train[extra["member"] >= 0]
         else:
             codes, columns = plan.node_of_code.cpu().numpy(), plan.columns.cpu().numpy()
             found = [self._read_loader(datamodule, part, codes) for part in ("val", "train")]
@@ -321,13 +311,11 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
-        few = self._uses_profiles and self.profiles_ is not None and self.profiles_.are_of_few
-        if few and not getattr(self, "proteins", ()):
-            self.recipe_["mean_profiles"] = True
+        if self._uses_profiles and not getattr(self, "proteins", ()):
             # Profiles of the training cells alone, so that held-out cells are independent of them.
             with torch.inference_mode(False):  # inference tensors cannot be saved with the model
-                (total,) = reference_sums(self.module, train.counts, train.nodes)
-                self.profiles_ = total.profiles()
+                known = train.counts, train.nodes
+                self.profiles_ = _profiles_of(self.module, *known, self.seed)
         if not len(held_out):
             return
         genes = np.ones(len(self.genes))
@@ -347,10 +335,10 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         probabilities = np.empty((len(drawn), self.taxonomy.n_nodes), dtype=np.float32)
         unseen_by = drawn.extra.get("member", np.zeros(len(drawn)))
         for member in np.unique(unseen_by):
-            part, profiles = drawn[unseen_by == member], self.few_profiles
+            part, profiles = drawn[unseen_by == member], self.combined_profiles
             if cross_fitted and profiles is not None:  # exclude these cells from the profiles
-                (own,) = reference_sums(self.module, part.counts, part.nodes)
-                profiles = (total - own).profiles()
+                others = train[train.extra["member"] != member]
+                profiles = _profiles_of(self.module, others.counts, others.nodes, self.seed)
             read = CellReader(self.module, self.adapter_, genes, profiles)
             found = read(part, ("probabilities",))["probabilities"]
             probabilities[unseen_by == member] = found
@@ -369,3 +357,16 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         if len(rows) and np.isin(train.nodes, self.taxonomy.leaves).any():
             labelled = (train.counts, train.nodes), (held_out.counts, held_out.nodes)
             self.bank_ = ReferenceBank.draw(self.taxonomy, *labelled, np.sort(rows))
+
+
+def _profiles_of(
+    module: Any, counts: sparse.csr_matrix, nodes: np.ndarray, seed: int
+) -> LeafProfiles:
+    """Compute the profiles of some cells, with the covariance within their leaves."""
+    (sums,) = reference_sums(module, counts, nodes)
+    leaves = pd.Index(module.tree.taxonomy.leaves).get_indexer(nodes)
+    rows = np.flatnonzero(leaves >= 0)
+    rows = rows[draw_evenly(leaves[rows], COVARIANCE_CELLS, np.random.default_rng(seed))]
+    drawn = torch.from_numpy(counts[rows].toarray()).to(module.temperature.device)
+    values = module.normalizer.log_normalize(drawn, torch.ones_like(module.normalizer.scale))
+    return sums.profiles().with_covariance(values.cpu(), torch.from_numpy(leaves[rows]))

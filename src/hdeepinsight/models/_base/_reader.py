@@ -19,7 +19,7 @@ from torch import Tensor
 from hdeepinsight._errors import check_integer
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import Adapter, QueryCells
-from hdeepinsight.annotation import Decision, QueryJudge, marker_opinion
+from hdeepinsight.annotation import QueryJudge, marker_opinion
 from hdeepinsight.data import CHUNK_CELLS
 from hdeepinsight.nn import ProfileEnsemble
 
@@ -40,7 +40,6 @@ PLAIN_CELLS, FOLDED_CELLS = 1024, CHUNK_CELLS
 GPU_WORKERS = 4
 #: Inputs that a folded network does not accept.
 PLAIN_INPUTS = {"shift", "member"}
-COMBINED = Decision(step="profiles", applied=True, reason="the reference has few cells per type")
 
 
 class QueryReader:
@@ -64,18 +63,13 @@ class QueryReader:
         self.shift: Callable[[Any], np.ndarray] | None = None
         if corrected is not None:
             self.shift = corrected.shift_for(model.normalizer, opened.obs_names)
-        profiles = model.few_profiles
+        profiles = model.combined_profiles
         self.network = CellReader(model.module, model.adapter_, opened.measured, profiles)
 
     @property
     def is_small(self) -> bool:
         """Whether the query fits in one block."""
         return self.opened.n_obs <= CHUNK_CELLS
-
-    @property
-    def decisions(self) -> tuple[Decision, ...]:
-        """Decisions about the prediction, for the annotation."""
-        return () if self.network.ensemble is None else (COMBINED,)
 
     def subset(self, rows: np.ndarray) -> QueryReader:
         """Return a reader of some of the cells."""
@@ -245,15 +239,13 @@ class CellReader:
                 if "logits" in names:
                     found = network.inference(**inputs)
                 else:
-                    found = self.adapter.predict(network, batch=part.batch, **inputs)
+                    how: Any = {"batch": part.batch, "ensemble": self.ensemble}
+                    found = self.adapter.predict(network, **how, **inputs)
                 if not is_folded:
                     found["seen"] = inputs["counts"].any(1)
                     if "proteins_measured" in inputs:
                         found["seen"] |= inputs["proteins_measured"].any(1)
                 if "probabilities" in found:
-                    if self.ensemble is not None:
-                        each = found["probabilities"], inputs["counts"], inputs.get("shift")
-                        found["probabilities"] = self.ensemble(*each)
                     seen = found["seen"].unsqueeze(1)
                     found["probabilities"] = found["probabilities"].where(seen, self.equal)
                 parts.append([as_array(found[name]) for name in names])

@@ -13,12 +13,7 @@ from anndata import AnnData
 from scipy.stats import false_discovery_control, mannwhitneyu
 
 from hdeepinsight._errors import check_choice, check_integer, invalid, one_column
-from hdeepinsight.metrics import (
-    topic_coherence,
-    topic_diversity,
-    topic_enrichment,
-    topic_stability,
-)
+from hdeepinsight.metrics import topic_coherence, topic_diversity, topic_enrichment, topic_stability
 from hdeepinsight.models._base._unlabeled import UnlabeledMixin
 
 Cells: TypeAlias = AnnData | Sequence[int] | np.ndarray | None

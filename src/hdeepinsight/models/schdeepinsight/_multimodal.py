@@ -18,12 +18,7 @@ from hdeepinsight.data import (
     protein_names,
 )
 from hdeepinsight.image import GeneLayout, protein_layout
-from hdeepinsight.models._base._registration import (
-    Setup,
-    as_label_keys,
-    check_reference,
-    register,
-)
+from hdeepinsight.models._base._registration import Setup, as_label_keys, check_reference, register
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

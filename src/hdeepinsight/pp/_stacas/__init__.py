@@ -1,4 +1,4 @@
-"""Batch correction by anchors."""
+"""Batch correction with anchors (STACAS)."""
 
 from __future__ import annotations
 
@@ -13,24 +13,13 @@ from hdeepinsight._errors import check_choice, missing_column
 from hdeepinsight.data import DataLike, InputError
 from hdeepinsight.graph import Exact
 from hdeepinsight.nn import ModelNormalizer
-from hdeepinsight.pp._stacas._anchors import (
-    UNLABELED,
-    Dataset,
-    RunSettings,
-    StacasConfig,
-    encode_labels,
-)
+from hdeepinsight.pp._stacas import _datasets as reading
+from hdeepinsight.pp._stacas._anchors import UNLABELED, Dataset, RunSettings, encode_labels
+from hdeepinsight.pp._stacas._anchors import StacasConfig as StacasConfig
 from hdeepinsight.pp._stacas._correction import integrate, project
-from hdeepinsight.pp._stacas._datasets import (
-    OpenedDataset,
-    choose_features,
-    open_dataset,
-    shared_genes,
-)
-from hdeepinsight.pp._stacas._result import StacasReport, StacasResult
+from hdeepinsight.pp._stacas._result import StacasReport as StacasReport
+from hdeepinsight.pp._stacas._result import StacasResult as StacasResult
 from hdeepinsight.taxonomy import Taxonomy, check_labels
-
-__all__ = ["StacasConfig", "StacasReport", "StacasResult", "stacas"]
 
 Data: TypeAlias = "DataLike | Sequence[DataLike]"
 Mode = Literal["project", "integrate"]
@@ -52,67 +41,68 @@ def stacas(
     neighbors: NeighborSearch = "auto",
     random_state: int = 0,
 ) -> StacasResult:
-    r"""Remove batch effects by anchors: pairs of cells that are mutual nearest neighbours.
+    r"""Remove batch effects with anchors: pairs of cells that are mutual nearest neighbours.
 
-    Each query cell is moved by a locally weighted mean of the differences seen at the anchors.
-    Nothing is written to the data.
+    Each query cell is corrected by a locally weighted mean of the differences between the cells of
+    the anchors. The data are not modified.
 
     Parameters
     ----------
     adata_ref
         Reference: an AnnData or the path of an h5ad or zarr file, or several of them.
     adata_query
-        Query, or several; may be left out with ``mode="integrate"``.
+        Query, or several; optional with ``mode="integrate"``.
     mode
-        ``"project"`` leaves the reference as it is and moves each query onto it, independently of
-        other queries; several references are integrated first. ``"integrate"`` joins all datasets
-        along a guide tree, of which one stays as it is.
+        ``"project"`` keeps the reference unchanged and corrects each query independently; several
+        references are integrated first. ``"integrate"`` merges all datasets along a guide tree, one
+        of which is unchanged.
     config
         Numbers of dimensions and neighbours; see `StacasConfig`.
     layer
-        Layer with raw counts, in every dataset; ``X`` by default. They become log values of
-        counts per 10,000, or what `normalizer` makes of them.
+        Layer with raw counts in all datasets; ``X`` by default. Counts are converted to log1p of
+        counts per 10,000, or with `normalizer`.
     features
-        Genes to look for anchors with: how many, or their names.
+        Number or names of genes used to find anchors.
     normalizer
-        ``model.normalizer`` of a model: counts are normalised as the model does it, so that
-        ``model.annotate(query, corrected=result)`` can use the result.
+        ``model.normalizer`` of a model, to normalise counts as the model does, which is required
+        for ``model.annotate(query, corrected=result)``.
     labels_key
-        Column of ``obs`` with cell types in the references; anchors between cells of different
-        types are dropped. It is used only where the query has labels too.
+        Column of ``obs`` with cell types in the references. Anchors between cells of different
+        types are removed, which requires labels of the query.
     query_labels_key
-        The same for the queries; missing ones are allowed.
+        The same for the queries; labels may be missing.
     taxonomy
-        Tree of cell types: labels at different depths of one path do not disagree.
+        Taxonomy of the cell types, in which a label is consistent with its ancestors and
+        descendants.
     neighbors
-        ``"exact"``, ``"approximate"``, or ``"auto"``: exact up to 20,000 cells.
+        Neighbour search: ``"exact"``, ``"approximate"``, or ``"auto"``, exact up to 20,000 cells.
     random_state
-        Seed of approximate neighbours and of principal components.
+        Seed of the approximate neighbour search and of principal components.
 
     Returns
     -------
-    The result, which gives corrected values in chunks, the anchors and reports.
+    Result with corrected values in chunks, anchors and a report.
 
     Raises
     ------
     InputError
-        If a matrix cannot be read as stated, no gene is in all datasets, or, with
-        ``mode="integrate"``, no anchor joins two sides.
+        If a matrix does not hold counts, no gene is in all datasets, or, with
+        ``mode="integrate"``, two sides of a merge have no anchors.
     KeyError
-        If a label column is not there.
+        If a label column is missing.
     ValueError
         If a label is not in the taxonomy, or the query is missing.
 
     Notes
     -----
-    With anchors :math:`a` between reference cells :math:`r_a` and query cells :math:`q_a` and
-    weights :math:`W` that fall with distance and with doubt, the corrected values are
-    :math:`\hat Y_c = Y_c - \sum_a W_{ca} (Y_{q_a} - Y_{r_a})`. Method of STACAS
-    {cite:p}`andreatta2021,andreatta2024` on anchors of {cite:p}`stuart2019`, written from the
-    papers; the user guide says where it differs.
+    With anchors :math:`a` between reference cells :math:`r_a` and query cells :math:`q_a`, and
+    weights :math:`W` that decrease with distance and with a lower anchor score, the corrected
+    values are :math:`\hat Y_c = Y_c - \sum_a W_{ca} (Y_{q_a} - Y_{r_a})`. Method of STACAS
+    {cite:p}`andreatta2021,andreatta2024` with anchors of {cite:p}`stuart2019`, implemented from the
+    papers; the user guide lists the differences.
 
-    The correction depends on which cells are in the query, and can remove real differences. It is
-    never a silent part of annotation.
+    The correction depends on the composition of the query, and can remove biological differences.
+    It is never applied automatically in annotation.
 
     Examples
     --------
@@ -135,24 +125,19 @@ def stacas(
     ]
     n_references, n_queries = map(len, given)
     if not n_references or (n_queries == 0 if mode == "project" else n_references + n_queries < 2):
-        raise ValueError(
-            f"Found {n_references} references and {n_queries} queries. Pass a reference and "
-            "a query, or two datasets with mode='integrate'."
-        )
-    datasets: list[OpenedDataset] = []
+        msg = f"Expected a reference and a query, got {n_references} and {n_queries}. Pass both, or"
+        raise ValueError(f"{msg} two datasets with mode='integrate'.")
+    datasets: list[reading.OpenedDataset] = []
     columns: list[pd.Series] = []
-    for role, key, group in zip(
-        ("reference", "query"), (labels_key, query_labels_key), given, strict=True
-    ):
+    roles = ("reference", labels_key, given[0]), ("query", query_labels_key, given[1])
+    for role, key, group in roles:
         for i, cells in enumerate(group, start=1):
             name = role if len(group) == 1 else f"{role}_{i}"
             like = datasets[0].genes if datasets else None
-            one = open_dataset(cells, name, layer, normalizer, like)
-            if not one.source.n_obs:
-                raise InputError(
-                    f"{name!r} has no cells.", "At least one is needed.", "Leave it out."
-                )
-            obs, labels = one.source.obs, pd.Series([None] * one.source.n_obs, dtype=object)
+            one = reading.open_dataset(cells, name, layer, normalizer, like)
+            if not (n_cells := one.source.n_obs):
+                raise InputError(f"{name!r} has no cells.", "One or more are required.", "Omit it.")
+            obs, labels = one.source.obs, pd.Series([None] * n_cells, dtype=object)
             if key is not None:
                 if key not in obs:
                     raise missing_column(key, obs.columns, where=f"obs of {name!r}")
@@ -160,21 +145,16 @@ def stacas(
                 check_labels(labels, f"obs[{key!r}] of {name!r}", unlabeled=UNLABELED)
             datasets.append(one)
             columns.append(labels)
-    genes = shared_genes(datasets)
-    chosen = choose_features(datasets, genes, features)
+    genes = reading.shared_genes(datasets)
+    chosen = reading.choose_features(datasets, genes, features)
     exact: Exact = "auto" if neighbors == "auto" else neighbors == "exact"
     settings = RunSettings(config or StacasConfig(), exact, random_state, taxonomy)
-    codes = encode_labels(columns, taxonomy)
-    starts = np.cumsum([0, *(one.source.n_obs for one in datasets)])
+    cells_of = np.split(np.arange(sum(map(len, columns))), np.cumsum([*map(len, columns)])[:-1])
     compared = [
-        Dataset(
-            index,
-            one.gather(chosen).astype(np.float64),
-            starts[index] + np.arange(one.source.n_obs),
-            codes[index],
-            settings,
+        Dataset(key, one.gather(chosen).astype(np.float64), cells, codes, settings)
+        for key, (one, cells, codes) in enumerate(
+            zip(datasets, cells_of, encode_labels(columns, taxonomy), strict=True)
         )
-        for index, one in enumerate(datasets)
     ]
     if mode == "project":
         outcome = project(compared[:n_references], compared[n_references:])

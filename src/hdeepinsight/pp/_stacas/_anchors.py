@@ -1,4 +1,4 @@
-"""Anchors: pairs of cells that are mutual nearest neighbours, and how far each can be trusted."""
+"""Anchors: pairs of cells that are mutual nearest neighbours, and their scores."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.preprocessing import normalize
+from sklearn.utils import gen_batches
 
 from hdeepinsight._errors import check_integer
 from hdeepinsight.graph import Exact, nearest_neighbors
@@ -24,32 +27,32 @@ Floats = NDArray[np.float64]
 _RANK = 1e-5
 _EPSILON = 1e-6
 _ANCHORS_AT_ONCE = 50_000
-#: Share of closeness in the score of an anchor, and how steeply closeness falls, in standard
-#: deviations of the distances; those of STACAS 2.3.0.
+#: Weight of closeness in the score of an anchor, and slope of closeness in standard deviations of
+#: the distances, as in STACAS 2.3.0.
 _ALPHA, _STEEPNESS = 0.8, 2.0
-#: What means "no label" in the published method, beside the words that do so everywhere.
+#: Labels of unlabelled cells in the published method, in addition to the general ones.
 UNLABELED = ("Unknown", "multi")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StacasConfig:
-    """How many dimensions and neighbours `stacas` works with.
+    """Numbers of dimensions and neighbours in `stacas`.
 
     Parameters
     ----------
     n_dims
-        Dimensions of the embeddings.
+        Number of dimensions of the embeddings.
     k_anchor
-        Two cells are an anchor when each is among this many nearest of the other.
+        Two cells are an anchor if each is among this many nearest neighbours of the other.
     k_score
-        Neighbours whose overlap says how well the surroundings of an anchor agree.
+        Number of neighbours whose overlap scores an anchor.
     k_weight
-        Anchor cells that a cell takes its correction from.
+        Number of anchor cells from which the correction of a cell is computed.
 
     Raises
     ------
     ValueError
-        If a value is out of its range.
+        If a value is out of range.
 
     Notes
     -----
@@ -73,7 +76,7 @@ class StacasConfig:
 
     @classmethod
     def schdeepinsight(cls) -> StacasConfig:
-        """Return the values of the published scHDeepInsight query step.
+        """Return the values of the published scHDeepInsight pipeline.
 
         It used all shared genes as anchor features: pass them as ``features``.
 
@@ -88,7 +91,7 @@ class StacasConfig:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What every part of one correction needs to know."""
+    """Settings of a run."""
 
     config: StacasConfig
     exact: Exact = "auto"
@@ -98,20 +101,20 @@ class RunSettings:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Cells that are compared as one dataset.
+    """Cells of one dataset, or of several that were merged.
 
     Parameters
     ----------
     key
-        Number of the dataset.
+        Index of the dataset.
     values
         Log values of the anchor features, shape ``(n_cells, n_features)``.
     cells
-        Numbers of its cells among all, shape ``(n_cells,)``.
+        Indices of its cells among all cells, shape ``(n_cells,)``.
     labels
-        Codes of their labels, 0 for not labelled, shape ``(n_cells,)``.
+        Label codes of the cells, 0 for unlabelled, shape ``(n_cells,)``.
     settings
-        Of the run.
+        Settings of the run.
     """
 
     key: int
@@ -122,41 +125,41 @@ class Dataset:
 
     @cached_property
     def axes(self) -> Floats:
-        """Axes of this dataset, not centred; see `principal_axes`."""
+        """Uncentred axes of this dataset; see `principal_axes`."""
         return principal_axes(self.values, self.settings.config.n_dims, seed=self.settings.seed)
 
     @cached_property
     def own_neighbors(self) -> Ints:
-        """Nearest cells within the dataset, each cell first, shape ``(n_cells, k)``."""
+        """Each cell and its nearest neighbours within the dataset, shape ``(n_cells, k)``."""
         own, settings = np.arange(len(self.cells))[:, None], self.settings
         if (k := min(settings.config.k_score, len(self.cells)) - 1) < 1:
             return own
-        places = self.values @ self.axes
-        found, _ = nearest_neighbors(places, k=k, exact=settings.exact, seed=settings.seed)
+        points = self.values @ self.axes
+        found, _ = nearest_neighbors(points, k=k, exact=settings.exact, seed=settings.seed)
         return np.concatenate([own, found], axis=1)
 
-    @cached_property
-    def expressed(self) -> NDArray[np.bool_]:
-        """Cells with any value in the anchor features, shape ``(n_cells,)``."""
-        return np.asarray(abs(self.values).sum(axis=1)).ravel() > 0
+
+def is_expressed(values: sp.csr_matrix) -> NDArray[np.bool_]:
+    """Return whether each cell has any non-zero value, shape ``(n_cells,)``."""
+    return np.asarray(abs(values).sum(axis=1)).ravel() > 0
 
 
 def principal_axes(
     values: sp.csr_matrix, n_dims: int, *, center: bool = False, seed: int = 0
 ) -> Floats:
-    """Return the directions in which cells vary most, right singular vectors of their values.
+    """Compute the leading right singular vectors of log values.
 
     Parameters
     ----------
     values
         Log-normalised expression, shape ``(n_cells, n_features)``.
     n_dims
-        Most directions; those without any variation are left out.
+        Maximum number of axes; axes without variation are left out.
     center
-        Subtract the mean of every gene, which makes them principal components. Anchors are found
-        without, as published: with it, differences in composition look like batch effects.
+        Subtract the mean of each gene, to compute principal components. Anchors are found without
+        centring, as published: with centring, differences in composition resemble batch effects.
     seed
-        Start of the iteration.
+        Seed of the starting vector.
 
     Returns
     -------
@@ -170,43 +173,40 @@ def principal_axes(
     >>> abs(line @ principal_axes(line, 2)).round(6).ravel().tolist()
     [5.0, 10.0, 15.0]
     """
-    if n_dims >= min(values.shape) or not values.nnz:  # nothing to iterate on
+    if n_dims >= min(values.shape) or not values.nnz:  # beyond what arpack supports
         dense = values.toarray()
         dense -= dense.mean(axis=0) if center else 0.0
         _, singular, right = np.linalg.svd(dense, full_matrices=False)
-        singular, right = singular[:n_dims], right[:n_dims]
     else:
-        if center:
-            fitted = PCA(n_dims, svd_solver="arpack", random_state=seed).fit(values)
-        else:
-            fitted = TruncatedSVD(n_dims, algorithm="arpack", random_state=seed).fit(values)
+        solver: Any = {"svd_solver" if center else "algorithm": "arpack", "random_state": seed}
+        fitted = (PCA if center else TruncatedSVD)(n_dims, **solver).fit(values)
         singular, right = fitted.singular_values_, fitted.components_
-    kept = singular > _RANK * singular.max()
-    kept[0] = True  # equal cells have no direction, but still a place
-    return np.asarray(right[kept].T, dtype=np.float64)
+    kept = singular[:n_dims] > _RANK * singular.max()
+    kept[0] = True  # keep one axis if all cells are equal
+    return np.asarray(right[:n_dims][kept].T, dtype=np.float64)
 
 
 def reciprocal_embeddings(
     first: sp.csr_matrix, second: sp.csr_matrix, axes_first: Floats, axes_second: Floats
 ) -> list[tuple[Floats, Floats]]:
-    """Put two datasets into the space of each, ready for cosine distances.
+    """Project two datasets onto the axes of each, scaled for cosine distances.
 
     Parameters
     ----------
     first, second
         Log-normalised expression, shapes ``(n_first, n_features)`` and ``(n_second, n_features)``.
     axes_first, axes_second
-        Axes of each; see `principal_axes`.
+        Axes of each dataset; see `principal_axes`.
 
     Returns
     -------
-    In the space of the first and in that of the second, the coordinates of both datasets. Every
-    dimension is divided by its standard deviation over all cells and every cell has length 1, so
-    that distances lie in [0, 2]; a cell without any coordinate stays at 0.
+    Coordinates of both datasets in the space of the first, and in that of the second. Each
+    dimension is divided by its standard deviation over all cells, and each cell is scaled to length
+    1, so that distances are in [0, 2]; cells at the origin stay there.
 
     Notes
     -----
-    Reciprocal principal components of Stuart et al. {cite:p}`stuart2019`.
+    Reciprocal PCA of Stuart et al. {cite:p}`stuart2019`.
 
     Examples
     --------
@@ -219,52 +219,42 @@ def reciprocal_embeddings(
     """
     spaces = []
     for axes in (axes_first, axes_second):
-        places = np.concatenate([first @ axes, second @ axes])
-        deviation = places.std(axis=0, ddof=1)
-        places /= np.where(deviation > 0, deviation, 1.0)
-        lengths = np.linalg.norm(places, axis=1, keepdims=True)
-        places /= np.where(lengths > 0, lengths, 1.0)
-        spaces.append((places[: first.shape[0]], places[first.shape[0] :]))
+        points = np.concatenate([first @ axes, second @ axes])
+        deviation = points.std(axis=0, ddof=1)
+        points = normalize(points / np.where(deviation > 0, deviation, 1.0))
+        spaces.append((points[: first.shape[0]], points[first.shape[0] :]))
     return spaces
 
 
-_NO_ANCHORS = pd.DataFrame(
-    {
-        **dict.fromkeys(("dataset_1", "cell_1", "dataset_2", "cell_2"), np.zeros(0, np.int64)),
-        **dict.fromkeys(("distance", "neighborhood_score"), np.zeros(0)),
-        "consistent": np.zeros(0, bool),
-        "score": np.zeros(0),
-    }
-)
+_COLUMNS: dict[str, Any] = {
+    **dict.fromkeys(("dataset_1", "cell_1", "dataset_2", "cell_2"), np.int64),
+    **dict.fromkeys(("distance", "neighborhood_score", "score"), np.float64),
+    "consistent": bool,
+}
 
 
 def find_anchors(datasets: list[Dataset], against: Dataset | None = None) -> pd.DataFrame:
-    """Find and score anchors between all pairs of datasets, or between each and one other.
+    """Find and score anchors between all pairs of datasets, or between each and another one.
 
     Parameters
     ----------
     datasets
-        The datasets.
+        Datasets.
     against
-        Dataset that all of them are compared with; by default they are compared with each other.
+        Dataset to compare all of them with; by default they are compared with each other.
 
     Returns
     -------
-    One row per anchor: ``dataset_1``, ``cell_1``, ``dataset_2``, ``cell_2`` (numbers),
-    ``distance``, ``neighborhood_score``, ``consistent`` and ``score``, which is 0 where labels
-    rule the anchor out.
+    One row per anchor: ``dataset_1``, ``cell_1``, ``dataset_2``, ``cell_2`` (indices),
+    ``distance``, ``neighborhood_score``, ``score``, which is 0 if the labels disagree, and
+    ``consistent``.
     """
     pairs = [(against, one) for one in datasets] if against else combinations(datasets, 2)
-    tables = [_NO_ANCHORS]
+    tables = [pd.DataFrame(columns=list(_COLUMNS)).astype(_COLUMNS)]
     for one, two in pairs:
-        settings = one.settings
-        found = mutual_neighbors(
-            reciprocal_embeddings(one.values, two.values, one.axes, two.axes),
-            settings.config.k_anchor,
-            settings.config.k_score,
-            exact=settings.exact,
-            seed=settings.seed,
-        )
+        config, how = one.settings.config, (one.settings.exact, one.settings.seed)
+        spaces = reciprocal_embeddings(one.values, two.values, one.axes, two.axes)
+        found = mutual_neighbors(spaces, config.k_anchor, config.k_score, *how)
         labels = one.labels[found.first], two.labels[found.second]
         table = pd.DataFrame(
             {
@@ -274,11 +264,12 @@ def find_anchors(datasets: list[Dataset], against: Dataset | None = None) -> pd.
                 "cell_2": two.cells[found.second],
                 "distance": found.distance,
                 "neighborhood_score": score_anchors(found, one.own_neighbors, two.own_neighbors),
-                "consistent": consistent_labels(*labels, settings.taxonomy),
+                "consistent": consistent_labels(*labels, one.settings.taxonomy),
             }
         )
-        # Cells at the origin are as far from everything: that two of them meet means nothing.
-        table = table[one.expressed[found.first] & two.expressed[found.second]]
+        # Cells at the origin have equal distances to all cells, and are no informative anchors.
+        is_used = is_expressed(one.values)[found.first] & is_expressed(two.values)[found.second]
+        table = table[is_used]
         scores = weigh_anchors(*table[["distance", "neighborhood_score"]].to_numpy().T)
         tables.append(table.assign(score=np.where(table["consistent"], scores, 0.0)))
     return pd.concat(tables, ignore_index=True)
@@ -289,7 +280,7 @@ class MutualNeighbors(NamedTuple):
 
     ``first`` and ``second`` are the cells of each anchor and ``distance`` the mean of their
     distances in both spaces, in [0, 2], all of shape ``(n_anchors,)``; ``cross_first`` and
-    ``cross_second`` are the nearest cells of the other dataset for every cell of the first and of
+    ``cross_second`` are the nearest cells in the other dataset for each cell of the first and of
     the second, shapes ``(n_first, k)`` and ``(n_second, k)``.
     """
 
@@ -304,27 +295,26 @@ def mutual_neighbors(
     spaces: Sequence[tuple[Floats, Floats]],
     k_anchor: int,
     k_score: int,
-    *,
     exact: Exact = "auto",
     seed: int = 0,
 ) -> MutualNeighbors:
-    """Find anchors: pairs of cells that are among each other's nearest.
+    """Find anchors: pairs of cells that are mutual nearest neighbours.
 
     Parameters
     ----------
     spaces
-        Both datasets in both spaces; see `reciprocal_embeddings`. Neighbours of a cell of the
-        first dataset are searched in the space of the first, and the other way round.
+        Both datasets in both spaces; see `reciprocal_embeddings`. Neighbours of cells of the first
+        dataset are searched in the space of the first, and vice versa.
     k_anchor
-        Neighbours that make an anchor.
+        Number of neighbours for anchors.
     k_score
-        Neighbours to return for `score_anchors`.
+        Number of neighbours for `score_anchors`.
     exact, seed
         As in `hdeepinsight.graph.nearest_neighbors`.
 
     Returns
     -------
-    The anchors. Numbers of neighbours are lowered to the number of cells there are.
+    Anchors. Numbers of neighbours are limited by the number of cells.
 
     Notes
     -----
@@ -360,33 +350,33 @@ def score_anchors(anchors: MutualNeighbors, own_first: Ints, own_second: Ints) -
     anchors
         Anchors with the neighbours of their cells in the other dataset.
     own_first, own_second
-        Nearest cells within the dataset, the cell itself first, shape ``(n_cells, k_score)``.
+        Each cell and its nearest neighbours within the dataset, shape ``(n_cells, k_score)``.
 
     Returns
     -------
-    Shared neighbours on a scale from the 0.01 to the 0.9 quantile of these anchors, clipped to
-    [0, 1]; 1 for all where both quantiles are equal. Shape ``(n_anchors,)``.
+    Numbers of shared neighbours, scaled from the 0.01 and 0.9 quantiles to [0, 1] and clipped; 1
+    if both quantiles are equal. Shape ``(n_anchors,)``.
 
     Notes
     -----
-    The score of Stuart et al. {cite:p}`stuart2019`, as a product of sparse indicator matrices; no
-    matrix of all pairs of cells is formed.
+    Score of Stuart et al. {cite:p}`stuart2019`, computed from sparse indicator matrices without a
+    matrix of all pairs of cells.
     """
     n_first, n_second = len(anchors.cross_first), len(anchors.cross_second)
 
-    def indicator(neighbors: Ints, n_targets: int) -> sp.csr_matrix:
-        rows = np.arange(len(neighbors) + 1) * neighbors.shape[1]
-        ones = np.ones(neighbors.size, dtype=np.int32)
-        return sp.csr_matrix((ones, neighbors.ravel(), rows), shape=(len(neighbors), n_targets))
+    def indicator(in_first: Ints, in_second: Ints) -> sp.csr_matrix:
+        """Mark the neighbours of each cell among the cells of both datasets."""
+        columns = np.hstack([in_first, n_first + in_second])
+        rows = np.arange(len(columns) + 1) * columns.shape[1]
+        values = np.ones(columns.size, dtype=np.int32), columns.ravel(), rows
+        return sp.csr_matrix(values, shape=(len(columns), n_first + n_second))
 
-    own_x, cross_y = indicator(own_first, n_first), indicator(anchors.cross_second, n_first)
-    cross_x, own_y = indicator(anchors.cross_first, n_second), indicator(own_second, n_second)
+    of_first = indicator(own_first, anchors.cross_first)
+    of_second = indicator(anchors.cross_second, own_second)
     overlap = np.zeros(len(anchors.first), dtype=np.int64)
-    for start in range(0, len(overlap), _ANCHORS_AT_ONCE):
-        some = slice(start, start + _ANCHORS_AT_ONCE)
-        x, y = anchors.first[some], anchors.second[some]
-        both = own_x[x].multiply(cross_y[y]), cross_x[x].multiply(own_y[y])
-        overlap[some] = np.ravel(both[0].sum(axis=1) + both[1].sum(axis=1))
+    for some in gen_batches(len(overlap), _ANCHORS_AT_ONCE):
+        both = of_first[anchors.first[some]].multiply(of_second[anchors.second[some]])
+        overlap[some] = np.ravel(both.sum(axis=1))
     low, high = np.quantile(overlap, [0.01, 0.9]) if len(overlap) else (0.0, 0.0)
     if high == low:
         return np.ones(len(overlap))
@@ -394,14 +384,14 @@ def score_anchors(anchors: MutualNeighbors, own_first: Ints, own_second: Ints) -
 
 
 def weigh_anchors(distance: Floats, neighborhood_score: Floats) -> Floats:
-    r"""Join closeness and agreement of surroundings into one score.
+    r"""Combine distance and neighbourhood score of anchors.
 
     Parameters
     ----------
     distance
         Anchor distances, shape ``(n_anchors,)``.
     neighborhood_score
-        Agreement of the surroundings, in [0, 1], shape ``(n_anchors,)``.
+        Neighbourhood scores, in [0, 1], shape ``(n_anchors,)``.
 
     Returns
     -------
@@ -412,7 +402,7 @@ def weigh_anchors(distance: Floats, neighborhood_score: Floats) -> Floats:
     With :math:`c` the median and :math:`\sigma = \mathrm{sd}(\delta) / 2`, closeness is
     :math:`f = 1 / (1 + e^{(\delta - c)/\sigma})` and the score
     :math:`(f + \epsilon)^{0.8} (\kappa + \epsilon)^{0.2} - \epsilon`
-    {cite:p}`andreatta2021`. Where all distances are equal, closeness is one half.
+    {cite:p}`andreatta2021`. If all distances are equal, closeness is one half.
 
     Examples
     --------
@@ -423,27 +413,25 @@ def weigh_anchors(distance: Floats, neighborhood_score: Floats) -> Floats:
     if not len(distance):
         return np.zeros(0)
     width = distance.std(ddof=1) / _STEEPNESS if len(distance) > 1 else 0.0
-    close = np.full(len(distance), 0.5)
-    if width > 0:
-        close = 0.5 * (1 - np.tanh((distance - np.median(distance)) / (2 * width)))
+    close = expit((np.median(distance) - distance) / (width or np.inf))
     logs = _ALPHA * np.log(close + _EPSILON) + (1 - _ALPHA) * np.log(neighborhood_score + _EPSILON)
-    return np.clip(np.exp(logs) - _EPSILON, 0.0, 1.0)
+    return np.asarray(np.clip(np.exp(logs) - _EPSILON, 0.0, 1.0))
 
 
 def encode_labels(columns: list[pd.Series], taxonomy: Taxonomy | None = None) -> list[Ints]:
-    """Encode the labels of several datasets in one numbering.
+    """Encode the labels of several datasets with common codes.
 
     Parameters
     ----------
     columns
         Labels of each dataset. Missing values, ``"multi"`` and the words of
-        `hdeepinsight.taxonomy.MISSING_LABELS` mean not labelled.
+        `hdeepinsight.taxonomy.MISSING_LABELS` stand for unlabelled cells.
     taxonomy
-        Tree whose nodes the labels name; without it, labels are equal or not.
+        Taxonomy that contains the labels; without it, labels are compared as text.
 
     Returns
     -------
-    Per dataset the codes (nodes of the taxonomy), int64, shape ``(n_cells,)``; 0 for not labelled.
+    Codes (nodes of the taxonomy) for each dataset, int64, shape ``(n_cells,)``; 0 for unlabelled.
 
     Raises
     ------
@@ -461,15 +449,14 @@ def encode_labels(columns: list[pd.Series], taxonomy: Taxonomy | None = None) ->
 def consistent_labels(
     first: Ints, second: Ints, taxonomy: Taxonomy | None = None
 ) -> NDArray[np.bool_]:
-    """Tell which anchors join cells whose labels do not contradict each other.
+    """Return which anchors connect cells with consistent labels.
 
     Parameters
     ----------
     first, second
-        Codes of the labels, shape ``(n_anchors,)``; 0 means not labelled, which contradicts
-        nothing.
+        Label codes, shape ``(n_anchors,)``; 0, for unlabelled cells, is consistent with all.
     taxonomy
-        With it, a label also agrees with those above and below it on its path.
+        Taxonomy in which labels are also consistent with their ancestors and descendants.
 
     Examples
     --------

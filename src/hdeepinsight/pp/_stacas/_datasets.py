@@ -1,12 +1,12 @@
-"""Datasets as blocks of log-normalised expression, and the genes that anchors are found with."""
+"""Datasets as blocks of log-normalised expression, and the selection of anchor features."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from hdeepinsight import data
 from hdeepinsight._errors import check_integer, invalid
-
-if TYPE_CHECKING:
-    from hdeepinsight.nn import ModelNormalizer
+from hdeepinsight.nn import ModelNormalizer
 
 Ints = NDArray[np.int64]
 
-#: Variable genes of which each dataset keeps the first, and bounds of their mean log value.
+#: Number of most variable genes considered in each dataset, and bounds of their mean log value.
 _N_VARIABLE = 10_000
 _MIN_MEAN, _MAX_MEAN = 0.01, 3.0
 _CELLS = 4096
@@ -29,23 +27,23 @@ _CELLS = 4096
 
 @dataclass(frozen=True, eq=False, repr=False)
 class OpenedDataset:
-    """One dataset of the user: where its values come from and how they become log values.
+    """Dataset of the user, read as log values.
 
     Parameters
     ----------
     name
-        How it is called in reports.
+        Name in reports.
     source
-        Its values.
+        Counts of the dataset.
     alignment
-        Map from its columns to ``genes``.
+        Alignment of its columns to ``genes``.
     genes
-        Genes in the order of its blocks.
+        Genes in the order of the blocks.
     layer, normalizer
-        How it is read.
+        Layer with the counts, and normalisation.
     totals
-        Sum of every cell when it was opened, shape ``(n_cells,)``; what was computed then is not
-        mixed with values that changed since.
+        Total count of each cell when the dataset was opened, shape ``(n_cells,)``, to detect values
+        that have changed.
     """
 
     name: str
@@ -54,11 +52,11 @@ class OpenedDataset:
     genes: tuple[str, ...]
     layer: str | None
     normalizer: ModelNormalizer | None
-    totals: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    totals: NDArray[np.float64]
 
     @property
     def measured_genes(self) -> list[str]:
-        """Genes that it has values of."""
+        """Genes that were measured."""
         return list(itertools.compress(self.genes, self.alignment.measured))
 
     def blocks(
@@ -73,14 +71,10 @@ class OpenedDataset:
         """
         columns = pd.Index(self.genes).get_indexer(list(genes))
         for rows, values in self.source.chunks(self.alignment, chunk_size):
-            if len(self.totals) and not np.allclose(
-                _totals(values), self.totals[rows], rtol=1e-5, atol=1e-6
-            ):
-                raise data.InputError(
-                    f"The values of {self.name!r} changed after the correction was computed.",
-                    "They must be those of the matrix that it was computed on.",
-                    "Restore it, or call hdi.pp.stacas again.",
-                )
+            if not np.allclose(_totals(values), self.totals[rows], rtol=1e-5, atol=1e-6):
+                found = f"The values of {self.name!r} changed after the correction was computed."
+                hint = "Restore them, or call hdi.pp.stacas again."
+                raise data.InputError(found, "They must be unchanged.", hint)
             if self.normalizer is None:
                 values = data.log_normalize(values)
             else:
@@ -109,7 +103,7 @@ def open_dataset(
     normalizer: ModelNormalizer | None,
     like: Sequence[str] | None = None,
 ) -> OpenedDataset:
-    """Open a dataset; ``like`` are the genes of the first one, whose kind of name is looked for."""
+    """Open a dataset; ``like`` are the genes of the first one, to find the same kind of names."""
     source = data.open_counts(cells, layer=layer, arguments={"layer": "layer"})
     if normalizer is not None:
         genes = tuple(map(str, normalizer.genes))
@@ -124,25 +118,23 @@ def open_dataset(
 
 
 def shared_genes(datasets: Sequence[OpenedDataset]) -> list[str]:
-    """Return the genes that every dataset measured, in the order of the first.
+    """Return the genes that were measured in all datasets, in the order of the first.
 
     Raises
     ------
     InputError
-        If there is none.
+        If there are none.
     """
     measured = [dataset.measured_genes for dataset in datasets]
-    if not (everywhere := set(measured[0]).intersection(*measured[1:])):
-        shown = "; ".join(
-            f"{dataset.name!r} has names like {data.examples(dataset.genes, 2)}"
-            for dataset in datasets
-        )
+    shared = set(measured[0]).intersection(*measured[1:])
+    if not shared:
+        named = [f"{one.name!r} has names like {data.examples(one.genes, 2)}" for one in datasets]
         raise data.InputError(
-            f"No gene is in all {len(datasets)} datasets: {shown}.",
+            f"No gene is in all {len(datasets)} datasets: {'; '.join(named)}.",
             "Datasets must share gene names (or ids), in var_names or a column of var.",
-            "Bring all of them to the same kind of names.",
+            "Convert all of them to the same kind of names.",
         )
-    return [gene for gene in measured[0] if gene in everywhere]
+    return [gene for gene in measured[0] if gene in shared]
 
 
 _BLOCKED = re.compile(
@@ -155,7 +147,7 @@ _BLOCKED = re.compile(
 
 
 def is_blocked(gene: str) -> bool:
-    """Tell whether a symbol is mitochondrial, ribosomal, haemoglobin or antigen receptor.
+    """Return whether a gene is mitochondrial, ribosomal, haemoglobin or an antigen receptor.
 
     Examples
     --------
@@ -170,81 +162,70 @@ def choose_features(
     shared: Sequence[str],
     features: int | Sequence[str],
 ) -> list[str]:
-    """Choose the anchor features, or check those given.
+    """Select anchor features, or check given ones.
 
     Parameters
     ----------
     datasets
-        All datasets; they count equally.
+        All datasets, with equal weight.
     shared
-        Genes that all of them have.
+        Genes of all datasets.
     features
-        How many, or which.
+        Number or names of features.
 
     Returns
     -------
-    Names, in the order of ``shared``. All shared genes where these are no more than asked for.
+    Names, in the order of ``shared``; all shared genes if there are no more than requested.
 
     Notes
     -----
-    Each dataset ranks its genes by standardised variance, leaves out blocked genes and those whose
-    mean log value is below 0.01 or above 3, and keeps the first ones. Genes are then taken by the
-    number of datasets that keep them, and by median rank. The published block list is another
-    one; and on panels too small to fill the number, the limits on the mean are let go.
+    Genes of each dataset are ranked by standardised variance, without blocked genes and genes with
+    a mean log value below 0.01 or above 3. Genes are selected by the number of datasets in which
+    they are among the top ranks, then by median rank. The block list differs from the published
+    one, and the limits on the mean are ignored in panels that are too small otherwise.
 
     Raises
     ------
     InputError
-        If none of the genes given is shared by all datasets.
+        If no given gene is shared by all datasets.
     ValueError
-        If the number is below 1, or one name is given instead of a list.
+        If the number is below 1, or a single name is given instead of a list.
     """
     if isinstance(features, str):
         raise invalid("features", features, "an integer >= 1 or a list", "Pass a list of one.")
     if not isinstance(features, int):
         wanted = set(map(str, features))
         if not (found := [gene for gene in shared if gene in wanted]):
-            raise data.InputError(
-                f"None of the {len(wanted):,} features ({data.examples(wanted)}) is in all "
-                "datasets.",
-                f"They must be shared genes, such as {data.examples(shared)}.",
-                "Check the names, or pass a number.",
-            )
+            listed = f"None of the {len(wanted):,} features ({data.examples(wanted)})"
+            valid = f"They must be shared genes, such as {data.examples(shared)}."
+            hint = "Check the names, or pass a number."
+            raise data.InputError(f"{listed} is in all datasets.", valid, hint)
         return found
     check_integer("features", features, hint="Omit it to use 1,000.")
+    allowed = np.array([not is_blocked(gene) for gene in shared])
     if len(shared) <= features:
         return list(shared)
-    names = np.asarray(shared, dtype=object)
-    allowed = np.array([not is_blocked(gene) for gene in shared])
     ranks = np.stack([_ranks(dataset, shared, allowed, features) for dataset in datasets])
     n_kept = np.isfinite(ranks).sum(axis=0)
     median = np.median(np.where(np.isfinite(ranks), ranks, len(shared)), axis=0)
-    order = np.lexsort((np.arange(len(names)), median, -n_kept))
+    order = np.lexsort((median, -n_kept))
     chosen = np.sort(order[n_kept[order] > 0][:features])
-    return names[chosen].tolist() if len(chosen) else list(shared)
+    return [shared[gene] for gene in chosen] or list(shared)
 
 
 def _ranks(
     dataset: OpenedDataset, shared: Sequence[str], allowed: np.ndarray, n_features: int
 ) -> np.ndarray:
-    """Rank every shared gene in one dataset; infinite where it is not kept."""
+    """Rank the shared genes in one dataset; infinite for genes that are not selected."""
     columns = pd.Index(dataset.genes).get_indexer(list(shared))
-
-    def counts() -> Iterator[sp.csr_matrix]:
-        for _, block in dataset.source.chunks(dataset.alignment, _CELLS):
-            yield block[:, columns]
-
-    scores = data.dispersion_scores(counts, len(shared))
-    total = np.zeros(len(shared))
-    for _, values in dataset.blocks(shared):
-        total += np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
-    mean = total / max(dataset.source.n_obs, 1)
+    read = partial(dataset.source.chunks, dataset.alignment, _CELLS)
+    scores = data.dispersion_scores(lambda: (part[:, columns] for _, part in read()), len(shared))
+    sums = [values.sum(axis=0, dtype=np.float64) for _, values in dataset.blocks(shared)]
+    mean = np.ravel(np.sum(sums, axis=0)) / max(dataset.source.n_obs, 1)
     order = np.argsort(-scores, kind="stable")[:_N_VARIABLE]
     order = order[(scores[order] > 0) & allowed[order]]
     fits = (mean[order] >= _MIN_MEAN) & (mean[order] <= _MAX_MEAN)
-    kept = order[fits][:n_features]
-    if len(kept) < n_features:
-        kept = np.concatenate([kept, order[~fits][: n_features - len(kept)]])
+    kept = np.concatenate([order[fits], order[~fits]])[:n_features]
     ranks = np.full(len(shared), np.inf)
     ranks[kept] = np.arange(len(kept))
     return ranks

@@ -1,27 +1,24 @@
-"""What `stacas` returns: corrected values, read in chunks, and what they rest on."""
+"""Result of `stacas`: corrected values in chunks, anchors, and a report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata import AnnData
 from numpy.typing import NDArray
+from sklearn.utils import gen_batches
 
 from hdeepinsight._errors import check_integer, invalid
 from hdeepinsight.data import DataLike, InputError, examples
+from hdeepinsight.nn import ModelNormalizer
 from hdeepinsight.pp._stacas._anchors import Ints, StacasConfig
 from hdeepinsight.pp._stacas._correction import GuideTree, Outcome, composed_shift
 from hdeepinsight.pp._stacas._datasets import OpenedDataset, open_dataset
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from hdeepinsight.nn import ModelNormalizer
 
 CHUNK_SIZE = 10_000
 _AT_ONCE = 1000
@@ -29,28 +26,28 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StacasResult:
-    """Corrected values of one or more datasets; made by `stacas`.
+    """Batch correction of one or more datasets, computed by `stacas`.
 
-    Nothing is written to the datasets, and corrected values are computed when they are asked for.
+    The datasets are not modified, and corrected values are computed on request.
 
     Parameters
     ----------
     datasets
-        The datasets, references first.
+        Datasets, references first.
     genes
-        Genes that are corrected.
+        Corrected genes.
     features
-        Genes that anchors were looked for with.
+        Genes used to find anchors.
     config
-        Settings.
+        Numbers of dimensions and neighbours.
     outcome
-        Anchors and steps, with numbers instead of names.
+        Anchors and corrections, with indices instead of names.
     anchor_cells
-        Numbers of the anchor cells, which all corrections are made of, among all cells.
+        Indices of the anchor cells among all cells.
     anchor_values
-        Their log values, CSR, shape ``(n_anchor_cells, n_genes)``.
+        Log values of the anchor cells, CSR, shape ``(n_anchor_cells, n_genes)``.
     queries
-        Names of the datasets that may move.
+        Names of the datasets that may be corrected.
 
     Examples
     --------
@@ -81,11 +78,11 @@ class StacasResult:
 
     @cached_property
     def starts(self) -> Ints:
-        """Number of the first cell of each dataset, and of all cells."""
+        """Index of the first cell of each dataset, and number of all cells."""
         return np.cumsum([0, *(one.source.n_obs for one in self.datasets)])
 
     def cells_of(self, dataset: str | None = None) -> pd.Index:
-        """Return the names of the cells of a dataset; of the only query by default.
+        """Return the names of the cells of a dataset, by default of a single query.
 
         Examples
         --------
@@ -103,42 +100,36 @@ class StacasResult:
 
     @cached_property
     def anchors(self) -> pd.DataFrame:
-        """Anchors that were used, with names of datasets and cells.
+        """Used anchors, with names of datasets and cells.
 
         Columns ``dataset_1``, ``cell_1``, ``dataset_2``, ``cell_2``, ``distance``,
         ``neighborhood_score``, ``score``, ``consistent``.
         """
-        used = self._used
-        columns: dict[str, object] = {}
-        names = np.concatenate(
-            [one.source.obs_names.to_numpy(dtype=object) for one in self.datasets]
-        )
-        called = np.array([one.name for one in self.datasets], dtype=object)
-        called = np.repeat(called, np.diff(self.starts))
+        table = self._used.copy()
+        names = np.concatenate([one.source.obs_names.astype(object) for one in self.datasets])
+        dataset_names = np.array([one.name for one in self.datasets], dtype=object)
         for side in ("1", "2"):
-            cells = used[f"cell_{side}"].to_numpy()
-            columns |= {f"dataset_{side}": called[cells], f"cell_{side}": names[cells]}
-        kept = ["distance", "neighborhood_score", "score", "consistent"]
-        return pd.DataFrame(columns).join(used[kept])
+            table[f"dataset_{side}"] = dataset_names[table[f"dataset_{side}"]]
+            table[f"cell_{side}"] = names[table[f"cell_{side}"]]
+        return table
 
     @cached_property
     def _used(self) -> pd.DataFrame:
-        """Anchors in use, with numbers."""
+        """Used anchors, with indices."""
         anchors = self.outcome.anchors
         return anchors[anchors["score"] > 0].reset_index(drop=True)
 
     @property
     def tree(self) -> GuideTree | None:
-        """Order in which datasets were joined; ``None`` where a reference was fixed."""
+        """Order in which datasets were merged; ``None`` with a single reference."""
         return self.outcome.tree
 
     @cached_property
     def report(self) -> StacasReport:
-        """What was done to every cell and dataset; computes all corrections once."""
+        """Report on all cells and datasets; computing it computes all corrections once."""
         found, used, starts = self.outcome.anchors, self._used, self.starts
-        n_anchors = np.bincount(
-            used[["cell_1", "cell_2"]].to_numpy().ravel(), minlength=int(starts[-1])
-        )
+        ends = used[["cell_1", "cell_2"]].to_numpy().ravel()
+        n_anchors = np.bincount(ends, minlength=int(starts[-1]))
         nearest, effective = np.full((2, int(starts[-1])), np.nan)
         for correction in self.outcome.corrections:
             nearest[correction.cells] = correction.weights.nearest
@@ -160,16 +151,15 @@ class StacasResult:
             }
             if one.name not in self.queries:
                 continue
-            unmoved = np.where(np.isnan(nearest[own]), "empty", "no weight")
-            blocks = [slice(i, i + _AT_ONCE) for i in range(0, n_cells, _AT_ONCE)]
-            lengths = [np.linalg.norm(self.correction(b, dataset=one.name), axis=1) for b in blocks]
+            unchanged = np.where(np.isnan(nearest[own]), "empty", "no weight")
+            blocks = (self.correction(b, dataset=one.name) for b in gen_batches(n_cells, _AT_ONCE))
             columns = {
                 "dataset": one.name,
                 "n_anchors": n_anchors[own],
                 "nearest_anchor": nearest[own],
                 "effective_anchors": effective[own],
-                "shift": np.concatenate([np.zeros(0), *lengths]),
-                "flag": skipped or np.where(effective[own] == 0, unmoved, ""),
+                "shift": np.concatenate([[], *(np.linalg.norm(part, axis=1) for part in blocks)]),
+                "flag": skipped or np.where(effective[own] == 0, unchanged, ""),
             }
             table = pd.DataFrame(columns, index=one.source.obs_names)
             cells.append(table.astype({"flag": object}))
@@ -178,18 +168,19 @@ class StacasResult:
     def correction(
         self, rows: slice | Ints | None = None, *, dataset: str | None = None
     ) -> NDArray[np.float64]:
-        """Compute what is added to the log values of some cells.
+        """Compute the correction of the log values of some cells.
 
         Parameters
         ----------
         rows
-            Consecutive cells of the dataset; all by default.
+            Consecutive cells of the dataset; all cells by default.
         dataset
-            Name of the dataset; the only query by default.
+            Name of the dataset; a single query by default.
 
         Returns
         -------
-        Array of shape ``(n_cells, n_genes)``, genes as in ``genes``.
+        Difference of corrected and original values, shape ``(n_cells, n_genes)``, genes as in
+        ``genes``.
 
         Examples
         --------
@@ -206,12 +197,10 @@ class StacasResult:
         index = self._index(dataset)
         cells = np.arange(self.datasets[index].source.n_obs)[slice(None) if rows is None else rows]
         change = np.zeros((len(cells), len(self.genes)))
-        for first in range(0, len(cells), _AT_ONCE):
-            here = slice(first, first + _AT_ONCE)
-            shift = composed_shift(
-                self.outcome.corrections, cells[here] + self.starts[index], int(self.starts[-1])
-            )
-            # Added and taken away apart, so that equal values cancel to 0.
+        for here in gen_batches(len(cells), _AT_ONCE):
+            rows_of_all = cells[here] + self.starts[index]
+            shift = composed_shift(self.outcome.corrections, rows_of_all, int(self.starts[-1]))
+            # Positive and negative weights separately, so that equal values cancel to 0.
             weights = shift[:, self.anchor_cells]
             change[here] += (weights.maximum(0) @ self.anchor_values).toarray()
             change[here] -= ((-weights).maximum(0) @ self.anchor_values).toarray()
@@ -220,24 +209,24 @@ class StacasResult:
     def shift_for(
         self, normalizer: ModelNormalizer, obs_names: pd.Index
     ) -> Callable[[Ints], NDArray[np.float32]]:
-        """Return what gives the shift of consecutive cells of a query, in the genes of a model.
+        """Return a function that computes the correction of a query for the genes of a model.
 
         Parameters
         ----------
         normalizer
-            Normalisation of the model, by which the correction has to be computed.
+            Normaliser of the model, which must be the one of this result.
         obs_names
-            Names of the cells of the query, which has to be one of this result.
+            Names of the cells of the query, which must be a query of this result.
 
         Returns
         -------
-        A function from a slice of cells to an array of shape ``(n_cells, n_genes)``, with zeros
-        for genes that are not corrected.
+        Function from a slice of cells to an array of shape ``(n_cells, n_genes)``, with zeros for
+        genes that are not corrected.
 
         Raises
         ------
         InputError
-            If it was made with another normalisation or for other cells.
+            If the result has another normaliser or other cells.
 
         Examples
         --------
@@ -252,16 +241,16 @@ class StacasResult:
         if not normalizer.is_like(self.datasets[0].normalizer):
             raise InputError(
                 f"{self!r} was not computed with the normalisation of this model.",
-                "A correction must be one of the log values that the model itself computes.",
+                "The correction must use the log values of the model.",
                 "Call hdi.pp.stacas(..., normalizer=model.normalizer).",
             )
         owners = [name for name in self.queries if self.cells_of(name).equals(obs_names)]
         if not owners:
+            found = f"The correction is for {', '.join(self.queries)}, not for these"
             raise InputError(
-                f"The correction holds {', '.join(self.queries)}, not these {len(obs_names):,} "
-                "cells.",
-                "It must be of the query itself, with its cells in the same order.",
-                "Pass that query, or correct these cells by result.transform.",
+                f"{found} {len(obs_names):,} cells.",
+                "It must be for the same cells in the same order.",
+                "Pass that query, or correct these cells with result.transform.",
             )
         columns = pd.Index(normalizer.genes).get_indexer(list(self.genes))
 
@@ -276,14 +265,14 @@ class StacasResult:
     def corrected(
         self, dataset: str | None = None, *, chunk_size: int = CHUNK_SIZE
     ) -> Iterator[tuple[pd.Index, NDArray[np.float32]]]:
-        """Read corrected log values in chunks.
+        """Compute corrected log values in chunks.
 
         Parameters
         ----------
         dataset
-            Name of the dataset; the only query by default. A fixed reference comes back unchanged.
+            Name of the dataset; a single query by default. A fixed reference is returned unchanged.
         chunk_size
-            Cells in a chunk, which is dense; what a cell gets does not depend on it.
+            Cells per chunk, which is dense; results do not depend on it.
 
         Yields
         ------
@@ -292,7 +281,7 @@ class StacasResult:
         Raises
         ------
         InputError
-            If the values of the dataset changed since the correction was computed.
+            If the values of the dataset changed after the correction was computed.
 
         Examples
         --------
@@ -314,23 +303,23 @@ class StacasResult:
             yield one.source.obs_names[rows], total.astype(np.float32)
 
     def to_adata(self, adata: AnnData, layer: str = "stacas", dataset: str | None = None) -> None:
-        """Write corrected values to an object; the only call here that writes.
+        """Write corrected values to an AnnData; no other method modifies an object.
 
         Parameters
         ----------
         adata
-            Object with the cells of a dataset, in its order. ``layers[layer]`` gets log values,
-            float32, shape ``(n_obs, n_vars)``, NaN for genes that were not corrected, which
-            ``var[f"{layer}_corrected"]`` tells apart.
+            AnnData with the cells of a dataset, in the same order. Corrected log values are written
+            to ``layers[layer]``, float32, shape ``(n_obs, n_vars)``, with NaN for genes that were
+            not corrected, for which ``var[f"{layer}_corrected"]`` is ``False``.
         layer
-            Name of the layer; one that is there is replaced.
+            Name of the layer; an existing one is replaced.
         dataset
-            Name of the dataset; by default the one whose cells these are.
+            Name of the dataset; by default the one with these cells.
 
         Raises
         ------
         InputError
-            If no dataset, or more than one, has these cells.
+            If not exactly one dataset has these cells.
 
         Examples
         --------
@@ -345,45 +334,44 @@ class StacasResult:
         >>> query.layers["stacas"].shape, int(query.var["stacas_corrected"].sum())
         ((150, 40), 40)
         """
-        asked = self.datasets if dataset is None else [self.datasets[self._index(dataset)]]
-        owners = [one for one in asked if one.source.obs_names.equals(adata.obs_names)]
+        given = self.datasets if dataset is None else [self.datasets[self._index(dataset)]]
+        owners = [one for one in given if one.source.obs_names.equals(adata.obs_names)]
         if len(owners) != 1:
+            found = f"{len(owners)} datasets of {[one.name for one in given]} have the"
             raise InputError(
-                f"{len(owners)} datasets of {[one.name for one in asked]} have the "
-                f"{adata.n_obs:,} cells of this object.",
-                "One must have the same cells in the same order.",
-                "Pass the object that was corrected, name the dataset if several have these cells, "
-                "or use transform for further cells.",
+                f"{found} {adata.n_obs:,} cells of this object.",
+                "Exactly one must have the same cells in the same order.",
+                "Pass the corrected object, name the dataset, or use transform for other cells.",
             )
         one = owners[0]
         columns = pd.Index(self.genes).get_indexer(pd.Index(one.genes)[one.alignment.target])
-        known = (columns >= 0) & (one.alignment.target >= 0)
+        is_corrected = (columns >= 0) & (one.alignment.target >= 0)
         written = np.full(adata.shape, np.nan, dtype=np.float32)
         values = np.concatenate([values for _, values in self.corrected(one.name)])
-        written[:, known] = values[:, columns[known]]
+        written[:, is_corrected] = values[:, columns[is_corrected]]
         adata.layers[layer] = written
-        adata.var[f"{layer}_corrected"] = known
+        adata.var[f"{layer}_corrected"] = is_corrected
 
     def transform(self, adata_new: DataLike, *, dataset: str | None = None) -> StacasResult:
-        """Correct later cells of the same batch by the anchors that were found.
+        """Correct new cells of the same batch with the same anchors.
 
         Parameters
         ----------
         adata_new
-            Cells of the batch of a query, with all corrected genes, stored as the query was.
+            Cells of the batch of a query, with all corrected genes, in the same format.
         dataset
-            Name of that query; the only one by default.
+            Name of that query; a single query by default.
 
         Returns
         -------
-        A result whose only query holds these cells. Earlier results stay as they are.
+        Result with these cells as its only query. This result is not changed.
 
         Raises
         ------
         InputError
-            If genes are missing, or the query was left as it is.
+            If genes are missing.
         ValueError
-            If the result has no fixed reference.
+            If the query was not corrected, or the result has no fixed reference.
 
         Examples
         --------
@@ -400,23 +388,22 @@ class StacasResult:
         """
         index = self._index(dataset)
         if index not in self.outcome.correction_of:
-            reason = self.outcome.skipped.get(index, "it has no correction of its own")
-            raise ValueError(
-                f"{self.datasets[index].name!r} has no anchors to take weights from: {reason}. It "
-                "must be a query that mode='project' moved. Name another dataset."
-            )
+            reason = self.outcome.skipped.get(index, "it was not projected")
+            expected = f"a query that mode='project' corrected ({reason})"
+            name = self.datasets[index].name
+            raise invalid("dataset", name, expected, "Pass the name of another dataset.")
         correction = self.outcome.corrections[self.outcome.correction_of[index]]
-        name = f"new_{len(self.datasets)}"  # the number keeps names apart
+        name = f"new_{len(self.datasets)}"
         first = self.datasets[0]
         new = open_dataset(adata_new, name, first.layer, first.normalizer, like=self.genes)
-        there = set(new.measured_genes)
-        if missing := [gene for gene in self.genes if gene not in there]:
+        measured = set(new.measured_genes)
+        if missing := [gene for gene in self.genes if gene not in measured]:
             raise InputError(
                 f"The new cells lack {len(missing):,} genes: {examples(missing)}.",
                 f"They must have all {len(self.genes):,} genes of the correction.",
-                "Pass cells of the same batch, measured alike.",
+                "Pass cells of the same batch with the same genes.",
             )
-        moved = replace(
+        corrected = replace(
             correction,
             cells=self.starts[-1] + np.arange(new.source.n_obs),
             weights=correction.anchors.weigh(new.gather(self.features)),
@@ -424,7 +411,7 @@ class StacasResult:
         n_before = len(self.outcome.corrections) - len(self.outcome.correction_of)
         outcome = replace(
             self.outcome,
-            corrections=(*self.outcome.corrections[:n_before], moved),
+            corrections=(*self.outcome.corrections[:n_before], corrected),
             correction_of={len(self.datasets): n_before},
             skipped={},
         )
@@ -435,27 +422,27 @@ class StacasResult:
         if dataset is None and len(self.queries) == 1:
             return names.index(self.queries[0])
         if dataset is None or dataset not in names:
-            raise invalid("dataset", dataset, f"one of {names}", "Name the one that you mean.")
+            raise invalid("dataset", dataset, f"one of {names}", "Pass the name of a dataset.")
         return names.index(dataset)
 
 
 @dataclass(frozen=True, eq=False)
 class StacasReport:
-    """Tables that say where the correction rests on much, and where on little.
+    """Report on the support of a batch correction, per cell and per dataset.
 
     Parameters
     ----------
     cells
-        One row per cell that could move, indexed by cell: ``dataset``; ``n_anchors`` that it is
-        part of; ``nearest_anchor``, the distance to the nearest anchor cell; ``effective_anchors``,
-        the inverse of the sum of squared weights; ``shift``, the Euclidean length of the correction
-        over all corrected genes; ``flag``, why it was left as it is: ``"too few cells"``,
-        ``"no anchors"`` (of its dataset), ``"no weight"`` (near it), ``"empty"`` (no value in any
-        anchor feature), or empty text.
+        One row per query cell: ``dataset``; ``n_anchors``, the number of its anchors;
+        ``nearest_anchor``, the distance to the nearest anchor cell; ``effective_anchors``, the
+        inverse of the sum of squared weights; ``shift``, the Euclidean norm of the correction over
+        all corrected genes; ``flag``, the reason if it was not corrected: ``"too few cells"``,
+        ``"no anchors"`` (in its dataset), ``"no weight"`` (no anchors nearby), ``"empty"`` (no
+        expressed anchor feature), or an empty string.
     datasets
         One row per dataset: ``n_cells``, ``n_genes``, ``genes_lost`` (not in all datasets),
-        ``n_anchors`` (used), ``share_anchored`` (cells in one), ``share_inconsistent`` (anchors
-        found whose labels disagree), ``flag``.
+        ``n_anchors`` (used), ``share_anchored`` (cells with an anchor), ``share_inconsistent``
+        (anchors with inconsistent labels), ``flag``.
 
     Examples
     --------
@@ -475,11 +462,10 @@ class StacasReport:
     datasets: pd.DataFrame
 
     def __str__(self) -> str:
-        lines = [
-            f"{name}: {row.n_cells:,} cells, {row.n_anchors:,} anchors in "
-            f"{row.share_anchored:.0%} of them, {row.share_inconsistent:.1%} of those found with "
-            f"labels that disagree, {row.genes_lost:,} of {row.n_genes:,} genes not shared"
-            + (f"; left as it is: {row.flag}" if row.flag else "")
+        return "\n".join(
+            f"{name}: {row.n_cells:,} cells, {row.share_anchored:.0%} of them with anchors; "
+            f"{row.n_anchors:,} anchors used, {row.share_inconsistent:.1%} of all have inconsistent"
+            f" labels; {row.genes_lost:,} of {row.n_genes:,} genes not shared"
+            + (f"; not corrected: {row.flag}" if row.flag else "")
             for name, row in self.datasets.iterrows()
-        ]
-        return "\n".join(lines)
+        )

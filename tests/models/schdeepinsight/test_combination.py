@@ -1,6 +1,5 @@
-"""Few cells per type: the network is combined with mean profiles."""
+"""The network is combined with profiles of the types."""
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,10 +44,8 @@ def test_labels_are_those_of_network_and_profiles(of_few, query):
         of_few.predict_proba(query, level="cell_type").to_numpy(),
         result.probabilities("cell_type").to_numpy(),
     )
-    assert "Network combined with mean profiles of the types" in str(result)
-    assert result.recipe["mean_profiles"] is True
     workflow = hdi.annotate(query, of_few, adapt="off", refine="off")
-    assert [step.step for step in workflow.decisions] == ["profiles"]
+    np.testing.assert_array_equal(workflow.node_probabilities, result.node_probabilities)
 
 
 def test_a_saved_model_uses_them_too(of_few, query, tmp_path):
@@ -60,19 +57,7 @@ def test_a_saved_model_uses_them_too(of_few, query, tmp_path):
 
 def test_the_network_is_explained_alone(of_few, query):
     explained = of_few.explain(query[:2], n_samples=4, n_background=1)
-    assert "mean profiles" in explained.note
-
-
-def test_with_many_cells_the_network_is_used_alone(reference, fit, query):
-    twice = ad.concat([reference, reference], index_unique="-")
-    many = fit(twice, n_latent=16)
-    many.module.temperature.fill_(1.0)
-    result = many.annotate(query)
-    np.testing.assert_allclose(
-        result.node_probabilities, network_alone(many, query)[0].numpy(), atol=1e-5
-    )
-    assert result.decisions == ()
-    assert "mean_profiles" not in many.recipe
+    assert "without the profiles" in explained.note
 
 
 def test_profiles_do_not_know_cells_that_are_held_out(synthetic_hierarchy, fit):
@@ -87,7 +72,7 @@ def test_profiles_do_not_know_cells_that_are_held_out(synthetic_hierarchy, fit):
     values = model.module.normalizer.log_normalize(counts, torch.ones(len(model.genes)))
     known = LeafSums.of(values[train], leaves[train], model.taxonomy.n_leaves).profiles()
     assert len(held_out)
-    assert model.profiles_.are_of_few
+    assert model.combined_profiles is model.profiles_
     torch.testing.assert_close(model.profiles_.mean, known.mean)
     torch.testing.assert_close(model.profiles_.n_cells, known.n_cells)
 
@@ -106,7 +91,8 @@ def test_label_sets_rest_on_profiles_that_lack_the_cells(small, fit):
     pairs = []
     for m in (0, 1):
         part = member == m
-        others = LeafSums.of(values[~part], leaves[~part], model.taxonomy.n_leaves).profiles()
+        rest = values[~part], leaves[~part]
+        others = LeafSums.of(*rest, model.taxonomy.n_leaves).profiles().with_covariance(*rest)
         numbers = torch.full((int(part.sum()),), m)
         logits = module.inference(counts[part], every, member=numbers)["logits"]
         ensemble = ProfileEnsemble(others, every, module.normalizer, module.tree)
