@@ -1,4 +1,4 @@
-"""Fixtures for every room: seeds, real data and a small synthetic hierarchy."""
+"""Shared fixtures: seeds, real data and a small synthetic hierarchy."""
 
 import os
 import random

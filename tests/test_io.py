@@ -1,4 +1,4 @@
-"""Files that appear in one piece, whatever happens, and text without control characters."""
+"""Atomic writes, and escaped control characters."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def _content(path: Path) -> str:
 
 @pytest.mark.parametrize("old", [None, Path.write_text, _store])
 @pytest.mark.parametrize("new", [Path.write_text, _store])
-def test_a_result_takes_the_place_of_whatever_was_there(tmp_path, old, new):
+def test_existing_file_or_folder_is_replaced(tmp_path, old, new):
     out = tmp_path / "deep" / "out.zarr"
     if old is not None:
         out.parent.mkdir()
@@ -36,7 +36,7 @@ def test_a_result_takes_the_place_of_whatever_was_there(tmp_path, old, new):
 
 
 @pytest.mark.parametrize("old", [Path.write_text, _store])
-def test_what_was_there_stays_where_writing_fails(tmp_path, old):
+def test_old_content_is_kept_if_writing_fails(tmp_path, old):
     out = tmp_path / "out.zarr"
     old(out, "old")
     with pytest.raises(OSError, match="full"), atomic_write(out) as path:
@@ -60,7 +60,7 @@ def test_a_link_is_followed(tmp_path, new, dangling):
     assert [found.name for found in target.parent.iterdir()] == ["target.csv"]
 
 
-def test_others_may_read_a_file_as_any_other(tmp_path):
+def test_file_permissions_follow_the_umask(tmp_path):
     with atomic_write(tmp_path / "a.csv") as path:
         path.write_text("new")
     (tmp_path / "b.csv").write_text("plain")
@@ -68,7 +68,7 @@ def test_others_may_read_a_file_as_any_other(tmp_path):
     assert len(modes) == 1
 
 
-def test_control_and_direction_characters_are_written_out():
+def test_control_and_direction_characters_are_escaped():
     hostile = "\x00\x07\x1b\x7f\x85\x9b\u061c\u200b\u200f\u202e\u2066\ufeff\ud83e\r"
     shown = escape_controls(f"a\tb\n{hostile}γδ 辅")
     assert shown.startswith("a\tb\n\\x00\\x07\\x1b")

@@ -1,4 +1,4 @@
-"""What holds for the package as a whole."""
+"""Properties of the package as a whole."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def test_import_is_silent_light_and_leaves_global_state_alone():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_it_needs_no_docstrings_where_its_dependencies_need_none():
+def test_runs_without_docstrings():
     """With -OO anndata and scvi-tools themselves cannot be imported; the ground floor can."""
     done = run("-OO", "-c", "import hdeepinsight as hdi; print(hdi.Taxonomy.immune().n_leaves)")
     assert (done.returncode, done.stdout) == (0, "50\n"), done.stderr

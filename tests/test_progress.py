@@ -1,4 +1,4 @@
-"""Bars where somebody watches, and nothing elsewhere."""
+"""Progress bars in terminals and notebooks only."""
 
 import io
 
@@ -21,7 +21,7 @@ def screen(monkeypatch) -> io.StringIO:
     return shown
 
 
-def test_nothing_is_shown_where_nobody_watches(capfd):
+def test_nothing_is_shown_without_a_terminal(capfd):
     assert not progress_visible()
     with progress("Annotating", total=10, unit="cells") as advance:
         advance(10)
@@ -29,7 +29,7 @@ def test_nothing_is_shown_where_nobody_watches(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_terminal_sees_how_far_it_is(screen):
+def test_terminal_shows_progress(screen):
     blocks = [(slice(0, 1_000), "a"), (slice(1_000, 2_000), "b")]
     assert list(tracked(blocks, "Annotating", 2_000)) == blocks
     assert "Annotating" in screen.getvalue()
@@ -43,7 +43,7 @@ def test_steps_within_steps_share_a_display(screen):
     assert "/200 steps" in screen.getvalue()
 
 
-def test_it_can_be_switched_off(screen):
+def test_progress_can_be_switched_off(screen):
     with progress_wanted(False), progress_wanted(True), progress("Annotating"):
         assert not progress_visible()
     assert screen.getvalue() == ""

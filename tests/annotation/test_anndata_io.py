@@ -1,4 +1,4 @@
-"""Writing a result into an AnnData, and that AnnData to disk: names, colours, ontology ids."""
+"""Annotations in AnnData and on disk: names, colours and ontology ids."""
 
 import json
 import re
@@ -392,7 +392,7 @@ def test_an_error_in_the_middle_leaves_nothing_behind(two_levels, annotated):
     assert Annotation.from_adata(adata).labels.equals(first.labels)
 
 
-def test_a_table_is_written_in_one_piece(two_levels, annotated, tmp_path, monkeypatch):
+def test_table_is_written_atomically(two_levels, annotated, tmp_path, monkeypatch):
     path, result = tmp_path / "labels.csv", annotated(two_levels)
     path.write_text("old")
 

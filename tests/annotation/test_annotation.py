@@ -1,4 +1,4 @@
-"""The result object: labels, confidence, tables."""
+"""`Annotation`: labels, confidence and tables."""
 
 import dataclasses
 
@@ -55,7 +55,7 @@ def test_a_label_stops_at_the_threshold_of_its_node_or_of_all(ragged, annotated)
         assert (result.stop_nodes != free.stop_nodes).any()
 
 
-def test_why_a_label_stops_is_said_of_every_cell_that_stops(ragged, annotated):
+def test_stopped_cells_have_a_reason(ragged, annotated):
     given = np.array(["few counts", "", "unlike all types"] * 20, dtype=object)
     limit = np.array([1, 3, 0] * 20)
     result = annotated(ragged, threshold=0.8, supported_depth=limit, stop_reasons=given)
@@ -177,7 +177,7 @@ def test_summary_counts_the_cells(two_levels, annotated, level):
         assert row["confidence"] == pytest.approx(result.confidence[here].mean())
 
 
-def test_frame_joins_everything(ragged, annotated):
+def test_frame_contains_all_columns(ragged, annotated):
     result = annotated(ragged)
     frame = result.to_frame()
     added = ["stop_label", "leaf", "confidence", "margin", "stop_depth", "stop_reason"]
@@ -249,7 +249,7 @@ def test_impossible_types_are_equally_likely():
     assert result.restricted(["T"]).node_probabilities[0].tolist() == [1, 1, 0, 0.5, 0.5]
 
 
-def test_printing_says_the_verdict_and_every_decision(two_levels, annotated):
+def test_str_contains_verdict_and_decisions(two_levels, annotated):
     verdict = Verdict(light="red", sentences=("It is not blood.", "No lineage fits 99 %."))
     decision = Decision(step="adapt", applied=True, reason="1 of 1 labels changed")
     shown = str(annotated(two_levels, n_cells=1, verdict=verdict, decisions=(decision,)))
@@ -342,13 +342,13 @@ def test_probabilities_outside_their_range_are_refused(two_levels, probabilities
     Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=half * 1.0005)
 
 
-def test_a_type_that_is_called_as_cells_without_a_label_is_refused(probabilities):
+def test_type_called_unknown_raises(probabilities):
     tree = Taxonomy.from_nested({"T": ["CD4", "Unknown"], "B": []})
     with pytest.raises(ValueError, match=r"type named 'Unknown'.*Rename the type"):
         Annotation(taxonomy=tree, obs_names=["a"], node_probabilities=probabilities(tree, 1))
 
 
-def test_it_says_that_nothing_was_held_out(two_levels, annotated):
+def test_missing_held_out_cells_are_stated(two_levels, annotated):
     silent = annotated(two_levels, recipe={"n_held_out": 0})
     assert silent.calibration_note in repr(silent)
     assert "not calibrated: no cells were held out in training" in repr(silent)

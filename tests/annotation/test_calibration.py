@@ -1,4 +1,4 @@
-"""The expected calibration error, and powers that move the certainty but not the labels."""
+"""Expected calibration error, and powers that change the confidence but not the labels."""
 
 import math
 
@@ -86,7 +86,7 @@ def test_no_cells_have_no_error():
         pytest.param([0.5, 0.5], [1, 0], 0, "n_bins must be an integer >= 1, got 0", id="bins"),
     ],
 )
-def test_what_is_no_confidence_is_refused(confidence, correct, n_bins, says):
+def test_invalid_confidence_raises(confidence, correct, n_bins, says):
     with pytest.raises(ValueError, match=says):
         expected_calibration_error(confidence, correct, n_bins=n_bins)
 
@@ -135,7 +135,7 @@ def test_a_power_keeps_labels_and_adds_up_the_tree(annotation, power):
 
 
 @pytest.mark.parametrize("target", [0.4, 0.62, 0.95])
-def test_the_mean_certainty_is_the_one_asked_for(annotation, target):
+def test_mean_confidence_equals_the_target(annotation, target):
     assert mean_confidence(match_mean_confidence(annotation, target)) == pytest.approx(
         target, abs=1e-5
     )

@@ -1,4 +1,4 @@
-"""Conformal label sets: coverage, nesting, limits, and what they say."""
+"""Conformal label sets: coverage, nesting and limits."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -49,7 +49,7 @@ def part(result, rows):
 @of_both_kinds
 @pytest.mark.parametrize("groups", [None, 1])
 @pytest.mark.parametrize("alpha", [0.1, 0.3])
-def test_mean_coverage_over_200_exchangeable_splits_is_as_promised(known, kind, groups, alpha):
+def test_mean_coverage_over_200_exchangeable_splits_is_guaranteed(known, kind, groups, alpha):
     result, truth = known
     overconfident = (result.leaf_nodes == truth).mean()
     assert overconfident < 1 - alpha  # or the guess alone would cover enough
@@ -68,7 +68,7 @@ def test_mean_coverage_over_200_exchangeable_splits_is_as_promised(known, kind, 
     assert np.mean(covered) >= 1 - alpha - 2 * np.std(covered) / np.sqrt(200)
 
 
-def test_groups_hold_the_promise_where_all_cells_together_do_not(ragged, probabilities):
+def test_groups_have_coverage_where_all_cells_together_do_not(ragged, probabilities):
     p = probabilities(ragged, 1500, seed=4, sharpness=1.5)
     truth = draw_truth(ragged, p)
     base = ragged.node_at_level[ragged.leaves[p[:, ragged.leaves].argmax(axis=1)], 0]
@@ -287,7 +287,7 @@ def test_calibrating_without_labels_is_refused(two_levels, annotated):
         calibrate(annotated(two_levels), np.zeros(60, int))
 
 
-def test_labels_in_place_of_nodes_have_no_coverage(known):
+def test_labels_instead_of_nodes_raise_in_coverage(known):
     sets = known[0].label_sets(calibration=calibrate(*known))
     with pytest.raises(ValueError, match=r"taxonomy\.encode"):
         sets.coverage(["B"] * len(sets))

@@ -1,4 +1,4 @@
-"""One path a cell."""
+"""Decoding of probabilities to leaves and labels."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Annotations that come from elsewhere, and ours in the tables of other tools."""
+"""Annotations from other tools, and tables in their formats."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def test_an_annotation_is_read_back(tmp_path, ragged, annotated, suffix, thresho
         Annotation.from_adata(adata)
 
 
-def test_labels_of_another_tool_are_what_it_said(ragged):
+def test_labels_of_another_tool_are_kept(ragged):
     labels = pd.Series(
         ["Th1", "T", None, "B > memory", "NK", "Heterogeneous"], index=list("abcdef")
     )
@@ -171,7 +171,7 @@ def test_confidence_in_another_order_is_refused(ragged):
 
 
 @pytest.mark.parametrize("lost", ["taxonomy", "stop_depth"])
-def test_what_is_no_whole_annotation_is_not_read(ragged, annotated, lost):
+def test_incomplete_annotation_raises(ragged, annotated, lost):
     adata = cells()
     annotated(ragged).to_adata(adata)
     if lost == "taxonomy":  # as under the key of a refinement

@@ -1,4 +1,4 @@
-"""A reference, a query and a model trained by the command itself, once for all tests."""
+"""Fixtures: a reference, a query and a model trained by the command line."""
 
 import hashlib
 import warnings

@@ -1,4 +1,4 @@
-"""``hdeepinsight annotate query.h5ad``, and nothing else."""
+"""``hdeepinsight annotate query.h5ad`` with the bundled model."""
 
 import anndata as ad
 import numpy as np
@@ -23,7 +23,7 @@ def query(tmp_path, monkeypatch):
     return path
 
 
-def test_a_file_is_all_it_takes(hdeepinsight, query, sha256):
+def test_annotate_needs_only_the_file(hdeepinsight, query, sha256):
     before = sha256(query)
     done = hdeepinsight("annotate", query)
     assert done.exit_code == 0, done.stderr
@@ -34,20 +34,20 @@ def test_a_file_is_all_it_takes(hdeepinsight, query, sha256):
     assert "Model pbmc is the bundled one, of human blood" in done.stdout
 
 
-def test_it_replaces_no_earlier_result(hdeepinsight, query):
+def test_existing_output_is_not_replaced(hdeepinsight, query):
     assert hdeepinsight("annotate", query).exit_code == 0
     done = hdeepinsight("annotate", query)
     assert done.exit_code == 2
     assert "already exists. Pass --overwrite" in " ".join(done.stderr.split())
 
 
-def test_its_name_is_that_of_a_model(hdeepinsight, query, tmp_path):
+def test_bundled_model_is_selected_by_name(hdeepinsight, query, tmp_path):
     done = hdeepinsight("annotate", query, "--model", "pbmc", "--out", tmp_path / "x.csv")
     assert done.exit_code == 0, done.stderr
 
 
 @pytest.mark.parametrize("where", ["all", "bundled"])
-def test_models_lists_it_without_a_connection(hdeepinsight, query, where):
+def test_models_lists_the_bundled_model_offline(hdeepinsight, query, where):
     done = hdeepinsight("models", "--where", where)
     assert done.exit_code == 0
     assert "pbmc" in done.stdout

@@ -1,4 +1,4 @@
-"""Errors say what to do at the command line, not in Python."""
+"""Error messages name command line options instead of Python arguments."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def logged(files, halves, tmp_path):
         pytest.param([], "--layer counts", id="counts_elsewhere"),
     ],
 )
-def test_errors_of_the_data_name_options(files, hdeepinsight, logged, options, says):
+def test_data_errors_name_options(files, hdeepinsight, logged, options, says):
     done = hdeepinsight("evaluate", logged, "--model", files.model, *options)
     assert done.exit_code == 1
     stderr = " ".join(done.stderr.split())

@@ -1,4 +1,4 @@
-"""Convert saved models with the command, and refuse what would run code without being asked."""
+"""``hdeepinsight convert``: conversion of saved models, and no code without ``--trust``."""
 
 import os
 
@@ -43,7 +43,7 @@ def test_a_pickled_model_needs_trust(hdeepinsight, pickled, model, files, tmp_pa
     assert new.missing_capabilities == ()
 
 
-def test_an_older_model_is_written_anew(hdeepinsight, model, files, tmp_path):
+def test_older_model_is_converted(hdeepinsight, model, files, tmp_path):
     there = tmp_path / "there"
     assert hdeepinsight("convert", files.model, there).exit_code == 0
     assert (there / "model.pt").read_bytes() == (files.model / "model.pt").read_bytes()
@@ -75,7 +75,7 @@ class Payload:
         ),
     ],
 )
-def test_trust_does_not_make_a_foreign_file_ours(hdeepinsight, tmp_path, payload, says):
+def test_trust_does_not_accept_other_files(hdeepinsight, tmp_path, payload, says):
     (tmp_path / "old").mkdir()
     torch.save(payload, tmp_path / "old" / "model.pt")
     done = hdeepinsight("convert", "--trust", tmp_path / "old", tmp_path / "new")
@@ -84,7 +84,7 @@ def test_trust_does_not_make_a_foreign_file_ours(hdeepinsight, tmp_path, payload
     assert not (tmp_path / "new").exists()
 
 
-def test_without_trust_nothing_runs(hdeepinsight, tmp_path):
+def test_without_trust_no_code_runs(hdeepinsight, tmp_path):
     (tmp_path / "old").mkdir()
     torch.save({"attr_dict": Payload(tmp_path / "it_ran")}, tmp_path / "old" / "model.pt")
     done = hdeepinsight("convert", tmp_path / "old", tmp_path / "new")

@@ -1,4 +1,4 @@
-"""The demo: its baseline, its folder; all of it in a slow test."""
+"""``hdeepinsight demo``: its baseline, its folder, and a complete run (slow)."""
 
 import anndata as ad
 import numpy as np
@@ -50,7 +50,7 @@ def test_baseline_is_logistic_regression(data, taxonomy):
     np.testing.assert_allclose(children.sum(1), 1.0, atol=1e-6)
 
 
-def test_scores_stand_side_by_side(data, taxonomy):
+def test_scores_table_is_sorted_by_level(data, taxonomy):
     annotation = logistic_regression(data.reference, data.query, taxonomy, labels_key="cell_type")
     scores = evaluate_annotation(annotation, taxonomy.encode_levels(data.query.obs[data.levels]))
     table = scores_table({"a": scores, "b": scores})
@@ -59,21 +59,21 @@ def test_scores_stand_side_by_side(data, taxonomy):
     assert table["accuracy"].tolist() == np.repeat(scores.levels["accuracy"], 2).tolist()
 
 
-def test_folder_of_an_earlier_run_is_taken(tmp_path):
+def test_folder_of_an_earlier_run_is_reused(tmp_path):
     claim_folder(tmp_path / "out")
     (tmp_path / "out" / "scores.csv").write_text("old")
     claim_folder(tmp_path / "out")
     assert (tmp_path / "out" / "scores.csv").read_text() == "old"
 
 
-def test_folder_of_others_is_refused(tmp_path):
+def test_folder_with_other_files_raises(tmp_path):
     (tmp_path / "README.md").write_text("# My thesis")
     with pytest.raises(UsageProblem, match="did not create"):
         claim_folder(tmp_path)
     assert (tmp_path / "README.md").read_text() == "# My thesis"
 
 
-def test_file_is_no_folder(tmp_path, hdeepinsight):
+def test_output_that_is_a_file_raises(tmp_path, hdeepinsight):
     (tmp_path / "out").write_text("a file")
     done = hdeepinsight("demo", "--out", tmp_path / "out")
     assert done.exit_code == 2

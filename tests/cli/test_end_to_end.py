@@ -1,4 +1,4 @@
-"""From a reference on disk to an annotated query on disk."""
+"""Training, annotation and evaluation from the command line."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def test_info_of_a_model_shows_taxonomy_and_recipe(files, hdeepinsight):
     assert re.search(r"│ max_epochs +│ 12", done.stdout)
 
 
-def test_info_knows_the_bundled_model_by_its_name(hdeepinsight):
+def test_info_of_the_bundled_model(hdeepinsight):
     done = hdeepinsight("info", "pbmc")
     assert done.exit_code == 0, done.stderr
     assert repr(hdi.hub.pull("pbmc")) in done.stdout
@@ -61,7 +61,7 @@ def test_info_of_a_data_file_is_the_input_report(files, hdeepinsight, name):
 
 @pytest.mark.parametrize("source", ["query", "query_zarr"])
 @pytest.mark.parametrize("ending", [".h5ad", ".zarr", ".csv"])
-def test_annotate_writes_what_python_gives(
+def test_annotate_writes_the_labels_of_hdi_annotate(
     files, hdeepinsight, expected, sha256, tmp_path, source, ending
 ):
     query, out = getattr(files, source), tmp_path / f"annotated{ending}"
@@ -85,7 +85,7 @@ def test_annotate_writes_what_python_gives(
 
 
 @pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
-def test_the_annotated_copy_keeps_all_that_the_query_had(files, hdeepinsight, tmp_path, ending):
+def test_annotated_copy_keeps_the_query(files, hdeepinsight, tmp_path, ending):
     query = ad.read_h5ad(files.query)
     query.layers["twice"] = query.X * 2
     query.obsm["place"] = np.arange(2.0 * query.n_obs).reshape(-1, 2)
@@ -120,7 +120,7 @@ def test_the_annotated_copy_keeps_all_that_the_query_had(files, hdeepinsight, tm
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "10x"])
-def test_a_query_is_opened_once_for_labels_copy_and_page(
+def test_query_is_opened_once_for_labels_copy_and_report(
     files, halves, hdeepinsight, tmp_path, monkeypatch, kind
 ):
     path = files.query if kind == "h5ad" else tmp_path / "query.h5"
@@ -166,7 +166,7 @@ def write_10x(adata, path):
             group[f"features/{name}"] = np.full(len(names), value)
 
 
-def test_the_defaults_are_those_of_python(files, hdeepinsight, tmp_path):
+def test_defaults_equal_those_of_hdi_annotate(files, hdeepinsight, tmp_path):
     out = tmp_path / "labels.csv"
     done = hdeepinsight("annotate", files.query, "-m", files.model, "-o", out)
     assert done.exit_code == 0, done.stderr
@@ -182,7 +182,7 @@ def test_the_defaults_are_those_of_python(files, hdeepinsight, tmp_path):
         assert name in done.stdout
 
 
-def test_options_are_the_arguments_of_python(files, hdeepinsight, tmp_path):
+def test_options_equal_the_arguments_of_hdi_annotate(files, hdeepinsight, tmp_path):
     out = tmp_path / "labels.csv"
     options = ["--types", "T, Myeloid", "--exclude", "DC", "--vote", "cell_type", "--details"]
     command = ["annotate", files.query, "-m", files.model, "-o", out, "--fast", "--no-fill"]
@@ -216,7 +216,7 @@ def test_options_are_the_arguments_of_python(files, hdeepinsight, tmp_path):
         pytest.param(["--threshold", "0.3"], 2, "from 0.5 to 1, or none", id="low_threshold"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(files, hdeepinsight, tmp_path, options, code, says):
+def test_invalid_options_raise(files, hdeepinsight, tmp_path, options, code, says):
     out = tmp_path / "labels.csv"
     done = hdeepinsight("annotate", files.query, "-m", files.model, "-o", out, *options)
     assert done.exit_code == code, done.output
@@ -225,9 +225,7 @@ def test_what_cannot_be_asked_for_is_refused(files, hdeepinsight, tmp_path, opti
 
 
 @pytest.mark.parametrize("light", ["green", "yellow", "red"])
-def test_a_red_verdict_is_an_error_where_that_is_asked_for(
-    files, hdeepinsight, tmp_path, monkeypatch, light
-):
+def test_red_verdict_is_an_error_with_strict(files, hdeepinsight, tmp_path, monkeypatch, light):
     verdict = hdi.annotation.Verdict(light=light, sentences=("It is not blood.", "No lineage."))
     annotate = hdi.annotate
     monkeypatch.setattr(
@@ -250,7 +248,7 @@ def test_flags_take_no_value_in_the_help(hdeepinsight):
         assert "--use-raw" in shown
 
 
-def test_evaluate_agrees_with_python(files, hdeepinsight):
+def test_evaluate_equals_model_evaluate(files, hdeepinsight):
     model = SCHDeepInsight.load(files.model, adata=False)
     truth = model.evaluate(ad.read_h5ad(files.query)).to_dict()
     done = hdeepinsight("evaluate", files.query, "--model", files.model, "--json")
@@ -291,9 +289,7 @@ def test_evaluate_prints_a_table(files, hdeepinsight):
     assert all(name in done.stdout for name in (*LEVELS, "macro_f1", "ece", "hierarchical"))
 
 
-def test_train_with_a_tree_of_its_own_and_a_layer(
-    files, halves, hdeepinsight, write_zarr, tmp_path
-):
+def test_train_with_a_taxonomy_file_and_a_layer(files, halves, hdeepinsight, write_zarr, tmp_path):
     reference = halves[0].copy()
     reference.layers["counts"] = reference.X.copy()
     reference.X = reference.X * -1.5  # refused, if it were read
@@ -326,7 +322,7 @@ def test_train_with_a_tree_of_its_own_and_a_layer(
     assert "no cells were held out" in done.stderr
 
 
-def test_outputs_are_replaced_only_when_asked(files, hdeepinsight, tmp_path):
+def test_outputs_are_replaced_only_with_overwrite(files, hdeepinsight, tmp_path):
     for ending in (".h5ad", ".zarr", ".csv"):
         out = tmp_path / f"annotated{ending}"
         command = ["annotate", files.query, "--fast", "--model", files.model, "--out", out]
@@ -335,7 +331,7 @@ def test_outputs_are_replaced_only_when_asked(files, hdeepinsight, tmp_path):
         assert hdeepinsight(*command, "--overwrite").exit_code == 0
 
 
-def test_a_failed_write_leaves_the_old_output(files, hdeepinsight, tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_output(files, hdeepinsight, tmp_path, monkeypatch):
     out = tmp_path / "annotated.csv"
     out.write_text("precious")
 

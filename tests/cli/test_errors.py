@@ -1,4 +1,4 @@
-"""What bad input gets: one paragraph on stderr, an exit code, and files as they were."""
+"""Errors of the command line: one paragraph on stderr, an exit code, and unchanged files."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ BAD_QUERIES = {
     "scaled": Bad(_scaled, "negative"),
     "log_without_counts": Bad(_logged, "log1p"),
     "fractions": Bad(_fractions, "fraction"),
-    "all_zero": Bad(lambda q: _zeros(q), "zeros"),
+    "all_zero": Bad(lambda q: _zeros(q), "all values are zero"),
 }
 
 
@@ -294,13 +294,13 @@ def test_bad_train_commands(files, halves, hdeepinsight, tmp_path, arguments, co
     assert not out.exists()
 
 
-def test_train_refuses_a_place_below_a_file_before_it_reads(files, hdeepinsight, tmp_path):
+def test_train_checks_the_output_before_reading(files, hdeepinsight, tmp_path):
     out = files.query / "model"
     done = hdeepinsight("train", tmp_path / "none.h5ad", "--labels-key", "cell_type", "--out", out)
     assert_readable(done, 2, "query.h5ad is not a folder")
 
 
-def test_train_keeps_a_model_that_is_there(files, hdeepinsight, sha256):
+def test_train_does_not_replace_a_model(files, hdeepinsight, sha256):
     before = sha256(files.model)
     done = hdeepinsight("train", files.reference, "--labels-key", "cell_type", "--out", files.model)
     assert_readable(done, 2, "--overwrite")
@@ -337,7 +337,7 @@ def test_debug_shows_the_traceback(files, hdeepinsight, tmp_path):
     assert "Error: The data holds no layers['none']" in done.stderr
 
 
-def test_an_unexpected_error_is_a_paragraph_too(files, hdeepinsight, monkeypatch):
+def test_unexpected_error_is_a_paragraph(files, hdeepinsight, monkeypatch):
     from hdeepinsight import hub
 
     def broken(*_, **__):
@@ -350,13 +350,13 @@ def test_an_unexpected_error_is_a_paragraph_too(files, hdeepinsight, monkeypatch
     assert len(done.stderr) < 600
 
 
-def test_names_that_look_like_markup_are_printed_as_they_are(files, hdeepinsight):
+def test_names_that_look_like_markup_are_printed_unchanged(files, hdeepinsight):
     done = hdeepinsight("info", files.folder / "[bold]none[/bold].h5ad")
     assert done.exit_code == 1
     assert "[bold]none[/bold].h5ad does not exist" in done.stderr
 
 
-def test_a_clash_with_columns_of_the_query(files, halves, hdeepinsight, tmp_path):
+def test_existing_columns_of_the_query_raise(files, halves, hdeepinsight, tmp_path):
     query = halves[1].copy()
     query.obs["hdi_confidence"] = 1.0
     query.write_h5ad(tmp_path / "query.h5ad")

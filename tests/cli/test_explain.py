@@ -1,4 +1,4 @@
-"""``hdeepinsight explain`` writes what the model says in Python."""
+"""``hdeepinsight explain`` writes the rankings of `model.explain`."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Where results may go, and what the command line adds to a copy of the query."""
+"""Output files, and the annotated copy of a query."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ from hdeepinsight.data import open_store
 from hdeepinsight.taxonomy import Taxonomy
 
 
-def test_a_folder_that_is_no_store_is_never_replaced(tmp_path):
+def test_folder_without_a_store_is_never_replaced(tmp_path):
     out = tmp_path / "out.zarr"
     out.mkdir()
     with pytest.raises(UsageProblem, match="not a zarr store, so it is not replaced"):
@@ -31,7 +31,7 @@ def test_a_folder_that_is_no_store_is_never_replaced(tmp_path):
     check_output(out, source=tmp_path / "query.h5ad", overwrite=True)
 
 
-def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
+def test_output_below_a_file_raises_early(tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("mine")
     for out in (file / "out.csv", file / "deep" / "out.csv"):
@@ -40,7 +40,7 @@ def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
     assert file.read_text() == "mine"
 
 
-def test_a_folder_that_may_not_be_written_to_is_refused_before_any_work(tmp_path, monkeypatch):
+def test_read_only_folder_raises_early(tmp_path, monkeypatch):
     require_writable(tmp_path / "new" / "model")
     locked = tmp_path / "locked"
     locked.mkdir()
@@ -53,7 +53,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused_before_any_work(tmp_path
 @pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
 @pytest.mark.parametrize("source", [".h5ad", ".zarr"])
 @pytest.mark.parametrize("out", [".h5ad", ".zarr"])
-def test_a_copy_carries_colours_ids_and_the_whole_annotation(tmp_path, source, out):
+def test_copy_contains_colours_ids_and_annotation(tmp_path, source, out):
     tree = Taxonomy.from_nested(
         {"T": ["CD4", "CD8"], "B": []}, level_names=("lineage", "cell_type")
     ).with_annotations(ontology_ids={"T": "CL:0000084", "B": "CL:0000236"})
@@ -84,7 +84,7 @@ def test_a_copy_carries_colours_ids_and_the_whole_annotation(tmp_path, source, o
     ("part", "name"),
     [("obsm", "hdi_probabilities"), ("uns", "hdi"), ("uns", "hdi_level_1_colors")],
 )
-def test_nothing_of_the_query_is_replaced(tmp_path, ending, part, name):
+def test_entries_of_the_query_are_not_replaced(tmp_path, ending, part, name):
     query, path, out = cells(3), tmp_path / f"query{ending}", tmp_path / f"copy{ending}"
     getattr(query, part)[name] = np.arange(3.0)[:, None] if part == "obsm" else ["mine"]
     query = saved(query, path)
@@ -102,7 +102,7 @@ def test_nothing_of_the_query_is_replaced(tmp_path, ending, part, name):
 @pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
 @pytest.mark.parametrize("source", [".h5ad", ".zarr"])
 @pytest.mark.parametrize("out", [".h5ad", ".zarr"])
-def test_columns_of_the_query_come_back_as_they_were(tmp_path, source, out):
+def test_columns_of_the_query_are_unchanged(tmp_path, source, out):
     columns = {
         "text": pd.array(["a", None, "c"], dtype="string"),
         "whole": pd.array([1, None, 3], dtype="Int64"),
@@ -130,11 +130,11 @@ def test_columns_of_the_query_come_back_as_they_were(tmp_path, source, out):
         ("sample.1", "sample.1.annotated.h5ad"),
     ],
 )
-def test_a_result_lies_beside_the_query_under_its_name(query, out):
+def test_default_output_is_next_to_the_query(query, out):
     assert default_output(Path("data") / query, ".annotated.h5ad") == Path("data") / out
 
 
-def test_what_the_copy_cannot_hold_is_said_before_any_work(tmp_path):
+def test_unwritable_tables_raise_early(tmp_path):
     query = saved(cells(3), tmp_path / "query.h5ad")
     with h5py.File(tmp_path / "query.h5ad", "r+") as file:
         query.raw = query.copy()

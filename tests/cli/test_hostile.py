@@ -1,4 +1,4 @@
-"""Files and machines that mean no good: escape sequences, odd encodings, full disks, no memory."""
+"""Hostile files and machines: escape sequences, encodings, full disks, no memory."""
 
 import os
 import re
@@ -111,7 +111,7 @@ def test_no_escape_sequence_reaches_the_terminal_or_a_page(evil, hdeepinsight, t
         assert HIDDEN.findall(unquote(page.read_text(encoding="utf-8"))) == []
 
 
-def test_what_is_escaped_can_still_be_read(evil, hdeepinsight):
+def test_escaped_names_are_readable(evil, hdeepinsight):
     shown = hdeepinsight("info", evil[0] / "query.h5ad").stdout
     assert r"col\x1b[2J\x1b]0;owned\x9b31m\u202e" in shown  # rich drops the bell
     assert r"T\u202ecell\u2066" in hdeepinsight("info", evil[0] / "model").stdout
@@ -133,14 +133,14 @@ def start(*arguments, **environment):
         pytest.param("latin-1", "info {model}", id="model", marks=pytest.mark.slow),
     ],
 )
-def test_no_encoding_stops_a_command(files, encoding, command):
+def test_commands_run_with_any_encoding(files, encoding, command):
     done = start(*command.format(**vars(files)).split(), PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode(encoding)
 
 
 @pytest.mark.slow
-def test_a_sigterm_in_training_ends_the_process_by_the_signal(files, tmp_path):
+def test_sigterm_ends_training_by_the_signal(files, tmp_path):
     checkpoint, out = tmp_path / "checkpoint", tmp_path / "model"
     training = (
         "--labels-keys lineage,cell_type --layout random --max-epochs 100000 --validation-size 0.2"
@@ -158,12 +158,12 @@ def test_a_sigterm_in_training_ends_the_process_by_the_signal(files, tmp_path):
     assert not out.exists()
 
 
-def test_the_package_is_a_command_too():
+def test_package_runs_as_a_module():
     done = start("--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, b"hdeepinsight")
 
 
-def test_an_output_that_is_a_link_stays_one(files, hdeepinsight, tmp_path):
+def test_output_link_stays_a_link(files, hdeepinsight, tmp_path):
     target, link = tmp_path / "target.csv", tmp_path / "link.csv"
     target.write_text("old")
     link.symlink_to(target)
@@ -175,7 +175,7 @@ def test_an_output_that_is_a_link_stays_one(files, hdeepinsight, tmp_path):
     assert target.read_text().startswith("cell,")
 
 
-def test_a_link_to_the_input_is_the_input(files, hdeepinsight, sha256, tmp_path):
+def test_output_link_to_the_input_raises(files, hdeepinsight, sha256, tmp_path):
     link, before = tmp_path / "link.h5ad", sha256(files.query)
     link.symlink_to(files.query)
     done = hdeepinsight("annotate", files.query, "-m", files.model, "-o", link, "--overwrite")
@@ -192,7 +192,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_leaves_what_was_there(files, hdeepinsight, tmp_path, monkeypatch, name):
+def test_full_disk_keeps_the_old_file(files, hdeepinsight, tmp_path, monkeypatch, name):
     out = tmp_path / name
     out.write_text("precious")
 
@@ -223,7 +223,7 @@ def test_a_full_disk_leaves_what_was_there(files, hdeepinsight, tmp_path, monkey
     ],
     ids=["plain", "numpy", "torch", "cuda"],
 )
-def test_a_lack_of_memory_is_said_in_a_sentence(files, hdeepinsight, monkeypatch, error):
+def test_out_of_memory_is_one_sentence(files, hdeepinsight, monkeypatch, error):
     def greedy(*_, **__):
         raise error
 
@@ -234,7 +234,7 @@ def test_a_lack_of_memory_is_said_in_a_sentence(files, hdeepinsight, monkeypatch
     assert "unexpected" not in done.stderr
 
 
-def test_an_extra_that_is_missing_is_no_surprise(files, hdeepinsight, monkeypatch):
+def test_missing_extra_is_an_expected_error(files, hdeepinsight, monkeypatch):
     def lacking(*_, **__):
         raise ImportError("Explaining needs the package shap. Install it with `pip install shap`.")
 

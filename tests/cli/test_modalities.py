@@ -1,4 +1,4 @@
-"""A file of several modalities is taken by the commands that its models are for."""
+"""Commands with files of several modalities."""
 
 import warnings
 
@@ -37,7 +37,7 @@ def folder(_synthetic_hierarchy, tmp_path_factory):
     return place
 
 
-def test_the_copy_of_a_mudata_has_the_labels_of_python(hdeepinsight, folder, tmp_path):
+def test_annotated_mudata_has_the_labels_of_hdi_annotate(hdeepinsight, folder, tmp_path):
     out, page = tmp_path / "labels.h5mu", tmp_path / "page.html"
     given = ["annotate", folder / "query.h5mu", "--model", folder / "model", "--fast"]
     done = hdeepinsight(*given, "--out", out, "--report", page)
@@ -53,7 +53,7 @@ def test_the_copy_of_a_mudata_has_the_labels_of_python(hdeepinsight, folder, tmp
     assert table["cell_type"].tolist() == expected["cell_type"].tolist()
 
 
-def test_only_a_file_that_can_hold_modalities_is_written(hdeepinsight, folder, tmp_path):
+def test_mudata_needs_h5mu_output(hdeepinsight, folder, tmp_path):
     given = ["annotate", folder / "query.h5mu", "--model", folder / "model"]
     done = hdeepinsight(*given, "--out", tmp_path / "labels.h5ad")
     assert done.exit_code == 2
@@ -65,7 +65,7 @@ def test_only_a_file_that_can_hold_modalities_is_written(hdeepinsight, folder, t
     assert "must end in .h5ad or .zarr or .csv for" in " ".join(done.output.split())
 
 
-def test_scores_and_page_compare_with_its_labels(hdeepinsight, folder, tmp_path):
+def test_evaluate_and_report_read_labels_of_a_mudata(hdeepinsight, folder, tmp_path):
     given = [folder / "labelled.h5mu", "--model", folder / "model"]
     done = hdeepinsight("evaluate", *given)
     assert done.exit_code == 0, done.output
@@ -76,7 +76,7 @@ def test_scores_and_page_compare_with_its_labels(hdeepinsight, folder, tmp_path)
     assert out.stat().st_size > 10_000
 
 
-def test_a_look_at_a_mudata_names_its_modalities(hdeepinsight, folder):
+def test_info_of_a_mudata_lists_its_modalities(hdeepinsight, folder):
     done = hdeepinsight("info", folder / "labelled.h5mu")
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
@@ -87,7 +87,7 @@ def test_a_look_at_a_mudata_names_its_modalities(hdeepinsight, folder):
     assert "lineage: " in said
 
 
-def test_a_look_at_a_mudata_without_rna_says_what_it_holds(hdeepinsight, folder, tmp_path):
+def test_info_of_a_mudata_without_rna(hdeepinsight, folder, tmp_path):
     proteins = mudata.read(folder / "query.h5mu")["prot"]
     mudata.MuData({"prot": proteins}).write(tmp_path / "proteins.h5mu")
     done = hdeepinsight("info", tmp_path / "proteins.h5mu")
@@ -95,7 +95,7 @@ def test_a_look_at_a_mudata_without_rna_says_what_it_holds(hdeepinsight, folder,
     assert "prot (6 columns)" in done.output
 
 
-def test_one_modality_of_it_is_read_as_before(hdeepinsight, folder, tmp_path):
+def test_single_modality_of_a_mudata_is_annotated(hdeepinsight, folder, tmp_path):
     mudata.read(folder / "query.h5mu")["rna"].write_h5ad(tmp_path / "rna.h5ad")
     out = tmp_path / "labels.h5ad"
     given = ["annotate", tmp_path / "rna.h5ad", "--model", folder / "model", "--fast"]

@@ -1,4 +1,4 @@
-"""Share a model with the command, and get it back."""
+"""``hdeepinsight publish``, ``pull`` and ``models``."""
 
 import json
 
@@ -44,13 +44,13 @@ def test_publish_pull_and_annotate(hdeepinsight, files, card, tmp_path, monkeypa
     assert (ours.obsm["hdi_probabilities"] == theirs.obsm["hdi_probabilities"]).all(axis=None)
 
 
-def test_a_card_may_begin_with_a_mark_of_its_encoding(hdeepinsight, files, card, tmp_path):
+def test_card_may_have_a_byte_order_mark(hdeepinsight, files, card, tmp_path):
     card.write_text(json.dumps(CARD), encoding="utf-8-sig")
     done = hdeepinsight("publish", "--model", files.model, "--card", card, tmp_path / "blood")
     assert done.exit_code == 0, done.stderr
 
 
-def test_models_that_were_fetched_need_no_connection(hdeepinsight):
+def test_downloaded_models_are_listed_offline(hdeepinsight):
     done = hdeepinsight("models", "--where", "here")
     assert (done.exit_code, done.stdout) == (0, "No models were found.\n")
 

@@ -1,4 +1,4 @@
-"""The page from the command line."""
+"""``hdeepinsight report`` and ``annotate --report``."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def test_report_of_a_query(files, query, hdeepinsight, sha256, tmp_path):
     assert "cells in two dimensions" in out.read_text(encoding="utf-8")  # X_umap unasked
 
 
-def test_annotate_writes_the_page_too(files, hdeepinsight, tmp_path):
+def test_annotate_also_writes_the_report(files, hdeepinsight, tmp_path):
     labels, out = tmp_path / "labels.csv", tmp_path / "report.html"
     command = ["annotate", files.query, "--model", files.model, "--out", labels, "--report", out]
     done = hdeepinsight(*command)
@@ -67,7 +67,7 @@ def test_annotate_writes_the_page_too(files, hdeepinsight, tmp_path):
         pytest.param(["--labels-key", "leiden"], 1, "do not lead to a node", id="other_labels"),
     ],
 )
-def test_what_cannot_be_reported(files, query, hdeepinsight, tmp_path, options, code, says):
+def test_invalid_report_options_raise(files, query, hdeepinsight, tmp_path, options, code, says):
     there = tmp_path / "there.html"
     there.write_text("kept")
     filled = [option.format(there=there) for option in options]

@@ -1,4 +1,4 @@
-"""What happens before any work is done."""
+"""Help, version, and imports at startup."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ TRAINING = ("scvi", "lightning", "torchmetrics", "torchvision", "pyro", "scanpy"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
-def test_help_waits_for_no_slow_import(arguments):
+def test_help_needs_no_slow_import(arguments):
     code = (
         "import sys\n"
         "from hdeepinsight.cli import app\n"
@@ -56,7 +56,7 @@ def test_annotating_imports_nothing_that_trains(call, tmp_path):
 
 
 @pytest.mark.slow
-def test_our_own_modules_take_under_a_second_and_a_half():
+def test_own_modules_import_in_under_1_5_seconds():
     code = "import hdeepinsight as hdi; hdi.hub, hdi.annotate, hdi.SCHDeepInsight"
     command = [sys.executable, "-X", "importtime", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
@@ -98,7 +98,7 @@ def test_an_unknown_command_is_a_usage_error(hdeepinsight):
     assert "annotat" in done.stderr
 
 
-def test_options_have_the_names_and_the_defaults_of_python():
+def test_options_have_names_and_defaults_of_hdi_annotate():
     python = inspect.signature(hdi.annotate).parameters
     assert set(ANNOTATING) - set(python) == {"strict", "fast"}
     assert set(python) - set(ANNOTATING) == {"query", "progress", "client", "unexpected"}

@@ -1,4 +1,4 @@
-"""Train by the command: which class, and which options go where."""
+"""``hdeepinsight train``: model classes, and the destinations of options."""
 
 import anndata as ad
 import pandas as pd
@@ -9,7 +9,7 @@ from hdeepinsight.models import load_model
 LABELS = ["--labels-keys", "lineage,cell_type"]
 
 
-def test_a_setting_without_an_option_reaches_the_class(hdeepinsight, files, tmp_path):
+def test_settings_are_passed_to_the_class(hdeepinsight, files, tmp_path):
     quick = ["--layout", "random", "--max-epochs", "1", "--seed", "3"]
     done = hdeepinsight(
         *("train", files.reference, *LABELS, *quick, "--out", tmp_path / "model"),
@@ -31,7 +31,7 @@ def test_a_setting_without_an_option_reaches_the_class(hdeepinsight, files, tmp_
         ([], "No label column was given"),
     ],
 )
-def test_what_has_no_effect_is_refused(hdeepinsight, files, tmp_path, options, message):
+def test_options_without_effect_raise(hdeepinsight, files, tmp_path, options, message):
     done = hdeepinsight("train", files.reference, *options, "--out", tmp_path / "model")
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())

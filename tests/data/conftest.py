@@ -1,4 +1,4 @@
-"""Fixtures for the door: small counts, fingerprints of an AnnData, every way to store a matrix."""
+"""Fixtures: small counts, fingerprints of an AnnData, every way to store a matrix."""
 
 import hashlib
 import pickle

@@ -1,4 +1,4 @@
-"""Counts in chunks: the same from every storage; bad input ends in an error or a stated repair."""
+"""Counts in chunks: equal for every storage; bad input raises or is repaired."""
 
 import json
 import pickle
@@ -102,7 +102,7 @@ def test_chunks_are_canonical_float32_with_their_own_memory(small):
 )
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(size=st.integers(1, 130))
-def test_chunk_size_changes_nothing(tmp_path_factory, store, small_counts, storage, size):
+def test_chunk_size_does_not_change_counts(tmp_path_factory, store, small_counts, storage, size):
     data = store(small_counts(), storage, tmp_path_factory.mktemp("chunks"))
     np.testing.assert_array_equal(read(open_counts(data), size), expected(small_counts()))
 
@@ -115,7 +115,7 @@ def test_a_cell_depends_on_no_other_cell_and_on_no_gene_outside_the_model(small)
     np.testing.assert_array_equal(read(open_counts(small[:, kept])), whole)
 
 
-def test_permuted_genes_change_nothing(small):
+def test_gene_order_does_not_change_counts(small):
     order = np.random.default_rng(0).permutation(small.n_vars)
     np.testing.assert_array_equal(read(open_counts(small[:, order])), read(open_counts(small)))
 
@@ -222,7 +222,7 @@ def test_memory_does_not_grow_with_the_number_of_cells(tmp_path, storage, monkey
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.float16, np.float64])
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
-def test_any_type_of_number_is_read(small, dtype, form):
+def test_all_numeric_types_are_read(small, dtype, form):
     counts = small.X.toarray().astype(dtype)
     if dtype is np.float16:
         form = np.asarray  # there are no sparse half-precision matrices
@@ -245,7 +245,7 @@ def test_chunk_size_must_be_positive(small):
         next(open_counts(small).chunks(align_genes(small.var, GENES), 0))
 
 
-def test_an_alignment_made_for_other_columns_is_refused(small):
+def test_alignment_of_other_columns_raises(small):
     alignment = align_genes(small.var_names[:30], GENES)
     with pytest.raises(ValueError, match=r"30 columns, got \(97, 60\)"):
         next(open_counts(small).chunks(alignment))
@@ -276,7 +276,7 @@ def test_real_file_is_read_as_it_is(hdi_data: Path):
     assert abs(read_back - adata.X[:, ::7]).max() == 0
 
 
-def test_some_cells_are_those_of_the_whole_also_across_chunks():
+def test_selected_cells_equal_those_of_all_cells():
     rng = np.random.default_rng(0)
     counts = sparse.csr_matrix(rng.poisson(1.0, (9000, 2)).astype(np.float32))
     source = open_counts(ad.AnnData(counts, var=pd.DataFrame(index=["NKG7", "CD3D"])))
@@ -299,7 +299,7 @@ def test_every_cell_has_the_same_sum_before_the_logarithm():
     assert sums[3] == 0
 
 
-def test_normalising_leaves_the_counts_as_they_were():
+def test_normalising_does_not_modify_counts():
     counts = sparse.csr_matrix([[1.0, 0.0, 3.0]])
     before = counts.copy()
     log_normalize(counts)
@@ -315,14 +315,14 @@ def test_totals_are_summed_in_double_precision():
 
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
 @pytest.mark.parametrize("name", ["", "nan", "GENE"])
-def test_a_reference_whose_genes_have_no_names_is_refused(name):
+def test_reference_without_gene_names_raises(name):
     counts = np.random.default_rng(0).poisson(2.0, (30, 12)).astype(np.float32)
     source = open_counts(ad.AnnData(counts, var=pd.DataFrame(index=[name] * 12)))
     with pytest.raises(InputError, match="are blank or repeat"):
         select_genes(source, 5)
 
 
-def test_a_gene_without_a_name_is_not_selected():
+def test_unnamed_genes_are_not_selected():
     counts = np.random.default_rng(0).poisson(2.0, (30, 3)).astype(np.float32)
     source = open_counts(ad.AnnData(counts, var=pd.DataFrame(index=["CD3D", "", "NKG7"])))
     assert select_genes(source, 3) == ["CD3D", "NKG7"]
@@ -350,7 +350,7 @@ def test_selected_genes_are_those_of_a_naive_implementation():
         select_genes(source, 5, keep=["ABSENT"])
 
 
-def test_errors_advise_only_what_the_caller_takes(small, normalise):
+def test_errors_recommend_only_arguments_of_the_caller(small, normalise):
     logged = ad.AnnData(normalise(small.X), obs=small.obs, var=small.var, layers={"c": small.X})
     with pytest.raises(InputError, match=r"or another `scale`.*pass layer='c'\."):
         open_counts(logged, scale="counts")
@@ -360,7 +360,7 @@ def test_errors_advise_only_what_the_caller_takes(small, normalise):
         open_counts(small, layer="other", arguments={"layer": "rna_layer"})
 
 
-def test_fold_case_is_advised_only_where_it_is_taken(small):
+def test_fold_case_is_recommended_only_if_available(small):
     lower = small.copy()
     lower.var_names = small.var_names.str.lower()
     with pytest.raises(InputError, match="pass fold_case=True"):
@@ -459,7 +459,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("spoil", "error", "message"), REFUSED)
-def test_is_refused_with_a_reason_and_left_as_it_was(small, fingerprint, spoil, error, message):
+def test_invalid_input_raises_and_is_unchanged(small, fingerprint, spoil, error, message):
     adata = spoil(small)
     before = fingerprint(adata)
     with pytest.raises(error, match=message) as caught:
@@ -485,7 +485,7 @@ REPAIRED = [
 
 
 @pytest.mark.parametrize(("change", "times", "message"), REPAIRED)
-def test_is_repaired_and_said_so(small, fingerprint, change, times, message):
+def test_repairs_are_reported(small, fingerprint, change, times, message):
     adata = change(small)
     before = fingerprint(adata)
     counts, said = annotate(adata)
@@ -494,11 +494,11 @@ def test_is_repaired_and_said_so(small, fingerprint, change, times, message):
     assert message is None or any(message in text for text in said), said
 
 
-def test_one_cell_gets_what_it_gets_among_others(small):
+def test_one_cell_equals_the_same_cell_among_others(small):
     np.testing.assert_array_equal(annotate(small[[40]])[0], annotate(small)[0][[40]])
 
 
-def test_fractions_are_used_when_asked_for(small):
+def test_fractions_are_used_with_as_is(small):
     adata = with_x(lambda x: 0.9 * x + 0.07 * (x > 3))(small)
     counts, said = annotate(adata, scale="as_is")
     whole = annotate(small)[0]
@@ -508,7 +508,7 @@ def test_fractions_are_used_when_asked_for(small):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
 @pytest.mark.parametrize("scale", ["auto", "counts", "recover", "as_is"])
-def test_no_setting_takes_nan_infinite_or_negative_values(small, value, scale):
+def test_nan_infinite_and_negative_values_always_raise(small, value, scale):
     with pytest.raises(InputError):
         open_counts(with_value(value)(small), scale=scale)
 
@@ -533,19 +533,19 @@ def test_no_setting_takes_nan_infinite_or_negative_values(small, value, scale):
         ),
     ],
 )
-def test_an_explicit_scale_must_fit(small, change, scale, message):
+def test_explicit_scale_must_match(small, change, scale, message):
     with pytest.raises(InputError, match=message):
         open_counts(change(small), scale=scale)
 
 
 @pytest.mark.parametrize("scale", ["as-is", "AUTO", None])
-def test_an_unknown_scale_is_refused_and_does_not_switch_the_checks_off(small, scale):
+def test_unknown_scale_raises(small, scale):
     adata = with_x(imputed)(small)
     with pytest.raises(ValueError, match=r"one of 'auto', 'counts', 'recover', 'as_is', got"):
         open_counts(adata, scale=scale)
 
 
-def test_values_that_were_not_logged_are_recovered_when_asked_for(small):
+def test_normalised_values_are_recovered_with_recover(small):
     adata = with_x(lambda x: np.expm1(log_cp10k(x).astype(float)))(small)
     with pytest.raises(InputError, match=r"looks normalized.*scale='recover'"):
         open_counts(adata)
@@ -561,7 +561,7 @@ def test_the_error_names_a_layer_with_counts(small):
         open_counts(adata)
 
 
-def test_what_does_not_exist_is_said_with_what_does(small, tmp_path: Path):
+def test_missing_layer_raises_with_existing_ones(small, tmp_path: Path):
     small.layers["spliced"] = small.X
     with pytest.raises(
         InputError, match=r"no layers\['counts'\].*It holds: X, layers\['spliced'\]"
@@ -585,7 +585,7 @@ def test_an_anndata_without_x_is_refused(small):
 
 
 @pytest.mark.parametrize("name", ["broken.h5ad", "broken.zarr"])
-def test_a_file_that_is_no_anndata_is_refused(tmp_path, name):
+def test_file_without_anndata_raises(tmp_path, name):
     path = tmp_path / name
     if name.endswith("zarr"):
         path.mkdir()

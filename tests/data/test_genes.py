@@ -1,4 +1,4 @@
-"""Genes are matched by name, never by position."""
+"""Matching of genes by name."""
 
 import json
 
@@ -55,7 +55,7 @@ def test_arrays_have_the_promised_types_and_are_read_only():
             array[0] = 0
 
 
-def test_versions_are_left_out_on_either_side():
+def test_versions_are_ignored_on_both_sides():
     versioned = [f"{name}.{i}" for i, name in enumerate(IDS)]
     for query, model in [(versioned, IDS), (IDS, versioned), (versioned[::-1], versioned)]:
         assert align_genes(query, model).measured.all()
@@ -137,7 +137,7 @@ def test_limits_themselves_are_accepted():
         ),
     ],
 )
-def test_a_mismatch_is_explained(names, model, advice):
+def test_mismatches_are_explained(names, model, advice):
     with pytest.raises(GeneMatchError, match=f"0 of the model's 4 genes.*At least 10%.*{advice}"):
         align_genes(names, model)
 
@@ -150,19 +150,19 @@ def test_mouse_symbols_in_upper_case_match_and_are_noted():
     assert align_genes(MODEL, MODEL).report.messages == ()
 
 
-def test_case_is_folded_only_when_asked_for():
+def test_case_is_folded_only_with_fold_case():
     alignment = align_genes(["Nkg7", "Cd3d", "CD3D"], MODEL, fold_case=True)
     assert alignment.source.tolist() == [2, -1, 0, -1]
     assert "1 gene matched regardless of case." in alignment.report.messages
 
 
-def test_a_spelling_that_fits_two_model_genes_fits_none():
+def test_ambiguous_names_match_nothing():
     alignment = align_genes(["AB1", "Cd1"], ["aB1", "Ab1", "CD1"], fold_case=True, warn_coverage=0)
     assert alignment.source.tolist() == [-1, -1, 1]
 
 
 @pytest.mark.parametrize("categorical", [False, True])
-def test_the_column_that_fits_is_found(categorical):
+def test_matching_column_is_found(categorical):
     var = pd.DataFrame(
         {"length": range(4), "gene_ids": IDS, "gene_symbols": MODEL}, index=list("wxyz")
     )
@@ -182,7 +182,7 @@ def test_var_names_win_unless_a_column_is_clearly_better():
     assert resolve_var_names(var.set_axis(["CD3D", "x", "y", "z"]), MODEL)[1] == "other"
 
 
-def test_columns_of_one_name_are_both_looked_at():
+def test_duplicated_columns_are_both_searched():
     var = pd.DataFrame([IDS, MODEL], index=["name", "name"], columns=list("wxyz")).T
     assert align_genes(var, MODEL).source.tolist() == [0, 1, 2, 3]
 
@@ -251,7 +251,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("side", ["query", "model"])
-def test_a_change_of_all_names_is_found_and_made(change, side):
+def test_systematic_change_is_applied(change, side):
     changed = [CHANGES[change](gene) for gene in GENES]
     names, model = (changed, GENES) if side == "query" else (GENES, changed)
     alignment = align_genes(names, model)
@@ -266,7 +266,7 @@ def test_a_prefix_of_the_genome_leaves_the_other_species_out():
     assert "8 genes matched without the prefix 'GRCh38_'." in alignment.report.messages
 
 
-def test_odd_characters_are_shown_as_what_they_are():
+def test_unusual_characters_are_escaped():
     spoilt = [f"{gene}\u200b" for gene in GENES]
     messages = align_genes(spoilt, GENES).report.messages
     assert messages == ("8 genes matched without zero width space (U+200B).",)
@@ -274,7 +274,7 @@ def test_odd_characters_are_shown_as_what_they_are():
         align_genes(["ACTB\xa0", "GAPDH\xa0"], GENES)
 
 
-def test_signs_are_taken_for_one_another():
+def test_punctuation_is_ignored():
     dots = [gene.replace("-", ".") for gene in GENES]
     alignment = align_genes(dots, GENES)
     assert alignment.measured.all()
@@ -292,7 +292,7 @@ def test_names_of_antibodies_are_not_made_genes():
         align_genes(names, GENES)
 
 
-def test_a_change_that_gives_little_is_told_and_not_made():
+def test_minor_change_is_only_reported():
     model = [f"GENE{i}" for i in range(100)]
     names = [*model[:40], *(f"x_{gene}" for gene in model[40:60])]
     with pytest.warns(GeneCoverageWarning, match="60 genes would match without the prefix 'x_'"):
@@ -300,7 +300,7 @@ def test_a_change_that_gives_little_is_told_and_not_made():
     assert alignment.report.n_measured == 40
 
 
-def test_a_prefix_and_another_case_are_told_together():
+def test_prefix_and_case_are_reported_together():
     with pytest.raises(GeneMatchError, match=r"only in case when .*without the prefix 'MM10_'"):
         align_genes([f"mm10_{gene.capitalize()}" for gene in GENES], GENES)
 
@@ -339,7 +339,7 @@ def test_numbers_match_nothing(name):
     ],
 )
 @pytest.mark.parametrize("dtype", [object, "category"])
-def test_what_is_no_gene_by_its_type_matches_nothing(column, gene, other, dtype):
+def test_other_feature_types_match_nothing(column, gene, other, dtype):
     kinds = pd.Series([gene] * 6 + [other] * 2, index=GENES, dtype=object).astype(dtype)
     alignment = align_genes(pd.DataFrame({column: kinds}), GENES)
     assert alignment.measured.tolist() == [True] * 6 + [False] * 2

@@ -1,4 +1,4 @@
-"""The scale of a matrix is recognised, with evidence, from every value."""
+"""Detection of the scale of a matrix, with evidence, from all values."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def make_scale(name: str, counts: np.ndarray, normalise) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, sparse.csc_array])
-def test_scale_is_recognised(small, normalise, values, scale, evidence, form):
+def test_scale_is_detected(small, normalise, values, scale, evidence, form):
     counts = np.delete(small.X.toarray(), 13, axis=0) if values == "tpm" else small.X.toarray()
     report = inspect_input(ad.AnnData(form(make_scale(values, counts, normalise))))
     assert report.scale == scale, report.evidence
@@ -153,7 +153,7 @@ def test_a_transposed_matrix_is_noticed(small):
         ("other", "pass layer='other'"),
     ],
 )
-def test_counts_elsewhere_are_named_and_not_taken(small, place, advice):
+def test_other_counts_are_reported_but_not_used(small, place, advice):
     adata = small.copy()
     adata.X = np.full(small.shape, -0.5)
     if place == "raw":
@@ -174,7 +174,7 @@ def test_a_layer_named_counts_is_named_first(small):
     assert not [text for text in problems if "layer='a'" in text]
 
 
-def test_what_can_be_read_is_no_problem(small, normalise):
+def test_readable_scales_have_no_problems(small, normalise):
     adata = as_adata(normalise(small.X), small)
     adata.layers["counts"] = small.X
     report = inspect_input(adata)
@@ -215,7 +215,7 @@ def test_report_reads_well_and_is_plain(small):
         ),
     ],
 )
-def test_advice_names_what_the_caller_takes(small, arguments, raw, layer):
+def test_advice_names_arguments_of_the_caller(small, arguments, raw, layer):
     scaled = as_adata(np.full(small.shape, -0.5), small)
     scaled.raw = small
     with pytest.raises(InputError, match=re.escape(f": {raw}.")):
@@ -227,7 +227,7 @@ def test_advice_names_what_the_caller_takes(small, arguments, raw, layer):
 
 
 @pytest.mark.parametrize("values", ["cp10k", "ambient_corrected"])
-def test_a_scale_is_advised_only_where_one_is_taken(small, normalise, values):
+def test_scale_is_recommended_only_if_available(small, normalise, values):
     adata = as_adata(make_scale(values, small.X.toarray(), normalise), small)
     assert "scale='as_is'" in inspect_input(adata).problems[0]
     with pytest.raises(InputError, match="Pass the raw counts") as caught:
@@ -236,7 +236,7 @@ def test_a_scale_is_advised_only_where_one_is_taken(small, normalise, values):
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(2**62, "int64"), (2**63, "uint64"), (2.0**25, "f4")])
-def test_counts_that_no_cell_has_are_pointed_out(small, value, dtype):
+def test_implausible_counts_are_noted(small, value, dtype):
     counts = small.X.toarray().astype(dtype)
     counts[3, 4] = value
     report = inspect_input(as_adata(counts, small))
@@ -359,7 +359,7 @@ def test_examples_say_how_many_more_there_are():
 
 
 @pytest.mark.parametrize("total", [1, 100, 1e4, 1e6])
-def test_shares_are_not_taken_for_logs(total):
+def test_fractions_are_not_logs(total):
     rates = np.random.default_rng(0).gamma(0.3, 1.0, (60, 200)) + 1e-3
     shares = (total * rates / rates.sum(1, keepdims=True)).astype(np.float32)
     report = inspect_input(ad.AnnData(shares))
@@ -395,7 +395,7 @@ def test_the_base_of_logarithms_is_found(small, normalise, base, dtype, told):
     np.testing.assert_array_equal(recover_counts(logged).X.toarray(), small.X.toarray())
 
 
-def test_a_base_that_is_told_wrongly_is_not_believed(small, normalise):
+def test_wrong_stored_base_is_ignored(small, normalise):
     logged = as_adata(normalise(small.X), small)
     logged.uns["log1p"] = {"base": 2}
     assert inspect_input(logged).log_base == pytest.approx(np.e)
@@ -403,7 +403,7 @@ def test_a_base_that_is_told_wrongly_is_not_believed(small, normalise):
     assert inspect_input(logged).scale == "log1p_counts"
 
 
-def test_columns_that_are_no_genes_do_not_spoil_the_scale(small):
+def test_other_features_do_not_affect_the_scale(small):
     values = small.X.toarray()
     values[:, :3] -= 0.5  # antibodies, corrected for their background
     adata = as_adata(values, small)

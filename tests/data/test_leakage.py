@@ -13,14 +13,14 @@ def parts(synthetic_hierarchy):
     return cells[:300].copy(), cells[300:].copy()
 
 
-def test_a_clean_split_is_clean(parts):
+def test_split_without_leakage_is_clean(parts):
     report = check_leakage(*parts, donor_key="donor")
     assert report.is_clean
     assert report.same_names == {"train": 0}
     assert str(report) == "No leakage was found."
 
 
-def test_a_planted_cell_is_found_under_another_name_and_with_other_genes(parts):
+def test_shared_cell_is_found_under_another_name(parts):
     train, test = parts
     planted = test[:3].copy()
     planted.obs_names = ["x", "y", "z"]
@@ -39,7 +39,7 @@ def test_a_planted_cell_is_found_under_another_name_and_with_other_genes(parts):
     assert pretrained.same_counts == {"train": (), "pretrain": tuple(test.obs_names[:3])}
 
 
-def test_a_planted_donor_is_found(parts):
+def test_shared_donor_is_found(parts):
     train, test = parts
     test.obs.loc[test.obs_names[5], "donor"] = "A"
     report = check_leakage(train, test, donor_key="donor")
@@ -49,7 +49,7 @@ def test_a_planted_donor_is_found(parts):
         check_leakage(train, test, donor_key="mouse")
 
 
-def test_equal_names_alone_are_told_and_are_no_leak(parts):
+def test_equal_names_alone_are_reported_but_no_leak(parts):
     train, test = parts
     test.obs_names = train.obs_names[: test.n_obs]
     report = check_leakage(train, test)

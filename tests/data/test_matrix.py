@@ -1,4 +1,4 @@
-"""Each byte of a large matrix is unpacked once; what is damaged or changes midway is refused."""
+"""Reading large matrices: each byte is decompressed once, and changes of scale raise."""
 
 import pickle
 from pathlib import Path
@@ -49,7 +49,7 @@ def read(opened, size: int = 700) -> np.ndarray:
 
 @pytest.mark.parametrize("how", [{}, {"shuffle": True}], ids=["deflate", "shuffle_and_deflate"])
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int32, np.uint16])
-def test_each_byte_is_unpacked_once(counts, tmp_path, how, kind):
+def test_each_byte_is_decompressed_once(counts, tmp_path, how, kind):
     path = write(tmp_path / "cells.h5ad", counts.astype(kind), **how)
     with h5py.File(path) as root:
         stored = sum(root["X"][name].id.get_storage_size() for name in ("data", "indices"))
@@ -75,13 +75,13 @@ def test_each_byte_is_unpacked_once(counts, tmp_path, how, kind):
         pytest.param({"dtype": ">f4"}, id="big_endian"),
     ],
 )
-def test_what_is_packed_otherwise_is_left_to_hdf5(counts, tmp_path, how):
+def test_other_compression_is_left_to_hdf5(counts, tmp_path, how):
     opened = open_query(write(tmp_path / "cells.h5ad", counts, **how), GENES)
     np.testing.assert_array_equal(read(opened), counts.toarray())
     assert not opened.source.matrix.counter["bytes"] or how == {"dtype": ">f4"}
 
 
-def test_pieces_that_are_not_packed_and_those_never_written_are_read(counts, tmp_path):
+def test_uncompressed_and_unwritten_chunks_are_read(counts, tmp_path):
     path = write(tmp_path / "cells.h5ad", counts)
     expected = counts.copy()
     with h5py.File(path, "r+") as root:
@@ -97,7 +97,7 @@ def test_pieces_that_are_not_packed_and_those_never_written_are_read(counts, tmp
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "short"])
 @pytest.mark.parametrize("name", ["data", "indices"])
-def test_a_damaged_piece_is_refused_as_the_library_refuses_it(counts, tmp_path, damage, name):
+def test_damaged_chunk_raises_the_library_error(counts, tmp_path, damage, name):
     path = write(tmp_path / "cells.h5ad", counts)
     with h5py.File(path, "r+") as root:
         array = root["X"][name]
@@ -119,7 +119,7 @@ def spoiled(counts: sparse.csr_matrix, value: float) -> sparse.csr_matrix:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 0.5, 1e30])
 @pytest.mark.parametrize("kind", ["memory", "h5ad"])
-def test_values_that_were_not_looked_at_are_checked_as_they_are_read(counts, tmp_path, value, kind):
+def test_unsampled_values_are_checked_while_reading(counts, tmp_path, value, kind):
     other = spoiled(counts, value)
     data = cells(other) if kind == "memory" else write(tmp_path / "cells.h5ad", other)
     opened = open_query(data, GENES)
@@ -136,7 +136,7 @@ def test_values_that_were_not_looked_at_are_checked_as_they_are_read(counts, tmp
     np.testing.assert_array_equal(read(opened.subset(some)), other[some].toarray())
 
 
-def test_fractions_pass_where_they_are_taken_as_they_are(counts):
+def test_fractions_pass_with_as_is(counts):
     other = spoiled(counts, 0.5)
     opened = open_query(cells(other), GENES, scale="as_is")
     np.testing.assert_array_equal(read(opened), other.toarray())
@@ -144,7 +144,7 @@ def test_fractions_pass_where_they_are_taken_as_they_are(counts):
     assert "used unchanged" in opened.input_report.repairs[-1]
 
 
-def test_logs_that_begin_where_nobody_looked_are_refused(counts, normalise):
+def test_unsampled_logs_raise(counts, normalise):
     logged = sparse.csr_matrix(normalise(counts))
     opened = open_query(cells(logged), GENES)
     np.testing.assert_array_equal(read(opened), counts.toarray())
@@ -158,7 +158,7 @@ def test_logs_that_begin_where_nobody_looked_are_refused(counts, normalise):
         read(open_query(cells(other), GENES))
 
 
-def test_zeros_and_empty_cells_are_told_once_all_are_seen(counts):
+def test_zeros_and_empty_cells_are_reported_after_a_pass(counts):
     other = counts.copy()
     looked_at = spread_rows(N_CELLS, 2000)
     for row in looked_at:
@@ -170,7 +170,7 @@ def test_zeros_and_empty_cells_are_told_once_all_are_seen(counts):
     assert opened.input_report == inspect_input(cells(counts))
 
 
-def test_cells_that_were_looked_at_are_read_from_memory(counts, tmp_path):
+def test_sampled_cells_are_read_from_memory(counts, tmp_path):
     path = write(tmp_path / "cells.h5ad", counts)
     opened = open_query(path, GENES)
     rows, before = spread_rows(N_CELLS, 2000), opened.source.matrix.counter["bytes"]
@@ -201,7 +201,7 @@ def test_few_cells_are_read_without_the_rest(counts, tmp_path):
 
 
 @pytest.mark.parametrize("last", [2**62, -5])
-def test_starts_that_lead_out_of_the_file_are_refused(counts, tmp_path, last):
+def test_invalid_indptr_raises(counts, tmp_path, last):
     path = write(tmp_path / "cells.h5ad", counts)
     with h5py.File(path, "r+") as root:
         starts = root["X"]["indptr"][:].astype(np.int64)

@@ -53,7 +53,7 @@ def modality(names, counts=None, layers=None):
         ("---", "---"),
     ],
 )
-def test_names_lose_what_vendors_put_around_them(name, cleaned):
+def test_vendor_affixes_are_removed(name, cleaned):
     assert clean_protein_name(name) == cleaned
 
 
@@ -167,7 +167,7 @@ def test_storage_does_not_matter(kind):
         pytest.param(modality(["CD4"], np.zeros((0, 1))), "empty", id="no_cells"),
     ],
 )
-def test_a_useless_modality_is_said_and_counts_as_not_measured(adata, message):
+def test_unusable_modality_warns_and_is_not_measured(adata, message):
     rows = np.full(4, -1) if not adata.n_obs else None
     with pytest.warns(ProteinCoverageWarning, match=message):
         found = read_proteins(adata, ["CD4", "CD8"], rows=rows)
@@ -176,7 +176,7 @@ def test_a_useless_modality_is_said_and_counts_as_not_measured(adata, message):
     assert "RNA alone" in found.message
 
 
-def test_values_that_are_centred_already_are_refused():
+def test_centred_values_raise():
     with pytest.raises(InputError, match="scaled"):
         read_proteins(modality(["CD4", "CD8"], [[-1.2, 1.2], [0.5, -0.5]]), ["CD4", "CD8"])
 

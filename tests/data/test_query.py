@@ -1,4 +1,4 @@
-"""A query is opened, scanned and aligned once, and read in one pass by whoever needs it."""
+"""`open_query`: a query is opened, scanned and aligned once, and read in one pass."""
 
 import pickle
 import warnings
@@ -75,7 +75,7 @@ def test_a_query_is_scanned_once_and_read_in_one_pass_by_two(small, way, store_a
 
 @pytest.mark.filterwarnings("ignore:Writing zarr v2")
 @pytest.mark.parametrize("kind", ["memory", "h5ad", "zarr"])
-def test_what_is_open_can_be_pickled(small, tmp_path: Path, kind: str):
+def test_open_query_can_be_pickled(small, tmp_path: Path, kind: str):
     path = tmp_path / f"cells.{kind}"
     data = small if kind == "memory" else path
     if kind != "memory":
@@ -104,7 +104,7 @@ def test_columns_of_one_name_are_summed_in_what_is_kept(small):
     np.testing.assert_array_equal(kept[0].toarray(), 3 * small.X.toarray())
 
 
-def test_nothing_of_the_query_is_changed(small, fingerprint):
+def test_query_is_not_modified(small, fingerprint):
     before = fingerprint(small)
     opened = open_query(small, GENES)
     list(opened.chunks(keep=[]))
@@ -112,7 +112,7 @@ def test_nothing_of_the_query_is_changed(small, fingerprint):
     assert fingerprint(small) == before
 
 
-def test_the_preferred_layer_is_read_where_there_is_one(small):
+def test_preferred_layer_is_read_if_present(small):
     small.layers["counts"] = 2 * small.X
     assert open_query(small, GENES, preferred_layer="counts").input_report.layer == (
         "layers['counts']"
@@ -123,7 +123,7 @@ def test_the_preferred_layer_is_read_where_there_is_one(small):
     assert chosen.input_report.layer == ".raw"
 
 
-def test_a_layer_that_was_asked_for_has_to_be_there(small):
+def test_requested_layer_must_exist(small):
     with pytest.raises(InputError, match=r"no layers\['other'\]"):
         open_query(small, GENES, layer="other")
 
@@ -138,7 +138,7 @@ def test_missing_genes_are_warned_of_once_or_never(small):
         open_query(small, few, warn=False)
 
 
-def test_what_is_open_is_taken_unchanged_by_the_same_model_only(small):
+def test_open_query_is_accepted_by_the_same_model_only(small):
     opened = open_query(small, GENES)
     assert open_query(opened, tuple(GENES)) is opened
     with pytest.raises(InputError, match="opened for another model"):
@@ -208,7 +208,7 @@ def test_chunks_of_picked_cells_are_no_larger_than_asked(small):
         ),
     ],
 )
-def test_cells_that_do_not_fit_are_refused(small, indices, message):
+def test_invalid_selections_raise(small, indices, message):
     with pytest.raises(InputError, match=message):
         open_query(small, GENES).subset(indices)
 
@@ -264,7 +264,7 @@ def test_picked_cells_of_a_mudata_keep_their_proteins(mudata):
     np.testing.assert_array_equal(read(picked), read(opened)[rows])
 
 
-def test_proteins_alone_are_enough_where_the_model_knows_them(mudata):
+def test_proteins_alone_suffice_for_multimodal_models(mudata):
     with own_columns():
         alone = type(mudata)({"prot": mudata.mod["prot"]})
     opened = open_query(alone, GENES, proteins=["CD56"])
@@ -317,7 +317,7 @@ def scanpy_object(small: ad.AnnData, normalise, x: str) -> ad.AnnData:
 
 
 @pytest.mark.parametrize("x", ["counts", "logs"])
-def test_raw_is_read_where_it_has_clearly_more_genes(small, normalise, x):
+def test_raw_is_read_if_it_has_more_genes(small, normalise, x):
     adata = scanpy_object(small, normalise, x)
     opened = open_query(adata, GENES)
     assert (opened.input_report.layer, opened.n_scans) == (".raw", 1)

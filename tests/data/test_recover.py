@@ -1,4 +1,4 @@
-"""Counts from normalised values: known counts, a real file, and what cannot be recovered."""
+"""Recovery of counts from normalised values."""
 
 from math import gcd
 
@@ -22,7 +22,7 @@ def test_known_counts_come_back_exactly(small, normalise, dtype, target):
     assert found.X.dtype == np.float32
 
 
-def test_what_scanpy_normalises_comes_back(small):
+def test_counts_normalised_by_scanpy_are_recovered(small):
     small = small[small.X.sum(axis=1).A1 > 0].copy()
     logged = small.copy()
     logged.X = small.X.toarray()
@@ -98,7 +98,7 @@ def smoothed(counts: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("spoil", [gene_length_normalised, smoothed])
-def test_values_that_hold_no_counts_are_refused(small, spoil):
+def test_values_without_counts_raise(small, spoil):
     with pytest.raises(InputError, match=r"looks log1p.*library-size normalised values only"):
         recover_counts(spoil(small.X.toarray()))
 
@@ -133,7 +133,7 @@ def test_values_that_are_not_normalised_counts_are_refused(matrix, message):
         pytest.param(np.ones(3), "a ndarray", id="one_cell_flat"),
     ],
 )
-def test_what_is_no_matrix_is_refused(data, found):
+def test_other_types_raise(data, found):
     with pytest.raises(InputError, match=f"{found}.*Expected an AnnData"):
         recover_counts(data)
 

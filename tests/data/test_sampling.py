@@ -1,4 +1,4 @@
-"""Which cells are drawn, and which are held out."""
+"""Sampling and splitting of cells."""
 
 import numpy as np
 import pytest

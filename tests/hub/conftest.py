@@ -1,4 +1,4 @@
-"""A small trained model, published on servers on loopback."""
+"""Fixtures: a small trained model, published on local servers."""
 
 import pytest
 from loopback import FakeHub, Repository, empty_bucket, s3_server, sha

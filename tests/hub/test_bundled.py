@@ -1,4 +1,4 @@
-"""The model that the package carries: complete, small, named, and good for a first look."""
+"""The bundled model: complete, small, listed and accurate on simple data."""
 
 import json
 
@@ -50,7 +50,7 @@ def cells(model):
     return ad.AnnData(rng.poisson(rates).astype(np.float32), obs=obs, var=var)
 
 
-def test_it_is_what_publish_writes():
+def test_bundled_model_has_the_published_format():
     names = {path.name for path in FOLDER.iterdir()}
     assert {"model.pt", "manifest.json", "checksums.sha256", "README.md", "adata.h5ad"} <= names
     shared = hdi.hub.download("pbmc")  # which compares every checksum
@@ -59,18 +59,18 @@ def test_it_is_what_publish_writes():
     assert metadata["model_cls_name"] == "SCHDeepInsight"
 
 
-def test_it_is_at_most_five_megabytes():
+def test_bundled_model_is_at_most_five_megabytes():
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= 5_000_000
 
 
-def test_its_tree_has_two_or_three_levels_and_an_ontology_id_for_every_node(model):
+def test_bundled_taxonomy_has_levels_and_ontology_ids(model):
     tree = model.taxonomy
     assert tree.max_depth == 3
     assert len(tree.ontology_ids) == tree.n_nodes - 1
     assert all(term.startswith("CL:") for term in tree.ontology_ids.values())
 
 
-def test_its_card_names_licences_citations_and_figures():
+def test_bundled_card_has_licences_citations_and_scores():
     card = hdi.hub.download("pbmc").card
     assert 'license: "cc-by-4.0"' in card
     for words in ("doi:10.1038/ncomms14049", "BSD-2-Clause", "MIT", "Kang 2018", "10x PBMC 4k"):
@@ -78,7 +78,7 @@ def test_its_card_names_licences_citations_and_figures():
     assert card.count("hierarchical F1") == 6  # held-out cells, four unseen datasets, half of one
 
 
-def test_cells_made_of_markers_get_their_lineage(cells):
+def test_marker_profiles_get_their_lineage(cells):
     result = hdi.annotate(cells, adapt="off", refine="off", threshold=None, reject="off")
     labels = result.labels["lineage"]
     for name in MARKERS:
@@ -86,7 +86,7 @@ def test_cells_made_of_markers_get_their_lineage(cells):
 
 
 @pytest.mark.filterwarnings("ignore::hdeepinsight.data.GeneCoverageWarning")
-def test_it_works_without_half_of_its_genes(cells):
+def test_bundled_model_works_without_half_of_its_genes(cells):
     markers = {gene for names in MARKERS.values() for gene in names}
     rng = np.random.default_rng(1)
     kept = cells.var_names.isin(markers) | (rng.random(cells.n_vars) < 0.5)
@@ -94,13 +94,13 @@ def test_it_works_without_half_of_its_genes(cells):
     assert (result.labels["lineage"] == cells.obs["lineage"].to_numpy()).mean() >= 0.9
 
 
-def test_ensembl_ids_alone_are_refused_in_one_sentence(cells):
+def test_ensembl_ids_alone_raise(cells):
     cells.var_names = [f"ENSG{i:011d}" for i in range(cells.n_vars)]
     with pytest.raises(GeneMatchError, match="ensembl names and the model symbol names"):
         hdi.annotate(cells, adapt="off", refine="off")
 
 
-def test_symbols_beside_ensembl_ids_are_found(cells):
+def test_symbols_in_a_column_are_found(cells):
     expected = hdi.annotate(cells, adapt="off", refine="off").node_probabilities
     cells.var["gene_symbols"] = cells.var_names
     cells.var_names = [f"ENSG{i:011d}" for i in range(cells.n_vars)]
@@ -108,7 +108,7 @@ def test_symbols_beside_ensembl_ids_are_found(cells):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_it_is_listed(tmp_path):
+def test_bundled_model_is_listed(tmp_path):
     table = hdi.hub.list_models(where="bundled")
     assert table["model"].tolist() == list(bundled_folders()) == ["pbmc"]
     assert table.loc[0, ["where", "organism", "tissues", "n_types"]].tolist() == [
@@ -120,14 +120,14 @@ def test_it_is_listed(tmp_path):
     assert hdi.hub.list_models(where="here").empty
 
 
-def test_its_listed_revision_pins_it():
+def test_listed_revision_pins_the_bundled_model():
     (revision,) = hdi.hub.list_models(where="bundled")["revision"]
     assert hdi.hub.download("pbmc", revision).digest == revision
     with pytest.raises(hdi.hub.ChecksumError):
         hdi.hub.download("pbmc", "sha256:" + "0" * 64)
 
 
-def test_a_folder_of_the_same_name_comes_first(tmp_path, monkeypatch):
+def test_folder_of_the_same_name_takes_precedence(tmp_path, monkeypatch):
     (tmp_path / "pbmc").mkdir()
     monkeypatch.chdir(tmp_path)
     assert hdi.hub.resolve_model("pbmc").resolve() == tmp_path / "pbmc"

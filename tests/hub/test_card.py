@@ -1,4 +1,4 @@
-"""The card says what the model knows and what its publisher says, and nothing in it is live."""
+"""Model cards: content, and escaped texts."""
 
 import hashlib
 import re
@@ -71,12 +71,12 @@ def test_checksums_are_those_of_the_files(text, published_folder):
         assert hashlib.sha256((published_folder / name).read_bytes()).hexdigest() == digest
 
 
-def test_the_path_of_the_publisher_is_not_in_the_card(text, published_folder):
+def test_local_path_is_not_in_the_card(text, published_folder):
     assert 'hdi.hub.pull("./blood")' in text
     assert str(published_folder.parent) not in text
 
 
-def test_recipe_genes_and_what_was_not_said(text, shared_model):
+def test_recipe_genes_and_missing_fields(text, shared_model):
     recipe = section(text, "Recipe")
     for name in ("seed", "max_epochs", "torch", "scvi-tools"):
         assert f"| {name} | {shared_model.recipe[name]} |" in recipe
@@ -101,7 +101,7 @@ def test_further_scores_and_models_without_a_reference(published_folder, synthet
     assert "No scores" in section(bare, "Evaluation")
 
 
-def test_nothing_in_a_card_is_live(published_folder, home, monkeypatch):
+def test_card_texts_are_escaped(published_folder, home, monkeypatch):
     evil = '<script>alert("x")</script>'
     card = ModelCard(
         title=f"T {evil}\n# second",
@@ -139,7 +139,7 @@ class Unsupervised:
         (folder / "model.pt").write_bytes(b"weights")
 
 
-def test_a_model_without_a_taxonomy_is_shared_too(card, home):
+def test_model_without_a_taxonomy_is_published(card, home):
     published = hdi.hub.publish(Unsupervised(), home / "x", card=card)
     shared = hdi.hub.download(published.address)
     header = yaml.safe_load(shared.card.split("---")[1])
@@ -152,9 +152,7 @@ def test_a_model_without_a_taxonomy_is_shared_too(card, home):
     assert shared.reference().n_obs == 0
 
 
-def test_a_reference_that_the_model_was_not_trained_on_is_not_scored(
-    shared_model, card, home, monkeypatch
-):
+def test_other_reference_raises(shared_model, card, home, monkeypatch):
     def refuse(*_, **__):
         raise ValueError("The registered reference is not the one that was trained on.")
 
@@ -175,13 +173,13 @@ def test_a_reference_that_the_model_was_not_trained_on_is_not_scored(
         ({"title": "x", "organism": ["human"]}, r"organism must be text, got \['human'\]"),
     ],
 )
-def test_an_incomplete_card_is_refused_before_any_work(shared_model, home, fields, message):
+def test_incomplete_card_raises_early(shared_model, home, fields, message):
     with pytest.raises(ValueError, match=message):
         hdi.hub.publish(shared_model, home / "x", card=fields)
     assert not (home / "x").exists()
 
 
-def test_a_field_that_says_nothing_is_one_that_was_left_out(card):
+def test_blank_fields_are_missing(card):
     silent = {"datasets": None, "citation": None, "description": None}
     assert ModelCard.of({**card, **silent}) == ModelCard.of(card)
 
@@ -207,7 +205,7 @@ def test_an_untrained_model_is_refused(synthetic_hierarchy, card, home):
         hdi.hub.publish(model, home / "x", card=card)
 
 
-def test_the_features_hold_labels_and_nothing_else(published_folder, shared_model):
+def test_features_contain_only_labels(published_folder, shared_model):
     file = hdi.hub.download(published_folder).reference()
     assert (file.X, file.n_vars, file.raw, len(file.layers)) == (None, 0, None, 0)
     assert list(file.obs) == ["node", "label"]
@@ -223,7 +221,7 @@ def test_the_features_hold_labels_and_nothing_else(published_folder, shared_mode
     assert [label.split(" > ")[1] for label in file.obs["label"]] == truth.tolist()
 
 
-def test_the_features_take_equally_many_cells_of_every_label(shared_model):
+def test_features_sample_equal_numbers_per_label(shared_model):
     first, again, other = (
         reference_features(shared_model, max_cells_per_type=5, seed=seed) for seed in (3, 3, 4)
     )
@@ -234,12 +232,12 @@ def test_the_features_take_equally_many_cells_of_every_label(shared_model):
 
 
 @pytest.mark.parametrize("n", [-1, 2.5, True])
-def test_features_of_no_number_of_cells_are_refused(shared_model, n):
+def test_invalid_number_of_cells_raises(shared_model, n):
     with pytest.raises(ValueError, match=r"max_cells_per_type must be an integer >= 0"):
         reference_features(shared_model, max_cells_per_type=n)
 
 
-def test_what_holds_no_features_is_refused(published_folder, synthetic_hierarchy, home):
+def test_file_without_features_raises(published_folder, synthetic_hierarchy, home):
     for name in ("counts", "text", "model"):
         shutil.copytree(published_folder, home / name)
     synthetic_hierarchy.write_h5ad(home / "counts" / "adata.h5ad")

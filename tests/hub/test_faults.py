@@ -1,4 +1,4 @@
-"""A hub that refuses, fails, lies, stalls or is not there."""
+"""Hub errors: refused access, failures, wrong content, stalls and missing connections."""
 
 import hashlib
 import logging
@@ -43,7 +43,7 @@ def pulls(query, shared_model) -> None:
         ("garbage", r"unexpected answer.*HF_ENDPOINT"),
     ],
 )
-def test_what_the_hub_says_becomes_one_sentence(published, fake_hub, kind, message):
+def test_hub_errors_become_one_sentence(published, fake_hub, kind, message):
     fake_hub.fault("/api/models/atlas/blood", kind)
     with pytest.raises(
         HubError, match=f"Could not download atlas/blood at {fake_hub.url}"
@@ -54,7 +54,7 @@ def test_what_the_hub_says_becomes_one_sentence(published, fake_hub, kind, messa
 
 
 @pytest.mark.parametrize("kind", ["429", "500", "503", "close", "truncate", "ignore_range"])
-def test_what_passes_is_survived(published, fake_hub, query, shared_model, kind):
+def test_temporary_errors_are_retried(published, fake_hub, query, shared_model, kind):
     path = "/cdn/" if kind in ("truncate", "ignore_range") else "/resolve/"
     if kind == "ignore_range":
         fake_hub.fault("/cdn/", "truncate", times=1)
@@ -73,22 +73,20 @@ def test_what_passes_is_survived(published, fake_hub, query, shared_model, kind)
         ("500", r"the server failed"),
     ],
 )
-def test_what_stays_is_given_up_with_a_reason(published, fake_hub, kind, message):
+def test_persistent_errors_raise(published, fake_hub, kind, message):
     fake_hub.fault(MODEL, kind)
     with pytest.raises(HubError, match=message):
         hdi.hub.pull("atlas/blood")
     assert len(fake_hub.asked("GET", "resolve")) < 20
 
 
-def test_a_wait_that_is_asked_for_is_waited(published, fake_hub, query, shared_model, pauses):
+def test_retry_after_is_respected(published, fake_hub, query, shared_model, pauses):
     fake_hub.fault(MODEL, "429", times=1, headers={"Retry-After": "7"})
     pulls(query, shared_model)
     assert any(pause >= 7 for pause in pauses)
 
 
-def test_a_broken_transfer_goes_on_where_it_broke_off(
-    published, fake_hub, query, shared_model, monkeypatch
-):
+def test_interrupted_download_resumes(published, fake_hub, query, shared_model, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
@@ -118,7 +116,7 @@ def test_complete_files_are_kept_for_a_later_attempt(
     assert not list(folder.rglob(".cache")), "no notes of the client are left"
 
 
-def test_a_half_download_is_never_a_model(published, fake_hub):
+def test_partial_download_is_not_a_model(published, fake_hub):
     fake_hub.fault(MODEL, "500")
     with pytest.raises(HubError):
         hdi.hub.pull("atlas/blood")
@@ -129,7 +127,9 @@ def test_a_half_download_is_never_a_model(published, fake_hub):
 
 
 @pytest.mark.parametrize("path", ["/cdn/", "checksums.sha256", "_scvi_required_metadata.json"])
-def test_a_changed_byte_is_caught_and_fetched_anew(published, fake_hub, query, shared_model, path):
+def test_changed_byte_is_detected_and_downloaded_again(
+    published, fake_hub, query, shared_model, path
+):
     fake_hub.fault(path, "flip", times=1)
     with pytest.raises(HubError, match=r"checksum|SHA-256|complete"):
         hdi.hub.pull("atlas/blood")
@@ -137,14 +137,14 @@ def test_a_changed_byte_is_caught_and_fetched_anew(published, fake_hub, query, s
 
 
 @pytest.mark.parametrize("kind", ["longer", "endless"])
-def test_a_body_that_is_longer_than_announced_is_not_taken(published, fake_hub, home, kind):
+def test_body_longer_than_announced_raises(published, fake_hub, home, kind):
     fake_hub.fault("/cdn/", kind)
     with pytest.raises(HubError, match=r"Consistency check failed|longer than the"):
         hdi.hub.pull("atlas/blood")
     assert sum(path.stat().st_size for path in home.rglob("*") if path.is_file()) < 5_000_000
 
 
-def test_a_body_that_stalls_does_not_hang(published, fake_hub, monkeypatch):
+def test_stalled_body_does_not_hang(published, fake_hub, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
@@ -155,7 +155,7 @@ def test_a_body_that_stalls_does_not_hang(published, fake_hub, monkeypatch):
     assert time.monotonic() - start < 15
 
 
-def test_a_model_that_is_too_large_is_not_begun(published, fake_hub):
+def test_too_large_model_is_not_downloaded(published, fake_hub):
     with pytest.raises(HubError, match=r"at most 1,000 bytes.*Raise max_bytes"):
         hdi.hub.pull("atlas/blood", max_bytes=1000)
     assert not fake_hub.asked("GET", MODEL)
@@ -187,7 +187,7 @@ def test_a_pinned_commit_needs_no_connection(published, fake_hub, query, shared_
         hdi.hub.pull("atlas/blood")
 
 
-def test_offline_only_what_is_here_is_used(published, fake_hub, monkeypatch, query, shared_model):
+def test_offline_mode_uses_only_local_models(published, fake_hub, monkeypatch, query, shared_model):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OfflineError, match=r"HF_HUB_OFFLINE is set.*HDEEPINSIGHT_MIRROR"):
         hdi.hub.pull("atlas/blood")
@@ -201,13 +201,13 @@ def test_offline_only_what_is_here_is_used(published, fake_hub, monkeypatch, que
         hdi.hub.pull("atlas/blood", "v2")
 
 
-def test_nobody_answers(home, monkeypatch):
+def test_no_answer_raises(home, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubError, match=r"no answer.*Check the connection"):
         hdi.hub.pull("atlas/blood")
 
 
-def test_a_damaged_file_on_disk_is_caught_and_fetched_anew(published, query, shared_model):
+def test_damaged_file_on_disk_is_downloaded_again(published, query, shared_model):
     shared = hdi.hub.download("atlas/blood")
     path = shared.folder / "model.pt"
     body = bytearray(path.read_bytes())
@@ -218,9 +218,7 @@ def test_a_damaged_file_on_disk_is_caught_and_fetched_anew(published, query, sha
     pulls(query, shared_model)
 
 
-def test_the_token_goes_to_the_hub_and_nowhere_else(
-    shared_model, card, fake_hub, writer, home, caplog
-):
+def test_token_is_sent_only_to_the_hub(shared_model, card, fake_hub, writer, home, caplog):
     caplog.set_level(logging.DEBUG)
     hdi.hub.publish(shared_model, "atlas/secret", card=card, private=True)
     hdi.hub.pull("atlas/secret", token=writer)
@@ -265,7 +263,7 @@ def test_a_file_name_cannot_leave_the_folder(published, fake_hub, home, name):
     assert not list(home.rglob("*evil*"))
 
 
-def test_files_that_are_not_listed_are_not_fetched(published, fake_hub):
+def test_unlisted_files_are_not_downloaded(published, fake_hub):
     repository = fake_hub.repositories["atlas/blood"]
     files = dict(repository.commits[published.revision])
     repository.commit("main", {**files, "extra.py": b"print('hello')"})
@@ -274,9 +272,7 @@ def test_files_that_are_not_listed_are_not_fetched(published, fake_hub):
     assert not fake_hub.asked("GET", "extra.py")
 
 
-def test_what_a_repository_says_of_its_class_imports_nothing(
-    published, fake_hub, query, shared_model
-):
+def test_class_name_of_a_repository_imports_nothing(published, fake_hub, query, shared_model):
     repository = fake_hub.repositories["atlas/blood"]
     files = dict(repository.commits[published.revision])
     name = "_scvi_required_metadata.json"
@@ -289,9 +285,7 @@ def test_what_a_repository_says_of_its_class_imports_nothing(
     assert "antigravity" not in sys.modules
 
 
-def test_publishing_again_removes_what_is_no_longer_there(
-    shared_model, card, published, fake_hub, writer
-):
+def test_publishing_again_removes_old_files(shared_model, card, published, fake_hub, writer):
     repository = fake_hub.repositories["atlas/blood"]
     files = dict(repository.commits[published.revision])
     repository.commit("main", {**files, "old.json": b"{}"})

@@ -1,4 +1,4 @@
-"""Answers, lists and cards that are made to harm."""
+"""Hostile answers, lists and cards."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def checksums(*names: str) -> bytes:
         pytest.param(["a\0b"], id="zero_byte"),
     ],
 )
-def test_names_that_no_folder_can_hold_are_refused(names, tmp_path):
+def test_invalid_names_raise(names, tmp_path):
     (tmp_path / "checksums.sha256").write_bytes(checksums(*names))
     with pytest.raises(ChecksumError, match="plain file name"):
         hdi.hub.pull(tmp_path)
@@ -56,7 +56,7 @@ def answered(fake_hub, monkeypatch, **changes):
 
 
 @pytest.mark.parametrize("found", ["..", "../../x", "", None, "main", "g" * 40, "0" * 500, "0/0"])
-def test_a_commit_that_is_not_a_hash_names_no_folder(published, fake_hub, home, monkeypatch, found):
+def test_commit_must_be_a_hash(published, fake_hub, home, monkeypatch, found):
     answered(fake_hub, monkeypatch, sha=found)
     with pytest.raises(HubError, match=r"unexpected answer \(ValueError: invalid commit"):
         hdi.hub.pull("atlas/blood")
@@ -66,7 +66,7 @@ def test_a_commit_that_is_not_a_hash_names_no_folder(published, fake_hub, home, 
 @pytest.mark.parametrize(
     ("name", "size"), [("a", -1), ("a", "3"), ("a", 1.5), ("a", True), ("a", [3])]
 )
-def test_sizes_and_names_of_another_kind_are_refused(published, fake_hub, monkeypatch, name, size):
+def test_invalid_sizes_and_names_raise(published, fake_hub, monkeypatch, name, size):
     answered(fake_hub, monkeypatch, siblings=[{"rfilename": name, "size": size}])
     with pytest.raises(HubError, match=r"unexpected answer \(ValueError: invalid file sizes"):
         hdi.hub.pull("atlas/blood")
@@ -85,7 +85,7 @@ def test_a_list_or_card_of_three_gigabytes_in_a_folder_is_not_read(published_fol
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory", "loop"])
 @pytest.mark.parametrize("name", [*LISTS, "model.pt", "adata.h5ad"])
-def test_what_is_not_a_regular_file_is_refused_at_once(published_folder, home, name, kind):
+def test_special_files_raise_at_once(published_folder, home, name, kind):
     folder = shutil.copytree(published_folder, home / "blood")
     (folder / name).unlink()
     if kind == "pipe":
@@ -192,7 +192,7 @@ def test_the_header_of_a_card_is_read_within_bounds(header, home, monkeypatch):
     assert [path.name for path in home.iterdir()] == ["mirror"]
 
 
-def test_a_card_is_shown_whatever_its_bytes(tmp_path):
+def test_card_of_any_bytes_is_shown(tmp_path):
     (tmp_path / "README.md").write_bytes(b"<script>\xff</script>")
     shared = SharedModel("a/b", "0" * 40, tmp_path)
     assert shared.card == "<script>\ufffd</script>"

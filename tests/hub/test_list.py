@@ -1,4 +1,4 @@
-"""Which models are listed, and that nothing is waited for that does not answer."""
+"""Listing of models, without waiting for missing hubs."""
 
 import shutil
 import socket
@@ -33,7 +33,7 @@ def test_lists(published, fake_hub, home, monkeypatch):
         assert hdi.hub.list_models()["where"].tolist() == ["bundled", "here"]
 
 
-def test_a_list_does_not_wait_for_a_hub_that_is_not_there(home, monkeypatch):
+def test_listing_does_not_wait_for_a_missing_hub(home, monkeypatch):
     with socket.socket() as nobody:  # bound, but nothing listens
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
@@ -49,9 +49,7 @@ def test_a_mirror_folder_is_listed(published_folder, home, monkeypatch):
     assert hdi.hub.list_models(where="hub")["model"].tolist() == ["atlas/blood"]
 
 
-def test_a_plain_install_lists_what_is_here_and_says_what_the_extra_adds(
-    published, fake_hub, home, monkeypatch
-):
+def test_listing_without_the_extra(published, fake_hub, home, monkeypatch):
     hdi.hub.pull("atlas/blood")
     for package in ("huggingface_hub", "huggingface_hub.utils", "s3fs", "fsspec"):
         monkeypatch.setitem(sys.modules, package, None)

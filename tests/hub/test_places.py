@@ -1,4 +1,4 @@
-"""Addresses, folders, buckets, mirrors, and what is listed."""
+"""Addresses, folders, buckets and mirrors."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def test_addresses(text, kind, place):
     assert Address.parse(text) == Address(kind, place)
 
 
-def test_what_lies_in_the_working_directory_does_not_change_an_address(tmp_path, monkeypatch):
+def test_addresses_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "atlas" / "pbmc").mkdir(parents=True)
     assert Address.parse("atlas/pbmc").kind == "hub"
@@ -53,7 +53,7 @@ def test_what_lies_in_the_working_directory_does_not_change_an_address(tmp_path,
      "http://x/y", "atlas/a--b", "-a/b", "a/b?c", "s3://",
      "file://models/pbmc", "file://", "file://models"],
 )  # fmt: skip
-def test_what_is_no_address(text):
+def test_invalid_addresses_raise(text):
     with pytest.raises(ValueError, match="is not the address of a model"):
         Address.parse(text)
 
@@ -72,7 +72,7 @@ def test_advice_fits_what_was_given(text, advice):
         hdi.hub.download(text)
 
 
-def test_a_folder_that_was_never_published_says_so(shared_model, home):
+def test_unpublished_folder_raises(shared_model, home):
     with pytest.raises(HubError, match=r"There is no folder .*nowhere\. Check the name"):
         hdi.hub.pull(home / "nowhere")
     shared_model.save(home / "saved")
@@ -81,12 +81,12 @@ def test_a_folder_that_was_never_published_says_so(shared_model, home):
 
 
 @pytest.mark.parametrize("limit", ["1 GB", None, -1])
-def test_a_limit_that_is_no_number_is_refused(published_folder, limit):
+def test_invalid_limit_raises(published_folder, limit):
     with pytest.raises(ValueError, match="max_bytes must be a finite number >= 0, got"):
         hdi.hub.pull(published_folder, max_bytes=limit)
 
 
-def test_what_is_not_a_model_is_not_published(card, home):
+def test_other_objects_are_not_published(card, home):
     with pytest.raises(ValueError, match=r"model must be a model, got 'my_model'. Load a saved"):
         hdi.hub.publish("my_model", home / "published", card=card)
 
@@ -107,7 +107,9 @@ def test_a_place_without_a_list_of_checksums_is_refused(
     assert not list((home / "cache").rglob("model.pt"))
 
 
-def test_a_published_model_is_replaced_only_when_asked(shared_model, card, published_folder, home):
+def test_published_model_is_replaced_only_with_overwrite(
+    shared_model, card, published_folder, home
+):
     folder = shutil.copytree(published_folder, home / "blood")
     with pytest.raises(HubError, match="overwrite=True"):
         hdi.hub.publish(shared_model, folder, card=card)
@@ -125,9 +127,7 @@ def test_a_published_model_is_replaced_only_when_asked(shared_model, card, publi
     ("place", "message"),
     [("a_file", "a_file is a file"), ("a_file/x", "a_file is a file"), (".", "not published by")],
 )
-def test_a_place_that_cannot_be_used_is_found_before_any_work(
-    shared_model, card, home, monkeypatch, place, message
-):
+def test_invalid_target_raises_early(shared_model, card, home, monkeypatch, place, message):
     (home / "a_file").write_text("mine")
     monkeypatch.chdir(home)
     monkeypatch.setattr(type(shared_model), "save", None)
@@ -137,7 +137,7 @@ def test_a_place_that_cannot_be_used_is_found_before_any_work(
 
 
 @pytest.mark.skipif(os.access("/proc/self", os.W_OK), reason="this user may write anywhere")
-def test_a_folder_that_may_not_be_written_is_found_before_any_work(shared_model, card, monkeypatch):
+def test_read_only_target_raises_early(shared_model, card, monkeypatch):
     monkeypatch.setattr(type(shared_model), "save", None)
     with pytest.raises(HubError, match="is not writable"):
         hdi.hub.publish(shared_model, "/proc/self/blood", card=card)
@@ -155,7 +155,7 @@ def test_revisions_of_folders(published_folder, home, query, expected):
 
 @pytest.mark.parametrize("name", ["model.pt", "adata.h5ad", "_scvi_required_metadata.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_damage_in_a_folder_is_caught(published_folder, home, name, damage):
+def test_damage_in_a_folder_raises(published_folder, home, name, damage):
     folder = shutil.copytree(published_folder, home / "blood")
     body = bytearray((folder / name).read_bytes())
     body[len(body) // 3] ^= 4
@@ -168,7 +168,7 @@ def test_damage_in_a_folder_is_caught(published_folder, home, name, damage):
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-def test_random_damage_is_caught(published_folder, home, pinned):
+def test_random_damage_raises(published_folder, home, pinned):
     folder = shutil.copytree(published_folder, home / "blood")
     revision = hdi.hub.download(folder).digest if pinned else None
     rng = np.random.default_rng(0)
@@ -188,9 +188,7 @@ def test_random_damage_is_caught(published_folder, home, pinned):
     hdi.hub.download(folder, revision)
 
 
-def test_a_list_that_was_cut_between_two_lines_is_not_taken_for_a_shorter_one(
-    published_folder, home
-):
+def test_truncated_checksums_raise(published_folder, home):
     folder = shutil.copytree(published_folder, home / "blood")
     path = folder / "checksums.sha256"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -226,7 +224,7 @@ def test_a_bucket_that_refuses_or_is_empty(published_folder, bucket, home, monke
         hdi.hub.pull(f"s3://{bucket}/blood")
 
 
-def test_a_file_that_broke_off_is_fetched_anew(published_folder, bucket, home):
+def test_incomplete_file_is_downloaded_again(published_folder, bucket, home):
     upload(boto3.client("s3"), bucket, published_folder, "blood")
     address = f"s3://{bucket}/blood"
     digest = hdi.hub.download(published_folder).digest
@@ -248,7 +246,7 @@ def test_downloads_at_one_time_share_the_cache(published_folder, bucket, home):
 
 
 @pytest.mark.slow
-def test_several_processes_that_fetch_one_model_wait_for_each_other(published_folder, bucket, home):
+def test_concurrent_downloads_wait_for_each_other(published_folder, bucket, home):
     upload(boto3.client("s3"), bucket, published_folder, "blood")
     code = "import sys, hdeepinsight as hdi; print(hdi.hub.download(sys.argv[1]).digest)"
     command = [sys.executable, "-c", code, f"s3://{bucket}/blood"]
@@ -257,7 +255,7 @@ def test_several_processes_that_fetch_one_model_wait_for_each_other(published_fo
     assert found == {hdi.hub.download(published_folder).digest}
 
 
-def test_a_bucket_keeps_what_is_there_unless_asked(shared_model, card, bucket, home):
+def test_bucket_is_replaced_only_with_overwrite(shared_model, card, bucket, home):
     hdi.hub.publish(shared_model, f"s3://{bucket}/blood", card=card)
     with pytest.raises(HubError, match="overwrite=True"):
         hdi.hub.publish(shared_model, f"s3://{bucket}/blood", card=card)
@@ -278,7 +276,7 @@ def test_a_changed_byte_in_a_bucket_is_caught(published_folder, bucket, home):
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "s3", "http"])
-def test_a_mirror_stands_in_for_the_hub(
+def test_mirror_replaces_the_hub(
     published_folder, published, fake_hub, bucket, home, monkeypatch, query, expected, kind
 ):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -317,7 +315,7 @@ def test_a_proxy_is_used(published, fake_hub, monkeypatch, query):
     assert "secret" not in str(caught.value)
 
 
-def test_a_published_folder_can_be_opened_by_whom_the_umask_lets(published_folder):
+def test_published_folder_follows_the_umask(published_folder):
     umask = os.umask(0o022)
     os.umask(umask)
     assert stat.S_IMODE(published_folder.stat().st_mode) == 0o777 & ~umask

@@ -1,4 +1,4 @@
-"""Get a model by its name, folder or address: it annotates bit for bit as the published one."""
+"""Loading models by name, folder or address."""
 
 import shutil
 from pathlib import Path
@@ -63,7 +63,7 @@ def command(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_one_call_takes_an_address(published, fake_hub, query, expected, monkeypatch):
+def test_annotate_accepts_an_address(published, fake_hub, query, expected, monkeypatch):
     np.testing.assert_array_equal(annotated(query, "atlas/blood"), expected)
     assert fake_hub.asked("GET", "/cdn/"), "the weights came from the server"
     fake_hub.requests.clear()
@@ -72,7 +72,7 @@ def test_the_one_call_takes_an_address(published, fake_hub, query, expected, mon
     assert fake_hub.requests == [], "it is here by now"
 
 
-def test_the_command_takes_an_address(published, fake_hub, query, shared_model, tmp_path):
+def test_command_line_accepts_an_address(published, fake_hub, query, shared_model, tmp_path):
     query.write_h5ad(tmp_path / "query.h5ad")
     files = tmp_path / "query.h5ad", "--model", "atlas/blood", "--out", tmp_path / "x.csv"
     done = command("annotate", "--fast", *files)
@@ -88,7 +88,7 @@ def test_a_bucket_and_a_file_address(shared_model, card, bucket, published_folde
         np.testing.assert_array_equal(annotated(query, model), expected)
 
 
-def test_a_folder_that_is_there_is_not_looked_for_elsewhere(published, fake_hub, home, monkeypatch):
+def test_existing_folder_takes_precedence(published, fake_hub, home, monkeypatch):
     monkeypatch.chdir(home)
     (home / "atlas" / "blood").mkdir(parents=True)
     assert resolve_model("atlas/blood") == Path("atlas/blood")
@@ -98,7 +98,7 @@ def test_a_folder_that_is_there_is_not_looked_for_elsewhere(published, fake_hub,
 @pytest.mark.parametrize(
     "model", ["./atlas/blood", "../blood", "/atlas/blood", Path("atlas/blood")]
 )
-def test_a_path_is_a_folder_whether_it_is_there_or_not(fake_hub, model):
+def test_paths_are_always_folders(fake_hub, model):
     assert resolve_model(model) == Path(model)
     assert fake_hub.requests == []
 
@@ -109,7 +109,7 @@ def test_the_home_folder_is_known(home, monkeypatch):
 
 
 @pytest.mark.parametrize("model", ["blood", "a/b/c", "http://x/y", ""])
-def test_what_is_neither_folder_nor_address(home, monkeypatch, model):
+def test_neither_folder_nor_address_raises(home, monkeypatch, model):
     monkeypatch.chdir(home)
     said = r"neither a folder nor one of pbmc.*(Write local folders|Pass 'owner/name')"
     with pytest.raises(ValueError, match=said):
@@ -126,7 +126,7 @@ def test_a_mistyped_folder_looks_like_a_repository(fake_hub, monkeypatch):
         resolve_model("runs/bload")
 
 
-def test_what_is_not_as_published_is_not_loaded(published_folder, home, query):
+def test_modified_model_is_not_loaded(published_folder, home, query):
     folder = shutil.copytree(published_folder, home / "blood")
     body = bytearray((folder / "model.pt").read_bytes())
     body[len(body) // 2] ^= 1
@@ -135,7 +135,7 @@ def test_what_is_not_as_published_is_not_loaded(published_folder, home, query):
         hdi.annotate(query, folder.as_uri())
 
 
-def test_what_load_model_takes(shared_model, published_folder):
+def test_load_model_arguments(shared_model, published_folder):
     assert load_model(shared_model) is shared_model
     assert load_model(str(published_folder)).taxonomy == shared_model.taxonomy
     for wrong in (3, None, type(shared_model), shared_model.adata):

@@ -1,4 +1,4 @@
-"""`scvi.hub.HubModel`, as it is, loads, pushes and pulls what we publish."""
+"""`scvi.hub.HubModel` loads, pushes and pulls published models."""
 
 import json
 import os

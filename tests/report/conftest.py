@@ -1,4 +1,4 @@
-"""Annotations of every kind, pages read without a browser, and a browser."""
+"""Fixtures: annotations of every kind, parsed reports, and a browser."""
 
 import json
 from datetime import UTC, datetime

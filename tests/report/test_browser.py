@@ -1,4 +1,4 @@
-"""The page in a real browser, with the policy that lets nothing of anyone else's run."""
+"""The report in a real browser, with its content security policy."""
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def header(name: str, table: str = "clusters") -> str:
 
 
 @pytest.mark.parametrize("name", ["full", "hostile"])
-def test_nothing_is_logged_fetched_or_attacked(browser, written, name):
+def test_page_runs_no_foreign_code_and_loads_nothing(browser, written, name):
     tab = browser.open(written / f"{name}.html")
     assert tab.evaluate("window.attacked") is None
     assert tab.problems == []
@@ -90,7 +90,7 @@ def test_nothing_is_logged_fetched_or_attacked(browser, written, name):
     assert tab.evaluate("document.querySelectorAll('main script, main b').length") == 0
 
 
-def test_the_policy_stops_scripts_that_are_not_ours(opened):
+def test_content_security_policy_blocks_other_scripts(opened):
     opened.evaluate("""(() => {
       const script = document.createElement("script");
       script.textContent = "window.attacked = 1";
@@ -100,7 +100,7 @@ def test_the_policy_stops_scripts_that_are_not_ours(opened):
     assert opened.evaluate("window.attacked") is None
 
 
-def test_a_click_sorts_numbers_and_a_second_one_turns_them(opened):
+def test_click_sorts_numbers_and_second_click_reverses(opened):
     largest = column(opened, "Cells")
     opened.click(f"{header('Cells')}.querySelector('button')")
     assert opened.evaluate(f"{header('Cells')}.ariaSort") == "descending"
@@ -120,7 +120,7 @@ def test_keys_sort_text_with_numbers_in_it(opened, key):
     assert column(opened, "Cluster") == ["c10", "c2", "c1"]
 
 
-def test_one_column_at_a_time_is_called_sorted(opened):
+def test_only_one_column_has_aria_sort(opened):
     for name in ("Cells", "Mean confidence"):
         opened.click(f"{header(name)}.querySelector('button')")
     sorted_ones = "[...document.querySelectorAll('#clusters [aria-sort]')].map(c => c.textContent)"
@@ -136,7 +136,7 @@ def test_missing_values_stay_last(opened):
         assert column(opened, name, table).count("–") == 1
 
 
-def test_typing_filters_rows_and_says_how_many_are_left(opened):
+def test_typing_filters_rows_and_shows_their_number(opened):
     opened.evaluate("document.getElementById('clusters-filter').focus()")
     n_rows = len(column(opened, "Cluster"))
     opened.type("c1")
@@ -147,7 +147,7 @@ def test_typing_filters_rows_and_says_how_many_are_left(opened):
     assert opened.evaluate(f"{status}.ariaLive") == "polite"
 
 
-def test_everything_that_one_acts_on_or_looks_at_has_a_name(opened):
+def test_all_controls_and_images_have_accessible_names(opened):
     wanted = {"button", "combobox", "image", "link", "region", "searchbox", "table"}
     found = [(node["role"], node["name"]) for node in opened.accessible if node["role"] in wanted]
     assert wanted <= {role for role, _ in found}
@@ -155,11 +155,11 @@ def test_everything_that_one_acts_on_or_looks_at_has_a_name(opened):
     assert all("↕" not in name for _, name in found)
 
 
-def test_text_stands_out_from_its_ground(opened):
+def test_text_has_sufficient_contrast(opened):
     assert opened.evaluate(FAINT) == []
 
 
-def test_the_keyboard_reaches_the_content_first_and_every_table_that_scrolls(opened):
+def test_keyboard_reaches_content_and_scrolling_tables(opened):
     opened.press("Tab")
     assert opened.evaluate("document.activeElement.textContent") == "Skip to main content"
     opened.narrow()
@@ -170,12 +170,12 @@ def test_the_keyboard_reaches_the_content_first_and_every_table_that_scrolls(ope
     assert opened.evaluate(f"{scrolling}.every(e => e.tabIndex === 0)")
 
 
-def test_a_narrow_page_scrolls_in_its_tables_only(opened):
+def test_narrow_page_scrolls_only_in_tables(opened):
     opened.narrow()
     assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_the_figures_can_be_read_by_a_program(opened, full):
+def test_json_can_be_parsed(opened, full):
     read = "JSON.parse(document.getElementById('hdeepinsight-report').textContent)"
     assert opened.evaluate(f"{read}.n_cells") == len(full)
 
@@ -192,7 +192,7 @@ def inked(tab) -> int:
     }})()""")
 
 
-def test_cells_are_drawn_and_a_press_on_a_name_hides_them(opened, full):
+def test_cells_are_drawn_and_legend_hides_them(opened, full):
     before = inked(opened)
     assert before > 200
     names = opened.evaluate(
@@ -208,7 +208,7 @@ def test_cells_are_drawn_and_a_press_on_a_name_hides_them(opened, full):
     assert inked(opened) == before
 
 
-def test_a_choice_colours_by_a_number_with_a_scale(opened):
+def test_colouring_by_a_number_shows_a_scale(opened):
     opened.evaluate("""(() => {
       const choice = document.getElementById("cells-color");
       choice.value = [...choice.options].find((option) => option.text === "confidence").value;
@@ -218,7 +218,7 @@ def test_a_choice_colours_by_a_number_with_a_scale(opened):
     assert opened.evaluate("document.querySelectorAll('#cells-legend .ramp').length") == 1
 
 
-def test_arrow_keys_go_from_cell_to_cell_and_say_what_it_is(opened, full):
+def test_arrow_keys_move_between_cells(opened, full):
     opened.evaluate(f"{CANVAS}.focus()")
     opened.press("ArrowRight")
     said = opened.evaluate("document.getElementById('cells-status').textContent")
@@ -229,13 +229,13 @@ def test_arrow_keys_go_from_cell_to_cell_and_say_what_it_is(opened, full):
     assert opened.evaluate("document.getElementById('cells-status').textContent") != said
 
 
-def test_the_picture_fits_a_narrow_page(opened):
+def test_scatter_plot_fits_a_narrow_page(opened):
     opened.narrow()
     assert opened.evaluate(f"{CANVAS}.clientWidth <= window.innerWidth")
     assert inked(opened) > 200
 
 
-def test_a_printed_page_is_no_wider_than_its_paper(opened):
+def test_printed_page_fits_the_paper(opened):
     opened.narrow(800)
     opened.print_media()
     assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -1,4 +1,4 @@
-"""Figures on the page are those of the result, computed here in another way."""
+"""Numbers in the report, compared with independent computations."""
 
 import base64
 import json
@@ -40,7 +40,7 @@ def facts(written) -> dict:
     return written[0].facts
 
 
-def test_shown_rows_are_those_for_machines(written):
+def test_shown_rows_equal_the_json(written):
     found = written[0]
     rows = [row for table in found.facts["tables"].values() for row in table["rows"]]
     bodies = sum(len(table["rows"]) + 1 for table in found.facts["tables"].values())
@@ -68,7 +68,7 @@ def test_composition(full, facts):
     assert rows.loc["Unknown", "Cells"] == (full.stop_nodes == 0).sum()
 
 
-def test_a_label_repeated_down_the_levels_is_one_row(page):
+def test_label_repeated_at_lower_levels_is_one_row(page):
     tree = Taxonomy.from_obs(
         pd.DataFrame({"a": ["B", "T", "T"], "b": ["B", "CD4", "CD8"], "c": ["B", "CD4", "CD8"]}),
         ["a", "b", "c"],
@@ -104,7 +104,7 @@ def test_clusters(full, clusters, facts):
         assert row["Mean confidence"] == pytest.approx(full.confidence[own].mean())
 
 
-def test_without_clusters_there_is_no_table_of_them(full, page):
+def test_no_clusters_no_table(full, page):
     found = page(full)
     assert "clusters" not in found.facts["tables"]
     assert not any(attributes.get("id") == "by-cluster" for attributes, _ in found.all("h2"))
@@ -133,7 +133,7 @@ def test_known_labels(full, written):
     assert f"{right:.1%} are correct" in str(found.all("img"))
 
 
-def test_reports_decisions_and_recipe_are_all_there(full, written):
+def test_page_contains_reports_decisions_and_recipe(full, written):
     text, facts = written[0].text, written[0].facts
     assert facts["input_report"] == full.input_report.to_dict()
     assert facts["gene_report"] == full.gene_report.to_dict()
@@ -150,7 +150,7 @@ def test_reports_decisions_and_recipe_are_all_there(full, written):
         assert said in text
 
 
-def test_methods_say_what_was_recorded_and_cite_in_order(written):
+def test_methods_state_the_recipe_and_cite_in_order(written):
     methods, references = written[0].facts["methods"], written[0].facts["references"]
     for said in (
         "hdeepinsight 0.1.0",
@@ -166,7 +166,7 @@ def test_methods_say_what_was_recorded_and_cite_in_order(written):
     assert "scHDeepInsight" in references[0]
 
 
-def test_an_annotation_read_back_tells_the_same_of_its_training(written, full, page):
+def test_methods_of_an_annotation_read_back(written, full, page):
     cells = ad.AnnData(obs=pd.DataFrame(index=full.obs_names))
     full.to_adata(cells)
     again = page(Annotation.from_adata(cells)).facts["methods"]
@@ -177,14 +177,14 @@ def test_an_annotation_read_back_tells_the_same_of_its_training(written, full, p
 
 
 @pytest.mark.parametrize("value", ["many", None, [1], 2.5], ids=str)
-def test_figures_of_a_foreign_recipe_are_repeated_as_they_are(annotated, page, nested, value):
+def test_values_of_other_recipes_are_shown_unchanged(annotated, page, nested, value):
     names = ("n_cells", "n_genes", "n_held_out", "n_lifted_labels")
     recipe = {"hdeepinsight": "0.1.0", "backbone": "compact", **dict.fromkeys(names, value)}
     methods = page(annotated(nested, 30, recipe=recipe)).facts["methods"]
     assert f"It was trained on {value} labelled cells" in methods
 
 
-def test_an_annotation_of_another_tool_claims_nothing(annotated, page, nested):
+def test_annotation_of_another_tool_has_no_methods(annotated, page, nested):
     found = page(annotated(nested, 30, recipe={"tool": "CellTypist"}))
     assert "How the probabilities were computed is not recorded." in found.facts["methods"]
     assert found.facts["references"] == []
@@ -193,7 +193,7 @@ def test_an_annotation_of_another_tool_claims_nothing(annotated, page, nested):
 
 
 @pytest.mark.parametrize("key", ENTRIES)
-def test_sources_are_those_of_the_bibliography(key):
+def test_references_equal_the_bibliography(key):
     entry = BIBLIOGRAPHY.read_text().partition(f"{{{key},")[2].partition("\n}")[0]
     fields = dict(re.findall(r"(\w+)\s*= \{(.*)\},", entry))
     plain = {name: re.sub(r"[{}]", "", text) for name, text in fields.items()}
@@ -216,13 +216,13 @@ def test_sources_are_those_of_the_bibliography(key):
         pytest.param({"true_nodes": np.full(200, -1)}, "taxonomy.encode", id="codes"),
     ],
 )
-def test_what_does_not_fit_the_cells_is_refused(full, tmp_path, options, says):
+def test_arguments_of_other_cells_raise(full, tmp_path, options, says):
     with pytest.raises(ValueError, match=says):
         report.write(full, tmp_path / "report.html", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_clusters_of_cells_in_another_order_are_refused(full, clusters, tmp_path):
+def test_clusters_in_another_order_raise(full, clusters, tmp_path):
     with pytest.raises(ValueError, match=r"clusters\.loc\[obs_names\]"):
         report.write(full, tmp_path / "report.html", clusters=clusters[::-1])
 
@@ -237,7 +237,7 @@ def unpacked(text: str, dtype: str = "<u1") -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), dtype=dtype)
 
 
-def test_cells_without_coordinates_are_left_out_and_counted(full, page):
+def test_cells_without_coordinates_are_counted(full, page):
     coordinates = np.random.default_rng(0).normal(size=(200, 3))
     coordinates[:5] = np.nan
     found = page(full, embedding=coordinates)
@@ -246,7 +246,7 @@ def test_cells_without_coordinates_are_left_out_and_counted(full, page):
     assert cells(page(full, embedding=np.full((200, 2), np.nan))) == {}
 
 
-def test_the_picture_holds_places_and_values_of_the_cells(full, page):
+def test_scatter_plot_has_coordinates_and_values(full, page):
     coordinates = np.random.default_rng(0).normal(size=(200, 2))
     drawn = cells(page(full, embedding=coordinates))
     rows = full.obs_names.get_indexer(drawn["names"])
@@ -274,7 +274,7 @@ def query(full) -> ad.AnnData:
     return cells
 
 
-def test_what_the_query_has_is_picked_up(full, page, query, tmp_path):
+def test_coordinates_clusters_and_columns_of_the_query_are_used(full, page, query, tmp_path):
     query = query.copy()
     query.obsm["X_umap"] = np.random.default_rng(1).normal(size=(200, 2))
     query.write_h5ad(tmp_path / "query.h5ad")
@@ -286,13 +286,13 @@ def test_what_the_query_has_is_picked_up(full, page, query, tmp_path):
         assert {"cluster", "donor", "depth"} <= set(names)
 
 
-def test_coordinates_are_made_where_there_are_none(full, page, query):
+def test_missing_coordinates_are_computed(full, page, query):
     found = page(full, query=query)
     assert "an embedding of its expression was computed" in found.text
     assert cells(found)["n_shown"] == 200
 
 
-def test_a_query_that_cannot_be_read_costs_no_page(full, page, query):
+def test_unreadable_query_still_gives_a_report(full, page, query):
     scaled = query.copy()
     scaled.X = np.random.default_rng(0).normal(size=(200, 30)).astype(np.float32)
     found = page(full, query=scaled)
@@ -301,12 +301,12 @@ def test_a_query_that_cannot_be_read_costs_no_page(full, page, query):
     assert cells(found) == {}
 
 
-def test_a_column_that_is_not_there_is_refused(full, query, tmp_path):
+def test_missing_column_raises(full, query, tmp_path):
     with pytest.raises(KeyError, match="no column 'sex'"):
         report.write(full, tmp_path / "page.html", query=query, color_by=["sex"])
 
 
-def test_the_verdict_stands_first(full, page):
+def test_verdict_comes_first(full, page):
     said = ("The query looks like the reference in part.", "2 % of the cells fit no lineage.")
     verdict = Verdict(light="yellow", sentences=said, figures={"unrecognised": 0.02})
     found = page(replace(full, verdict=verdict))
@@ -316,7 +316,7 @@ def test_the_verdict_stands_first(full, page):
     assert page(full).facts["verdict"]["light"] == ""
 
 
-def test_evidence_names_genes_for_and_against_each_label(page):
+def test_evidence_lists_supporting_and_contradicting_genes(page):
     tree = Taxonomy.from_nested({"T": [], "B": []}).with_annotations(
         ontology_ids={"T": "CL:0000084", "B": "CL:0000236"}
     )

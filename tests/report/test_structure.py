@@ -1,4 +1,4 @@
-"""What holds for every page: it is complete, safe, small, and the same for the same result."""
+"""Properties of all reports: complete, safe, small and reproducible."""
 
 import re
 import time
@@ -58,7 +58,7 @@ def test_nothing_is_fetched(any_page):
     assert "@import" not in style
 
 
-def test_every_anchor_has_a_place_and_every_id_is_unique(any_page):
+def test_anchors_have_targets_and_ids_are_unique(any_page):
     ids = [found["id"] for _, found in any_page.elements if "id" in found]
     assert len(ids) == len(set(ids))
     for found, _ in any_page.all("a"):
@@ -72,7 +72,7 @@ def test_headings_are_in_order(any_page):
     assert all(below - above <= 1 for above, below in pairwise(levels))
 
 
-def test_pictures_say_what_is_seen_and_inputs_what_they_are_for(any_page):
+def test_images_and_inputs_have_labels(any_page):
     for found, _ in any_page.all("img"):
         assert re.search(r"\d", found["alt"]), found["alt"]
     labelled = {found["for"] for found, _ in any_page.all("label")}
@@ -86,14 +86,14 @@ def test_tables_have_captions_and_scopes(any_page):
     assert {found.get("scope") for found, _ in any_page.all("th")} <= {"col", "row"}
 
 
-def test_there_is_one_of_each_landmark_and_a_way_past_them(any_page):
+def test_landmarks_are_unique_and_can_be_skipped(any_page):
     for landmark in ("header", "nav", "main", "footer"):
         assert len(any_page.all(landmark)) == 1
     assert any_page.all("a")[0][0]["href"] == "#main"
     assert any_page.all("html")[0][0]["lang"] == "en"
 
 
-def test_only_our_scripts_are_there_and_the_policy_names_the_one_that_runs(any_page):
+def test_only_own_scripts_and_policy_names_them(any_page):
     import base64
     import hashlib
 
@@ -109,7 +109,7 @@ def test_only_our_scripts_are_there_and_the_policy_names_the_one_that_runs(any_p
     assert handlers == []
 
 
-def test_hostile_names_are_text_everywhere(annotated, page, hostile_nested):
+def test_hostile_names_are_escaped(annotated, page, hostile_nested):
     result = annotated(hostile_nested, 60)
     found = page(result, title=HOSTILE_NAMES[0], model=HOSTILE_NAMES[1], clusters=[
         HOSTILE_NAMES[i % 2] for i in range(60)
@@ -125,7 +125,7 @@ def test_hostile_names_are_text_everywhere(annotated, page, hostile_nested):
     assert "49" not in found.all("h1")[0][1]
 
 
-def test_broken_characters_do_not_stop_the_page(annotated, page):
+def test_broken_characters_are_replaced(annotated, page):
     result = annotated({"no\uffff character": [], "B": []}, 20)
     found = page(
         result,
@@ -167,7 +167,7 @@ def test_no_control_or_direction_character_reaches_the_page(annotated, page):
     assert "none were held out" in found.facts["methods"]
 
 
-def test_a_page_appears_in_one_piece(annotated, nested, tmp_path, monkeypatch):
+def test_page_is_written_atomically(annotated, nested, tmp_path, monkeypatch):
     path, result = tmp_path / "page.html", annotated(nested, 30)
     path.write_text("old")
     write_text = Path.write_text
@@ -196,7 +196,7 @@ def test_the_same_result_gives_the_same_bytes(full, page, monkeypatch):
     assert before <= written <= datetime.now(UTC)
 
 
-def test_nothing_of_matplotlib_is_left_behind(full, page):
+def test_matplotlib_state_is_restored(full, page):
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 

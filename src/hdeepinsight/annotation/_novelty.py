@@ -30,8 +30,10 @@ EM_STEPS = 100
 DRAWN_COUNTS = 100
 #: Fewest cells from which the counts per cell of a type are estimated.
 FEW_CELLS = 10
-#: Markers of a lineage: each of its types expresses them more than all others by `MIN_FOLD`.
+#: Markers of a lineage: each of its types expresses them more than all others by `MIN_FOLD`, or by
+#: `LOW_FOLD` if there are fewer than `FEW_MARKERS`.
 N_MARKERS, MIN_FOLD = 10, 3.0
+FEW_MARKERS, LOW_FOLD = 5, 2.0
 #: Genes that are most specific for any type.
 N_SPECIFIC = 100
 #: Share of a gene that is added before ratios of profiles.
@@ -368,7 +370,9 @@ class MarkerEvidence:
                 continue
             lowest = own.min(axis=0)
             fold = lowest / (rest.max(axis=0) + PSEUDO_SHARE)
-            markers = np.flatnonzero(fold >= MIN_FOLD)
+            # A small panel may have few clear markers of a lineage.
+            low = np.sort(fold)[-min(FEW_MARKERS, len(fold))].clip(LOW_FOLD, MIN_FOLD)
+            markers = np.flatnonzero(fold >= low)
             markers = markers[np.argsort(-(lowest * np.log(fold))[markers])[:N_MARKERS]]
             genes = np.concatenate([markers, self.specific])
             found_counts = counts[cells][:, genes].toarray()

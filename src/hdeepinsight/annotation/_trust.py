@@ -30,9 +30,9 @@ N_DEPTHS = 4
 N_SIMULATED = 400
 #: P-values up to which a cell has no lineage, or no type.
 ALPHA_LINEAGE, ALPHA_TYPE = 0.02, 0.02
-#: P-value of missing lineage markers up to which a cell has no lineage, if the mean log ratio of
-#: expected to found counts is at least `MIN_MISSING` (three in four counts are missing).
-ALPHA_MARKERS, MIN_MISSING = 0.005, 1.3
+#: `lineage_p_value` up to which a cell has no lineage, if the mean log ratio for its markers of
+#: expected to found counts is at least `MIN_MISSING` (seven in ten counts are missing).
+ALPHA_MARKERS, MIN_MISSING = 0.005, 1.2
 #: Log ratio of expected to found counts that is attributed to the study.
 STUDY_EFFECT = 0.2
 #: Weight of the excess of specific genes, relative to the lack of markers.
