@@ -11,10 +11,10 @@ from hdeepinsight.nn._backbones import make_backbone as make_backbone
 from hdeepinsight.nn._classifiers import GeneImageClassifier as GeneImageClassifier
 from hdeepinsight.nn._classifiers import ModuleConfig as ModuleConfig
 from hdeepinsight.nn._classifiers import TreeClassifier as TreeClassifier
+from hdeepinsight.nn._clusters import cluster_contrast as cluster_contrast
+from hdeepinsight.nn._clusters import info_nce as info_nce
 from hdeepinsight.nn._clusters import sharpened_assignment as sharpened_assignment
 from hdeepinsight.nn._clusters import student_t_assignment as student_t_assignment
-from hdeepinsight.nn._contrast import cluster_contrast as cluster_contrast
-from hdeepinsight.nn._contrast import info_nce as info_nce
 from hdeepinsight.nn._count_autoencoder import CountHeads as CountHeads
 from hdeepinsight.nn._count_autoencoder import CountParameters as CountParameters
 from hdeepinsight.nn._distill import ComponentDecoder as ComponentDecoder

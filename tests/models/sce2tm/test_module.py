@@ -31,7 +31,7 @@ def tensors(cells):
 def test_shares_sum_to_one(module, tensors):
     found, decoded, _ = module(tensors)
     ones = torch.ones(64)
-    for name in ("theta", "theta_near", "known", "known_near"):
+    for name in ("theta", "theta_near", "assigned", "assigned_near"):
         assert_close(found[name].sum(1), ones, atol=1e-5, rtol=0)
     assert_close(decoded["log_share"].exp().sum(1), ones, atol=1e-5, rtol=0)
     assert_close(module.loadings().sum(0), torch.ones(120), atol=1e-5, rtol=0)
@@ -69,7 +69,7 @@ def test_terms_of_the_loss(module, tensors):
 
 def test_the_cross_view_loss_by_hand(module, tensors):
     found, *_ = module(tensors)
-    p, p_near, q, q_near = (found[n] for n in ("theta", "theta_near", "known", "known_near"))
+    p, p_near, q, q_near = (found[n] for n in ("theta", "theta_near", "assigned", "assigned_near"))
     evenness = sum(-(m * m.log()).sum() for m in (p.mean(0), q.mean(0)))
     expected = cluster_contrast(q, p_near) + cluster_contrast(p, q_near)
     expected = expected - (p * q).sum(1).log().mean() - 5 * evenness

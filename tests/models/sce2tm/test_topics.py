@@ -93,7 +93,7 @@ def test_perturbations_move_cells_to_a_target(trained):
     assert none.shift_score == pytest.approx(0.0, abs=1e-6)
     assert found.log_fold_change.shape == (120,)
     assert trained.perturb_topics(source, [0]).towards is None
-    with pytest.raises(ValueError, match="no target"):
+    with pytest.raises(ValueError, match="requires target cells"):
         _ = trained.perturb_topics(source, [0]).shift_score
 
 

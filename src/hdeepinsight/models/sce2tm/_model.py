@@ -19,8 +19,7 @@ from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._plan import Prepared
 from hdeepinsight.models._base._training import seeded
 from hdeepinsight.models._base._unlabeled import SIZE_FACTOR, embedding_of
-from hdeepinsight.models.sce2tm._module import EMBEDDING, POSITION, TopicModule
-from hdeepinsight.models.sce2tm._plan import NeighborPlan
+from hdeepinsight.models.sce2tm._module import EMBEDDING, POSITION, NeighborPlan, TopicModule
 from hdeepinsight.models.sce2tm._topics import TopicsMixin
 
 MANY_GENES = 10_000
