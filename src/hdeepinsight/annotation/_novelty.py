@@ -317,12 +317,14 @@ class TypeProfiles:
         # Log ratios of mixtures to the best type, once for each pair that occurs.
         for column in order.T:
             partner = leaves[np.arange(len(depth)), column]
-            pairs, pair = np.unique(np.column_stack([best, partner]), axis=0, return_inverse=True)
-            one, other = self.profiles[pairs.T]
-            share = np.divide(*self.sizes[pairs].T, dtype=np.float32)[:, None]  # of molecules
+            pairs, pair = np.unique(best * len(self.sizes) + partner, return_inverse=True)
+            one, other = np.divmod(pairs, len(self.sizes))
+            share = (self.sizes[one] / self.sizes[other]).astype(np.float32)[
+                :, None
+            ]  # of molecules
             share /= 1 + share
-            mixed = np.log(share + (1 - share) * (other / one))
-            first = (pair.ravel() * counts.shape[1]).astype(counts.indices.dtype)
+            mixed = np.log(share + (1 - share) * (self.profiles[other] / self.profiles[one]))
+            first = (pair * counts.shape[1]).astype(counts.indices.dtype)
             place = np.repeat(first, np.diff(counts.indptr)) + counts.indices
             gain = np.maximum(gain, _sums(counts, place, mixed.reshape(-1, 1)).ravel())
         gain = np.where(np.isfinite(gain), gain, 0.0) / scale
@@ -362,6 +364,7 @@ class MarkerEvidence:
         highest, median = known.max(axis=0), np.median(known, axis=0)
         specificity = np.sqrt(highest) * np.log((highest + PSEUDO_SHARE) / (median + PSEUDO_SHARE))
         self.specific = np.argsort(-specificity)[:N_SPECIFIC]
+        specific = counts[:, self.specific].toarray()
         self.lineages, factors = {}, []
         for lineage in np.unique(called).tolist():
             own, rest = known[group == lineage], known[group != lineage]
@@ -375,7 +378,7 @@ class MarkerEvidence:
             markers = np.flatnonzero(fold >= low)
             markers = markers[np.argsort(-(lowest * np.log(fold))[markers])[:N_MARKERS]]
             genes = np.concatenate([markers, self.specific])
-            found_counts = counts[cells][:, genes].toarray()
+            found_counts = np.hstack([counts[cells][:, markers].toarray(), specific[cells]])
             expected = found.depth[cells] @ profiles.base[:, genes][found.leaf[cells]]
             factor = (found_counts.sum(axis=0) + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
             factors.append(factor[len(markers) :])
