@@ -2,6 +2,8 @@
 
 import os
 
+import anndata as ad
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -89,3 +91,17 @@ def test_without_trust_no_code_runs(hdeepinsight, tmp_path):
     assert done.exit_code == 1
     assert "mkdir" in done.stderr
     assert not (tmp_path / "it_ran").exists()
+
+
+def test_a_query_is_converted_to_a_fast_store(files, hdeepinsight, tmp_path):
+    for name in ("fast.zarr", "fast.h5ad"):
+        done = hdeepinsight("convert", files.query, tmp_path / name, "--fast")
+        assert done.exit_code == 0, done.output
+        assert "Written to" in done.output
+    found, query = ad.read_h5ad(tmp_path / "fast.h5ad"), ad.read_h5ad(files.query)
+    np.testing.assert_array_equal(np.asarray(found.to_df()), np.asarray(query.to_df()))
+    done = hdeepinsight("convert", files.query, tmp_path / "fast.zarr", "--fast")
+    assert done.exit_code == 2
+    assert "exists already" in done.output or "already exists" in done.output
+    done = hdeepinsight("convert", files.query, tmp_path / "fast.csv", "--fast")
+    assert "must end in .zarr or .h5ad" in done.output

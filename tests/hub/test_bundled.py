@@ -37,7 +37,7 @@ def model():
 def cells(model):
     """Twenty cells of each lineage in `MARKERS`: its markers over a background of all genes."""
     rng, genes = np.random.default_rng(0), list(model.layout.genes)
-    background = 1500 * model.module.normalizer.mean_share.numpy()
+    background = 1000 * model.module.normalizer.mean_share.numpy()
     rates = np.tile(background, (20 * len(MARKERS), 1))
     own = {gene for markers in MARKERS.values() for gene in markers} & set(genes)
     rates[:, [genes.index(gene) for gene in own]] *= 0.02

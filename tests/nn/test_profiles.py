@@ -242,7 +242,9 @@ def test_ensemble_is_the_weighed_geometric_mean(
     ranks = ProfileMatcher(profiles, measured, n_markers=100)(counts).numpy()[:, :3]
     leaves = network[:, tree.leaf_index].numpy()
     expected = leaves.copy()  # the last leaf has one cell: its probability is the network's
-    together = np.log(leaves[:, :3]) + 0.12 * 7 / 17 * discriminant + ranks / 2
+    discriminant *= 0.12 * 7 / 17
+    discriminant = np.maximum(discriminant - discriminant.max(1, keepdims=True), -3)
+    together = np.log(leaves[:, :3]) + discriminant + ranks / 2
     expected[:, :3] = softmax(together / 2, axis=1) * (1 - leaves[:, 3:])
     np.testing.assert_allclose(found[:, tree.leaf_index], expected, atol=1e-4)
     np.testing.assert_allclose(found[:, 0], 1, atol=1e-5)

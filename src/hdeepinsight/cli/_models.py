@@ -13,7 +13,7 @@ from rich.text import Text
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, show
-from hdeepinsight.cli._files import is_store, open_cells
+from hdeepinsight.cli._files import check_output, is_store, open_cells
 from hdeepinsight.cli._options import Natural, command
 
 _MAX_VALUES = 6
@@ -174,23 +174,38 @@ def publish(
 
 
 @command()
-def convert(old: Path, new: Path, trust: bool = False, overwrite: bool = False) -> None:
-    """Rewrite a saved model in the current format.
+def convert(
+    old: Path, new: Path, fast: bool = False, trust: bool = False, overwrite: bool = False
+) -> None:
+    """Rewrite a saved model in the current format, or a query so that it is read faster.
 
     [b]hdeepinsight convert my_model my_new_model[/b]
+
+    [b]hdeepinsight convert query.h5ad query.zarr --fast[/b]
 
     Options
     -------
     old OLD
-        Folder of a saved model.
+        Folder of a saved model; with [b]--fast[/b], a query.
     new NEW
-        Folder to write.
+        Folder to write; with [b]--fast[/b], a .zarr store about as large as a compressed .h5ad, or
+        an uncompressed .h5ad, which is faster still.
+    --fast
+        Convert a query.
     --trust
         Unpickle OLD if it is not plain data. This runs any code that it contains: use it only for
         files that you made yourself.
     --overwrite
-        Replace a model in NEW.
+        Replace NEW.
     """
+    if fast:
+        check_output(new, source=old, overwrite=overwrite, option="NEW", formats=(".zarr", ".h5ad"))
+        with step("Converting the query"), atomic_write(new) as path:
+            from hdeepinsight.data import write_fast_store
+
+            write_fast_store(old, path)
+        show(f"Written to {new}")
+        return
     with step("Converting the model"):
         from hdeepinsight.models import convert_model
 

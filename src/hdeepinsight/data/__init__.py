@@ -9,6 +9,7 @@ from hdeepinsight.data._counts import log_normalize as log_normalize
 from hdeepinsight.data._counts import open_counts as open_counts
 from hdeepinsight.data._counts import recover_counts as recover_counts
 from hdeepinsight.data._counts import select_genes as select_genes
+from hdeepinsight.data._fast_store import write_fast_store as write_fast_store
 from hdeepinsight.data._files import check_file as check_file
 from hdeepinsight.data._genes import GeneAlignment as GeneAlignment
 from hdeepinsight.data._genes import GeneCoverageWarning as GeneCoverageWarning

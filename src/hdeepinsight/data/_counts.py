@@ -31,6 +31,7 @@ from hdeepinsight.data._matrix import (
     Scan,
     canonical,
     spread_rows,
+    stacked,
     wrap,
 )
 from hdeepinsight.data._recover import Denormalizer, Normalisation
@@ -274,7 +275,7 @@ class CountSource:
         matrix, scan = self.matrix.take(rows), self.inspection.sampled
         sampled_rows = spread_rows(self.n_obs, SAMPLE_CELLS)
         if scan is not None and self.matrix.rows is None and np.array_equal(sampled_rows, rows):
-            matrix = wrap(sp.vstack(scan.sample, "csr"))  # already in memory
+            matrix = wrap(stacked(list(scan.sample)))  # already in memory
         return replace(
             self,
             matrix=matrix,

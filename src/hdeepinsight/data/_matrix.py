@@ -76,7 +76,9 @@ class ChunkedArray:
                 if chunk is None:
                     chunk = self._read_chunk(first, min(first + size, self.stored.shape[0]))
                 if self.keep and chunk.nbytes * (len(self.cache) + 1) <= MAX_CACHE:
-                    self.cache[key] = chunk
+                    with np.errstate(invalid="ignore"):  # such values compare unequal
+                        small = chunk.astype(np.uint16)
+                    self.cache[key] = small if np.array_equal(small, chunk) else chunk
                 self.last = first, chunk
             low, high = max(start, first), min(stop, first + size)
             result[low - start : high - start] = self.last[1][low - first : high - first]
@@ -195,7 +197,7 @@ class RowMatrix:
             if self.columns is not None:
                 blocks = ((rows, block[:, self.columns]) for rows, block in blocks)
             if place is not None:
-                whole = _stacked([block for _, block in blocks])[place]
+                whole = stacked([block for _, block in blocks])[place]
                 blocks = _blocks(whole, size, chunked)
             yield from blocks
 
@@ -323,10 +325,11 @@ def _blocks(
         breaks = np.flatnonzero((np.diff(chunk) > 1) | (np.diff(rows // size) > 0)) + 1
         runs = np.split(rows, breaks)
         parts = [read(run[0], run[-1] + 1)[run - run[0]] for run in runs]
-        yield slice(first, first + len(rows)), _stacked(parts)
+        yield slice(first, first + len(rows)), stacked(parts)
 
 
-def _stacked(blocks: list[Block]) -> Block:
+def stacked(blocks: list[Block]) -> Block:
+    """Stack blocks of rows; a single one is not copied."""
     if len(blocks) == 1:
         return blocks[0]
     return sp.vstack(blocks, "csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
@@ -349,7 +352,7 @@ def _reader(matrix: Any, chunked: Callable[[Any], Any]) -> Callable[[int, int], 
                 for k in range(first, last + 1)
                 if edges[k] < edges[k + 1]
             ]
-            return _stacked(parts)
+            return stacked(parts)
 
         return read_chunks
 

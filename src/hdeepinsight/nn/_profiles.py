@@ -36,6 +36,8 @@ SHRINKAGE = 0.5
 #: Weights of discriminant and ranks beside the network, and what their sum is divided by. The
 #: discriminant has half of its weight at so many cells per type.
 DISCRIMINANT, RANKS, TOTAL, HALF_WEIGHT_CELLS = 0.12, 0.5, 2.0, 10
+#: Largest log-odds of the weighted discriminant against its best leaf.
+MAX_LOG_ODDS = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,8 +284,10 @@ class ProfileEnsemble(nn.Module):
 
     .. math::
         \log P(k) = \tfrac{1}{2} \Bigl(\log P_{network}(k)
-        + \tfrac{0.12\,n}{n + 10}\, \bigl(y - \tfrac{1}{2}\mu_k\bigr)^T \Sigma^{-1} \mu_k
-        + \tfrac{1}{2} \log P_{ranks}(k)\Bigr) + c .
+        + \max\bigl(\delta_k - \max_j \delta_j, -3\bigr)
+        + \tfrac{1}{2} \log P_{ranks}(k)\Bigr) + c, \quad
+        \delta_k = \tfrac{0.12\,n}{n + 10}\,
+        \bigl(y - \tfrac{1}{2}\mu_k\bigr)^T \Sigma^{-1} \mu_k .
 
     :math:`\Sigma` has ten directions beside the variances of the genes, and is shrunk halfway to a
     multiple of the identity. A mean and a common covariance are learned from fewer cells than the
@@ -365,6 +369,8 @@ class ProfileEnsemble(nn.Module):
         Leaves without a profile keep theirs, as do cells of which no gene was counted. A batch
         correction ``shift`` is added to the log values; the ranks are those of the counts.
         """
+        if not self.ranks.is_useful:
+            return torch.detach
         if isinstance(counts, SparseCounts):
             total, library = counts.weighted_sums(self.tallied).T
             logged = counts.log_normalized(library, self.target)
@@ -374,8 +380,8 @@ class ProfileEnsemble(nn.Module):
             values = values if shift is None else (values + shift).clamp_min(0.0)
             found, seen = values @ self.slope, counts.any(1)
         found = found + self.offset
-        if self.ranks.is_useful:
-            found = found + RANKS * self.ranks(counts)[:, self.ranks.known]
+        found = (found - found.amax(1, keepdim=True)).clamp_min(-MAX_LOG_ODDS)
+        found = found + RANKS * self.ranks(counts)[:, self.ranks.known]
 
         def combined(leaves: Tensor) -> Tensor:
             network = leaves[:, self.ranks.known]
