@@ -275,14 +275,14 @@ def _scorer(
 
 def _check_distributable(markers: Any, refine: Switch, vote: bool | str) -> None:
     """Raise ``ValueError`` for steps that need all cells in memory."""
-    asked = [
-        *(["markers="] if markers is not None else []),
-        *(["refine='on'"] if refine == "on" else []),
-        *([f"vote={vote!r}"] if vote in (True, CLUSTER) else []),
-    ]
-    if asked:
+    arguments = {
+        "markers=": markers is not None,
+        "refine='on'": refine == "on",
+        f"vote={vote!r}": vote in (True, CLUSTER),
+    }
+    if given := " and ".join(name for name, is_given in arguments.items() if is_given):
         raise ValueError(
-            f"{' and '.join(asked)} cannot be combined with client=: it needs all cells in memory. "
+            f"{given} cannot be combined with client=: it needs all cells in memory. "
             "Omit one or the other."
         )
 

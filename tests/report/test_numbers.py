@@ -161,6 +161,7 @@ def test_methods_state_the_recipe_and_cite_in_order(written):
         "torch 2.6.0",
     ):
         assert said in methods
+    assert not re.search(r"[.)][A-Z]", methods), "sentences without a space"
     cited = [int(n) for group in re.findall(r"\[([\d, ]+)\]", methods) for n in group.split(", ")]
     assert list(dict.fromkeys(cited)) == list(range(1, len(references) + 1))
     assert "scHDeepInsight" in references[0]

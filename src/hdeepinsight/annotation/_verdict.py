@@ -192,7 +192,7 @@ def verdict(
     >>> figures = {"similarity": 0.2, "unrecognised": 0.4, "ambient": 0.0, "doublets": 0.0}
     >>> print(verdict(report, tree, figures, seen=np.ones(3, dtype=bool)))
     RED: The query does not look like the reference: are these cells of T and B?
-      The correlation of its mean expression with its labels is 0.20; below 0.67, none is reliable.
+      Its mean expression has correlation 0.20 with its labels; below 0.67, no label is reliable.
       40.0% of the cells match no lineage of the model (T and B).
     """
     names = [taxonomy.label(int(node)) for node in taxonomy.children(0)]
@@ -220,8 +220,8 @@ def verdict(
     sentences = [summary]
     if similarity < ALIKE:
         sentences.append(
-            f"The correlation of its mean expression with its labels is {similarity:.2f}; "
-            f"below {UNLIKE}, none is reliable."
+            f"Its mean expression has correlation {similarity:.2f} with its labels; "
+            f"below {UNLIKE}, no label is reliable."
         )
     if distinctness < INDISTINCT:
         sentences.append(

@@ -43,7 +43,7 @@ def annotate(
     part: tuple[int, int] | None,
     scheduler: str | None,
     overwrite: bool,
-    **asked: Any,
+    **options: Any,
 ) -> None:
     """Label every cell of a query at every level.
 
@@ -78,8 +78,8 @@ def annotate(
         how: dict[str, Any] = {"part": part, "resume": resume, "overwrite": overwrite}
         how["shown"] = {"fill": fill, "details": details}
         with connected(scheduler) as client:
-            sample = annotate_blocks(query, out, report=report, client=client, **how, **asked)
-        _exit_if_red(sample, asked["strict"])
+            sample = annotate_blocks(query, out, report=report, client=client, **how, **options)
+        _exit_if_red(sample, options["strict"])
         return
     _files.check_output(out, source=query, overwrite=overwrite)
     if report is not None:
@@ -91,22 +91,22 @@ def annotate(
 
         store = _files.open_cells(query)
         write = _files.prepare_output(store, source=query, out=out, key_added=key_added)
-    model, folder, reference = asked["model"], None, None
-    if asked["markers"] is None:
+    model, folder, reference = options["model"], None, None
+    if options["markers"] is None:
         with step("Loading the model"):
             folder = hub.resolve_model(model)
-            asked["model"] = reference = hub.load_annotator(folder)
-    result = _annotated(store, **asked)
+            options["model"] = reference = hub.load_annotator(folder)
+    result = _annotated(store, **options)
     with step(f"Writing {out}"):
         write(result, fill=fill, details=details)
     if report is not None:
         heading, named = f"Cell types of {query.name}", reference and model
         _write_page(result, report, title=heading, query=store, reference=reference, model=named)
     if folder in hub.bundled_folders().values():
-        show(f"Model {model} is the bundled one, of human blood: see --model.")
+        show(f"Model {model} is the bundled model of human blood; --model selects another.")
     messages = (result.input_report, result.gene_report, *result.decisions)
     texts = [in_options(str(each)) for each in messages if each is not None]
-    if asked["markers"] is not None:
+    if options["markers"] is not None:
         texts = [text.replace("model genes measured", "marker genes measured") for text in texts]
     show(*texts)
     if result.calibration_note:
@@ -124,7 +124,7 @@ def annotate(
     if report is None:
         hints.append("Pass --report page.html for a report with the evidence for each label.")
     note(Text(" ".join(hints), style="dim"))
-    _exit_if_red(result, asked["strict"])
+    _exit_if_red(result, options["strict"])
 
 
 @command("query", *ANNOTATING, "labels_keys", "overwrite")
@@ -137,7 +137,7 @@ def report(
     title: str | None = None,
     labels_keys: list[str],
     overwrite: bool,
-    **asked: Any,
+    **options: Any,
 ) -> None:
     """Annotate a query and write an HTML report with labels, evidence and quality checks.
 
@@ -171,15 +171,15 @@ def report(
             keys = ", ".join(sorted(store.obsm)) or "nothing"
             found = f"{query} has no {embedding!r} in obsm; it has {keys}"
             raise ValueError(f"{found}. Pass one of them as --embedding, or omit it.")
-    model, loaded, true_nodes = asked["model"], None, None
-    if asked["markers"] is not None:
-        asked["markers"] = scorer = tl.MarkerScorer(asked["markers"])
+    model, loaded, true_nodes = options["model"], None, None
+    if options["markers"] is not None:
+        options["markers"] = scorer = tl.MarkerScorer(options["markers"])
         true_nodes = column_nodes(scorer.taxonomy, store.obs, labels_keys) if labels_keys else None
     else:
         with step("Loading the model"):
-            asked["model"] = loaded = hub.load_annotator(model)
+            options["model"] = loaded = hub.load_annotator(model)
             true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
-    result = _annotated(store, **asked)
+    result = _annotated(store, **options)
     points: Any = None if embedding is None else store.obsm[embedding]
     points = points() if callable(points) else points  # files are read lazily
     shown: dict[str, Any] = {"reference": loaded, "model": loaded and model, "query": store}
@@ -187,17 +187,17 @@ def report(
     shown |= {"embedding": points, "clusters": store.obs[clusters] if clusters else None}
     _write_page(result, out, **shown)
     show(f"Written to {out}")
-    _exit_if_red(result, asked["strict"])
+    _exit_if_red(result, options["strict"])
 
 
 def _annotated(
-    store: Store | MuData, *, strict: bool, fast: bool, vote: str | None, **asked: Any
+    store: Store | MuData, *, strict: bool, fast: bool, vote: str | None, **options: Any
 ) -> Annotation:
     """Call `hdeepinsight.annotate` with the options of the command line."""
     import hdeepinsight as hdi
 
     off = {"adapt": "off", "refine": "off"} if fast else {}
-    return hdi.annotate(store, vote=vote or False, **(asked | off))
+    return hdi.annotate(store, vote=vote or False, **(options | off))
 
 
 def _write_page(result: Annotation, out: Path, **shown: Any) -> None:
@@ -237,7 +237,7 @@ def evaluate(
     *,
     unlabeled_category: str | None = None,
     json: bool = False,
-    **asked: Any,
+    **options: Any,
 ) -> None:
     """Score a model's labels against known labels at each level.
 
@@ -258,7 +258,7 @@ def evaluate(
         loaded = hub.load_annotator(model)
     with step("Annotating"):
         cells = _files.open_cells(query)
-        found = loaded.evaluate(cells, unlabeled_category=unlabeled_category, **asked)
+        found = loaded.evaluate(cells, unlabeled_category=unlabeled_category, **options)
     if json:  # JSON has no NaN
         typer.echo(dumps(loads(dumps(found.to_dict()), parse_constant=lambda _: None), indent=2))
         return
@@ -277,7 +277,7 @@ def explain(
     target: Literal["conditional", "joint", "logit"] = "conditional",
     background: Path | None = None,
     n_samples: AtLeastOne = 50,
-    **asked: Any,
+    **options: Any,
 ) -> None:
     """Rank the genes that support a cell type.
 
@@ -311,9 +311,9 @@ def explain(
 
         loaded = hub.load_model(model, with_types=True)
     with step("Explaining"):
-        asked |= {"target": target, "background": background, "n_samples": n_samples}
-        asked |= {"against": against, "keep_values": False}
-        found = loaded.explain(query, nodes or None, **asked)
+        options |= {"target": target, "background": background, "n_samples": n_samples}
+        options |= {"against": against, "keep_values": False}
+        found = loaded.explain(query, nodes or None, **options)
     n_cells = found.totals["own"].n_cells
     names = [name for name, n in zip(found.nodes, n_cells, strict=True) if n]
     if not names:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ from sklearn.model_selection import train_test_split
 
 from hdeepinsight import _workflow, pl, report
 from hdeepinsight._progress import progress as step
-from hdeepinsight.annotation import Annotation, Evaluation, evaluate_annotation
+from hdeepinsight.annotation import Annotation, evaluate_annotation
 from hdeepinsight.cli._console import frame_table, refuse, show
 from hdeepinsight.data import log_normalize
 from hdeepinsight.datasets import pbmc3k
@@ -159,7 +158,10 @@ def _compare(
         found[name] = logistic_regression(
             reference, query, model.taxonomy, labels_key=LEVELS[-1], class_weight=weight
         )
-    table = scores_table({name: evaluate_annotation(each, known) for name, each in found.items()})
+    scores = {name: evaluate_annotation(each, known) for name, each in found.items()}
+    levels = {name: each.levels[SCORES] for name, each in scores.items()}
+    table = pd.concat(levels, names=["method", "level"]).swaplevel().reset_index()
+    table = table.sort_values("level", key=lambda level: level.map(LEVELS.index), kind="stable")
     _show_indented(frame_table(table.set_index("level")))
     return table
 
@@ -267,15 +269,3 @@ def logistic_regression(
     in_order = found @ sparse.identity(reference.n_vars, format="csr")[columns]
     table = pd.DataFrame(classifier.predict_proba(in_order), query.obs_names, classifier.classes_)
     return Annotation.from_probabilities(table, taxonomy)
-
-
-def scores_table(evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
-    """Return the scores of all methods, sorted by level.
-
-    The table has the columns ``level``, ``method`` and those of `SCORES`.
-    """
-    levels = {name: each.levels[SCORES] for name, each in evaluations.items()}
-    table = pd.concat(levels, names=["method", "level"]).reset_index()
-    table["level"] = pd.Categorical(table["level"], table["level"].unique())
-    table = table.sort_values("level", kind="stable", ignore_index=True)
-    return table.astype({"level": str})[["level", "method", *SCORES]]

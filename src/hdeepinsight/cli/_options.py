@@ -169,7 +169,7 @@ def _shared(
     --batch-key COLUMN
         Column of obs with the batch (sample, donor).
     --reference FILE
-        Reference that the model was trained on, to validate --adapt on.
+        Reference of the model, used to validate --adapt.
 
     Labels
     ------

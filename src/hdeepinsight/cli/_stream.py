@@ -76,7 +76,7 @@ def annotate_blocks(
     exclude: list[str],
     fast: bool,  # which is implied
     strict: bool,
-    **asked: Any,
+    **options: Any,
 ) -> Annotation:
     """Write the labels of a query, or of one part of it, in blocks, here or on workers.
 
@@ -92,9 +92,9 @@ def annotate_blocks(
     UsageProblem
         If an option needs all cells at once, or the folder holds blocks of another run.
     """
-    needs_all = [f"--{name} on" for name in ("adapt", "refine") if asked.pop(name) == "on"]
+    needs_all = [f"--{name} on" for name in ("adapt", "refine") if options.pop(name) == "on"]
     needs_all += [
-        f"--{name}" for name in ("vote", "batch_key", "reference", "markers") if asked.pop(name)
+        f"--{name}" for name in ("vote", "batch_key", "reference", "markers") if options.pop(name)
     ]
     needs_all += ["--report"] * (report is not None)
     if needs_all:
@@ -123,7 +123,7 @@ def annotate_blocks(
         "hdeepinsight": __version__,
         "model": [sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()],
         "query": [query.stat().st_size, *(sha256("\n".join(map(str, n)).encode()) for n in names)],
-        "options": [asked, shown, types, exclude],
+        "options": [options, shown, types, exclude],
         "n_cells": n_cells,
     }
     starts = range(0, n_cells, CHUNK_CELLS)
@@ -132,19 +132,19 @@ def annotate_blocks(
     left = _begin(out, json.loads(json.dumps(settings)), mine, part, resume, overwrite)
     if client is not None:
         check_workers(client, query, _block(out, 0).with_name(_SETTINGS))
-    opened = loaded.open(store, **{name: asked.pop(name) for name in READING})
+    opened = loaded.open(store, **{name: options.pop(name) for name in READING})
     rows = range(left.start, min(left.stop, n_cells))
     write = partial(_write, out=out, shown=shown, types=types, exclude=exclude)
     block: Annotation | None = None
     if client is not None and left:
-        _write_on(client, Annotator.of(loaded).blocks(opened, **asked), rows, write, resume)
+        _write_on(client, Annotator.of(loaded).blocks(opened, **options), rows, write, resume)
     elif left:
-        found = loaded.annotate_blocks(opened, None if len(rows) == n_cells else rows, **asked)
+        found = loaded.annotate_blocks(opened, None if len(rows) == n_cells else rows, **options)
         for first, block in zip(left, found, strict=True):
             block = write(first, block)
     sample = opened.sample_rows()
     if block is None:  # all blocks exist: annotate the sample again for the verdict
-        block = loaded.annotate(opened.subset(sample), **asked)
+        block = loaded.annotate(opened.subset(sample), **options)
     if part is None:
         merge_blocks(out)
     n_sampled = counted(len(sample), "cell")

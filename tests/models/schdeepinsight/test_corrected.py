@@ -79,7 +79,7 @@ def test_corrections_for_something_else_are_refused(model, fit, reference, query
     if wrong == "no normalizer":
         result, says = hdi.pp.stacas(reference, query), "not computed with the normalisation"
     elif wrong == "other cells":
-        result, says = correct(reference, query[::-1]), "not these 120 cells"
+        result, says = correct(reference, query[::-1]), "not for these 120 cells"
     else:
         other = fit(reference[:150].copy(), train={"max_epochs": 1})
         result = hdi.pp.stacas(reference, query, normalizer=other.normalizer)

@@ -167,7 +167,7 @@ def test_weights_that_do_not_fit_are_refused(saved):
     payload = torch.load(saved / "model.pt", weights_only=True)
     payload["model_state_dict"].pop("head.linear.weight")
     ModelFolder(saved).write(payload)
-    with pytest.raises(ModelFileError, match=r"do not fit.*head\.linear\.weight"):
+    with pytest.raises(ModelFileError, match=r"do not match.*head\.linear\.weight"):
         SCHDeepInsight.load(saved)
 
 
