@@ -110,11 +110,16 @@ def check_workers(client: Any, *paths: Path) -> None:
             f"Start some with `dask worker {client.scheduler.address}`."
         ) from error
     del first
-    for address, (version, missing) in client.run(inspect).items():
+    for address, found in client.run(inspect, on_error="return").items():
+        if isinstance(found, OSError):
+            continue  # lost meanwhile, and perhaps replaced
+        if isinstance(found, Exception):
+            raise found
+        version, missing = found
         if version != __version__:
-            found = "no hdeepinsight" if version is None else f"hdeepinsight {version}"
+            has = "no hdeepinsight" if version is None else f"hdeepinsight {version}"
             raise RuntimeError(
-                f"The worker at {address} has {found}, this machine has {__version__}. Install the "
+                f"The worker at {address} has {has}, this machine has {__version__}. Install the "
                 "same version on all machines."
             )
         if missing:
