@@ -56,9 +56,9 @@ def few_of_each(cells: ad.AnnData, rng: np.random.Generator) -> ad.AnnData:
 
 
 class NetworkAlone(hdi.SCHDeepInsight):
-    """The network, not combined with mean profiles."""
+    """The network, not combined with profiles of the types."""
 
-    few_profiles = None
+    combined_profiles = None
 
 
 def build(cells: ad.AnnData, seed: int, **options: object) -> NetworkAlone:

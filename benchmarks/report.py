@@ -45,9 +45,9 @@ run is a process of its own, with the environment that the method needs.
 - Rows of ours were measured before the network was combined with profiles of the types at every
   size of reference ({doc}`user_guide/model`). With the combination, saved models of one seed have a
   mean macro-F1 over the nine pairs of 0.813 (0.795 without), and of 0.816 (0.814) adapted to the
-  query and refined. By pair, adapted and refined: 0.895 (0.902), 0.852 (0.868), 0.845 (0.852), 0.964
-  (0.966), 0.789 (0.766), 0.968 (0.968), 0.688 (0.712), 0.640 (0.625), 0.699 (0.668), in the order of
-  the table.
+  query and refined. By pair, adapted and refined: 0.895 (0.902), 0.852 (0.868), 0.845 (0.852),
+  0.964 (0.966), 0.789 (0.766), 0.968 (0.968), 0.688 (0.712), 0.640 (0.625), 0.699 (0.668), in the
+  order of the table.
 - What becomes of foreign tissue, noise, empty droplets, doublets and types that the reference lacks
   stands in {doc}`user_guide/confidence`.
 """
