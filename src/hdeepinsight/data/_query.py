@@ -141,7 +141,7 @@ class AlignedQuery:
 
     @property
     def query_genes(self) -> list[str]:
-        """Unique genes of the query, in its order: the columns of what `chunks` keeps."""
+        """Unique genes of the query in its order, which are the columns of what `chunks` keeps."""
         return list(dict.fromkeys(map(str, self.source.var_names)))
 
     @property

@@ -207,7 +207,7 @@ class Taxonomy:
 
     @cached_property
     def groups(self) -> tuple[NDArray[np.int64], ...]:
-        """Sibling groups: the children of each inner node."""
+        """Children of each inner node, as sibling groups."""
         return tuple(_frozen(self.children(node)) for node in self.inner_nodes.tolist())
 
     @cached_property

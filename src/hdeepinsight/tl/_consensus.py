@@ -115,7 +115,7 @@ class Consensus:
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
-        """Agreement of each pair at each level: ``n_cells``, ``agreement`` and Cohen's ``kappa``.
+        """``n_cells``, ``agreement`` and Cohen's ``kappa`` of each pair at each level.
 
         Only cells for which both annotations reach the level are counted. Kappa is missing if there
         are none, or if both annotations assign the same label to all of them.

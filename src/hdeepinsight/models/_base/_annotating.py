@@ -580,7 +580,7 @@ class AnnotatingMixin(_Base):
 
     @property
     def adaptation(self) -> AdaptationReport | None:
-        """Report on the adaptation: decision, reason and measurements; ``None`` before training."""
+        """Decision, reason and measurements of the adaptation; ``None`` before training."""
         return None if self.adapter_ is None else self.adapter_.report
 
     @property

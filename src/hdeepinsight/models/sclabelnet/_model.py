@@ -281,7 +281,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
 
     @property
     def pretraining(self) -> dict[str, Any]:
-        """Record of the pretraining: cells, genes, epochs, loss and baselines; empty without one.
+        """Record of the pretraining with cells, genes, epochs, loss and baselines, or empty.
 
         ``validation_loss`` is the mean cross-entropy of masked values in held-out cells. The
         baselines predict the distribution of bins over all genes (``baseline_all_genes``) or of
