@@ -1,4 +1,4 @@
-"""A classifier of gene images at prediction, read straight from the counts that are not zero."""
+"""Prediction with a gene image classifier directly from non-zero counts."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch.nn import functional
 from hdeepinsight.nn._backbones import PATCH, CompactBackbone, MLPBackbone
 from hdeepinsight.nn._norm import BatchNorm1d, FrozenNorm
 
-#: Values of the first layer that are computed before they are read: what stays in cache.
+#: Values of the first layer per step, few enough to stay in the cache.
 CACHED_VALUES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class SparseCounts:
-    """Raw counts of some cells without the zeros: the arrays of a CSR matrix, as tensors.
+    """Non-zero counts of cells, as the three arrays of a CSR matrix in tensors.
 
     Parameters
     ----------
     starts
-        Where the values of each cell start, int32 or int64, shape ``(n_cells + 1,)``.
+        Offset of the first value of each cell, int32 or int64, shape ``(n_cells + 1,)``.
     genes
-        Gene of every value, of the same type, shape ``(n_values,)``; none twice in one cell.
+        Gene of each value, of the same dtype, shape ``(n_values,)``; unique within a cell.
     values
-        The counts, shape ``(n_values,)``.
+        Counts, shape ``(n_values,)``.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class SparseCounts:
 
     @classmethod
     def of(cls, counts: csr_matrix, device: torch.device | str) -> SparseCounts:
-        """Take those of a matrix, float32; on the CPU without a copy."""
+        """Convert a float32 matrix, without a copy on the CPU."""
         if not counts.has_canonical_format:
             counts = counts.copy()
             counts.sum_duplicates()
@@ -58,7 +58,7 @@ class SparseCounts:
 
     @classmethod
     def of_dense(cls, counts: Tensor) -> SparseCounts:
-        """Take those of a tensor, shape ``(n_cells, n_genes)``."""
+        """Convert a tensor of shape ``(n_cells, n_genes)``."""
         cells, genes = counts.nonzero(as_tuple=True)
         starts = functional.pad(cells.bincount(minlength=len(counts)).cumsum(0), (1, 0))
         return cls(starts, genes, counts[cells, genes])
@@ -67,7 +67,7 @@ class SparseCounts:
         return len(self.starts) - 1
 
     def __getitem__(self, key: tuple[slice, Tensor]) -> Tensor:
-        """Return the counts of some genes dense, as ``counts[:, genes]``."""
+        """Return the counts of selected genes as a dense tensor, as in ``counts[:, genes]``."""
         _, wanted = key
         found = self.values.new_zeros(len(self), len(wanted))
         if not len(wanted) or not len(self.genes):
@@ -82,31 +82,31 @@ class SparseCounts:
 
     @property
     def cells(self) -> Tensor:
-        """Cell of every value, shape ``(n_values,)``."""
+        """Cell of each value, shape ``(n_values,)``."""
         return self.spread(torch.arange(len(self), device=self.genes.device))
 
     def spread(self, of_cells: Tensor) -> Tensor:
-        """Repeat what is given of each cell for every value of the cell."""
+        """Repeat a value per cell for each of its non-zero counts."""
         lengths = self.starts.diff()
         if of_cells.is_cpu:  # NumPy is three times as fast
             return torch.from_numpy(np.repeat(of_cells.numpy(), lengths.numpy()))
         return torch.repeat_interleave(of_cells, lengths, output_size=len(self.genes))
 
     def rows(self, start: int, stop: int) -> SparseCounts:
-        """Return the cells from one to before another."""
+        """Return the cells from `start` to before `stop`."""
         starts = self.starts[start : stop + 1]
         span = slice(int(starts[0]), int(starts[-1]))
         return SparseCounts(starts - starts[0], self.genes[span], self.values[span])
 
     def grouped(self, place: Tensor, n_places: int) -> SparseCounts:
-        """Sort the values of each cell by the place of their genes; ``starts`` are of places.
+        """Group the values of each cell by patch of the image.
 
         Parameters
         ----------
         place
-            Place of each gene, int32, shape ``(n_genes,)``.
+            Patch of each gene, int32, shape ``(n_genes,)``.
         n_places
-            Number of places, which take the part of cells: ``n_cells * n_places`` in the result.
+            Number of patches. The rows of the result are patches of cells, ``n_cells * n_places``.
 
         Examples
         --------
@@ -134,16 +134,16 @@ class SparseCounts:
     def log_normalized(
         self, library: Tensor, target: Tensor, has_rna: Tensor | None = None
     ) -> SparseCounts:
-        """Compute ``log1p`` of counts scaled from the library size of each cell to a target.
+        """Compute log1p of the counts after scaling each cell to the same library size.
 
         Parameters
         ----------
         library
             Library size per cell, shape ``(n_cells,)``.
         target
-            Library size that all cells are scaled to.
+            Common library size.
         has_rna
-            Whether RNA was measured in each cell; in the others all values are 0.
+            Whether RNA was measured in each cell; values of other cells are 0.
         """
         factor = target / library.clamp_min(1.0) * (library > 0)
         if has_rna is not None:
@@ -151,7 +151,7 @@ class SparseCounts:
         return replace(self, values=self.spread(factor).mul_(self.values).add_(1.0).log_())
 
     def weighted_sums(self, weight: Tensor) -> Tensor:
-        """Add up the rows of a table by the values of each cell, ``(n_cells, n_columns)``."""
+        """Multiply by a dense matrix ``(n_genes, n_columns)``; shape ``(n_cells, n_columns)``."""
         return functional.embedding_bag(
             self.genes,
             weight,
@@ -163,18 +163,18 @@ class SparseCounts:
 
 
 class FoldedClassifier:
-    r"""A classifier of gene images for the genes of one query, with all that is constant folded.
+    r"""Gene image classifier for the genes of one query, with constants folded into its weights.
 
-    It gives what the module does at prediction, to rounding, several times faster: the mask of
-    measured genes is the same for all cells, so its channel and the normalisations are folded into
-    weights and constants, and only counts that are not zero are normalised and drawn.
+    The predictions equal those of the module up to rounding, several times faster. The mask of
+    measured genes is the same for all cells, so its channel and the normalisation layers are folded
+    into weights and constants, and only non-zero counts are processed.
 
     Parameters
     ----------
     module
         Classifier with a ``normalizer``, ``raster``, ``proteins``, ``backbone``, ``head``,
-        ``wide``, ``wide_proteins`` and ``classify``, whose backbone is compact, an MLP, several of
-        these side by side (``members``), or ``None``. Later changes of its weights are not seen.
+        ``wide``, ``wide_proteins`` and ``classify``. Its backbone is compact, an MLP, an ensemble
+        of these (``members``), or ``None``. Later changes of its weights have no effect.
     measured
         1 for the genes of the query, shape ``(n_genes,)``, on the device of the module.
 
@@ -194,9 +194,9 @@ class FoldedClassifier:
 
     Notes
     -----
-    A place of the image is a patch of the compact backbone, or the whole image for an MLP. With
-    values :math:`s_{ig}`, weights :math:`W`, normalisation :math:`a\,x + b` and mask :math:`m`,
-    the first layer at place :math:`p` is
+    A place :math:`p` of the image is a patch of the compact backbone, or the whole image for an
+    MLP. With values :math:`s_{ig}`, weights :math:`W`, normalisation :math:`a\,x + b` and mask
+    :math:`m`, the first layer at place :math:`p` is
 
     .. math::
         h_{ip} = \max\Bigl(0, \sum_{g \in p} s_{ig}\, a W_{pg}
@@ -219,7 +219,7 @@ class FoldedClassifier:
 
     @staticmethod
     def reads(backbone: nn.Module | None) -> bool:
-        """Whether a backbone can be folded.
+        """Return whether a backbone can be folded.
 
         Examples
         --------
@@ -232,7 +232,7 @@ class FoldedClassifier:
         return all(isinstance(each, CompactBackbone | MLPBackbone) for each in members)
 
     def __getattr__(self, name: str) -> Any:
-        """Return the head (with its adapter if it has one), tree or temperatures of the module."""
+        """Return the head (with its adapter, if any), tree or temperatures of the module."""
         if name not in ("head", "tree", "temperature"):
             raise AttributeError(name)
         return getattr(self.module, name)
@@ -254,20 +254,20 @@ class FoldedClassifier:
         counts
             Raw counts of the cells.
         measured
-            Has no effect: the genes are those that the classifier was folded for.
+            Ignored; the measured genes are those that the classifier was folded for.
         has_rna
-            Whether RNA was measured in each cell, shape ``(n_cells, 1)``; in all by default.
+            Whether RNA was measured in each cell, shape ``(n_cells, 1)``; by default in all.
         proteins, proteins_measured
-            As of the module.
+            As in the module.
 
         Returns
         -------
-        ``latent`` ``(n_cells, n_latent)``, ``logits`` ``(n_cells, n_edges)``, and whether anything
-        that is read was counted in each cell, ``seen`` ``(n_cells,)``.
+        ``latent`` ``(n_cells, n_latent)``, ``logits`` ``(n_cells, n_edges)``, and ``seen``
+        ``(n_cells,)``: whether a cell has any count that the model uses.
         """
         module, n_cells, genes = self.module, len(counts), counts.genes
         counts = replace(counts, values=counts.values.to(self.scale))
-        # Counts are whole, so that these sums are exact in any order.
+        # Counts are integers, so these sums are exact in any order.
         total, library = counts.weighted_sums(self.tallied).T
         seen = total > 0
         values = counts.log_normalized(library, self.target, has_rna).values
@@ -294,14 +294,14 @@ class FoldedClassifier:
     def predict(
         self, counts: SparseCounts, measured: Tensor | None = None, **extra: Any
     ) -> dict[str, Tensor]:
-        """Return what the module's ``predict`` does, and ``seen``; inputs as of `inference`."""
+        """Return the output of the module's ``predict`` and ``seen``; inputs as in `inference`."""
         found = self.inference(counts, measured, **extra)
         classified: dict[str, Tensor] = self.module.classify(found["latent"], found["logits"])
         return classified | {"seen": found["seen"]}
 
 
 class _Folded:
-    """Folded weights of one backbone, from the channels that differ from cell to cell."""
+    """Folded weights of one backbone, for the channels that differ between cells."""
 
     norm: nn.Module
 
@@ -331,7 +331,7 @@ class _Folded:
         mask = torch.zeros_like(bias)
         if raster.channels == "masked":
             mask.index_add_(0, place, weight[place, 1, pixel] * measured.unsqueeze(1))
-        # Scale and shift of a normalisation, one row for each batch if it is adapted to some.
+        # Scale and shift of the normalisation; if adapted, one row per batch.
         self.adapted = None if isinstance(norm, BatchNorm1d) else norm
         frozen = FrozenNorm(norm) if self.adapted is None else None
         scale, shift = (frozen.scale, frozen.shift) if frozen else (1.0, 0.0)
@@ -344,7 +344,7 @@ class _Folded:
         self.mask = (mask * scale).reshape(1, -1)
         self.constant = ((bias + mask) * scale + shift).reshape(1, -1)
         inputs: Any = dense.weight.detach().T
-        if n_places > 1:  # features of one filter lie side by side there, those of one patch here
+        if n_places > 1:  # from the order (filter, patch) to (patch, filter)
             inputs = inputs.unflatten(0, (-1, n_places)).transpose(0, 1).flatten(0, 1)
         self.after = self.constant @ inputs
         self.dense = inputs.T.contiguous()
@@ -361,7 +361,7 @@ class _Folded:
             rows = slice(start, min(start + step, n_cells))
             part = bags.rows(rows.start * self.n_places, rows.stop * self.n_places)
             hidden = self._hidden(part, rows, stained, has_rna)
-            if self.dense.is_mkldnn:  # on some processors twice as fast as the usual product
+            if self.dense.is_mkldnn:  # up to twice as fast as the default product
                 packed: Any = hidden.to_mkldnn()
                 parts.append(functional.linear(packed, self.dense).to_dense())
             else:
@@ -372,7 +372,7 @@ class _Folded:
     def _hidden(
         self, bags: SparseCounts, rows: slice, stained: Any, has_rna: Tensor | None
     ) -> Tensor:
-        """Compute max(h, -c): max(0, h + c) less c, which is the same for all cells."""
+        """Compute max(h, -c), which is max(0, h + c) - c with the constant c of all cells."""
         n_cells = len(bags) // self.n_places
         hidden = bags.weighted_sums(self.weight)
         by_place = hidden.view(n_cells, self.n_places, self.weight.shape[1])

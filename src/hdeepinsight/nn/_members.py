@@ -1,4 +1,4 @@
-"""Several networks as one: features side by side, and the mean of their probabilities."""
+"""Ensembles: concatenated features and averaged probabilities of several networks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class MemberBackbones(nn.Module):
-    """Backbones of several members, which read the same image.
+    """Backbones of the members of an ensemble, which read the same image.
 
     Parameters
     ----------
     make
-        Makes one backbone, whose ``n_latent`` is the width of its features.
+        Function that returns a backbone with its number of features as ``n_latent``.
     n_members
         Number of backbones.
 
@@ -40,13 +40,13 @@ class MemberBackbones(nn.Module):
         self.n_latent: int = sum(member.n_latent for member in made)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features of images, shape ``(n_cells, n_channels, side, side)``.
+        """Compute features of images of shape ``(n_cells, n_channels, side, side)``.
 
         Returns
         -------
-        In evaluation those of all members side by side, shape ``(n_cells, n_latent)``. In training
-        each member reads its own share of the mini-batch: the cells of the first member come first,
-        and the shape is ``(n_cells, n_latent / n_members)``.
+        In evaluation mode, the concatenated features of all members, shape ``(n_cells, n_latent)``.
+        In training mode, each member reads its own part of the mini-batch, in the order of the
+        members, and the shape is ``(n_cells, n_latent / n_members)``.
         """
         if not self.training:
             return torch.cat([member(image) for member in self.members], dim=1)
@@ -55,12 +55,12 @@ class MemberBackbones(nn.Module):
 
 
 class MemberHeads(nn.Module):
-    r"""Heads of several members, and the mean of what they say.
+    r"""Heads of the members of an ensemble, and the mean of their probabilities.
 
     Parameters
     ----------
     make
-        Makes the head of one member.
+        Function that returns the head of one member.
     n_members
         Number of heads.
     tree
@@ -69,9 +69,9 @@ class MemberHeads(nn.Module):
     Notes
     -----
     With :math:`P_m(v)` the probability of node :math:`v` by member :math:`m`, the logit of a node
-    is :math:`\log\bar P(v) - \log\bar P(parent(v))` of the mean :math:`\bar P` over members. Its
-    softmax over siblings gives these means back, so that whatever follows, temperatures and
-    adapters too, sees one network.
+    is :math:`\log\bar P(v) - \log\bar P(parent(v))`, where :math:`\bar P` is the mean over members.
+    The softmax over siblings returns these means, so temperatures and adapters apply to the
+    ensemble as to one network.
 
     Examples
     --------
@@ -95,7 +95,7 @@ class MemberHeads(nn.Module):
         self.register_buffer("parent", parent, persistent=False)
 
     def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """Logits, shape ``(n_cells, n_edges)``, of features as `MemberBackbones` gives them."""
+        """Compute logits ``(n_cells, n_edges)`` from the features of `MemberBackbones`."""
         if not self.training:
             mean = self.log_probs(latent, nodes).logsumexp(0) - math.log(len(self.members))
             return mean[:, 1:] - mean[:, self.parent]
@@ -105,23 +105,23 @@ class MemberHeads(nn.Module):
         return torch.cat([head(part, own) for head, part, own in each])
 
     def by_one(self, latent: Tensor, member: Tensor) -> Tensor:
-        """Logits of each cell by one member, whose number stands in ``member`` ``(n_cells,)``."""
+        """Compute the logits of each cell by one member, given as an index ``(n_cells,)``."""
         own = self.log_probs(latent)[member, torch.arange(len(latent), device=latent.device)]
         return own[:, 1:] - own[:, self.parent]
 
     def log_probs(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """Log-probability of every node by each member, shape ``(n_members, n_cells, n_nodes)``."""
+        """Compute log-probabilities of all nodes, shape ``(n_members, n_cells, n_nodes)``."""
         parts = latent.chunk(len(self.members), dim=1)
         each = zip(self.members, parts, strict=True)
         return torch.stack([self.tree(head(part, nodes)) for head, part in each])
 
     def disagreement(self, latent: Tensor) -> Tensor:
-        """How far members are from their mean, shape ``(n_cells,)``.
+        """Compute the disagreement of the members, shape ``(n_cells,)``.
 
         Returns
         -------
-        Share of probability that would have to move from type to type, on average over members:
-        0 where all agree, and less than 1.
+        Total variation distance between the leaf probabilities of each member and their mean,
+        averaged over members: 0 if all agree, below 1 otherwise.
         """
         leaves = self.log_probs(latent)[:, :, self.tree.leaf_index].exp()
         return (leaves - leaves.mean(0)).abs().sum(2).mean(0) / 2

@@ -1,4 +1,4 @@
-"""Mean profiles of the reference: what a cell resembles, and how far two sets of cells differ."""
+"""Profiles of the leaf types: rank correlation, discriminant, and shift between datasets."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 MARKERS = 200
 MIN_MARKERS = 10
 MIN_CELLS = 2
-#: Makes correlations with rival types into log-odds; held-out reference cells gave 0.007–0.02.
+#: Divides correlations to give log-odds; estimates from held-out cells are 0.007 to 0.02.
 TEMPERATURE = 0.016
 COMPARED_CELLS = 10
 MIN_LEAVES = 2
-#: Fewer cells of a large query may all be of another type, and only be called by this name.
+#: Smallest share of a query for which a type is compared; fewer cells may all be mislabelled.
 MIN_SHARE = 0.001
-#: Markers per leaf of the rank correlations that a network is combined with.
+#: Markers per leaf for the rank correlations that are combined with the network.
 N_MARKERS = 100
-#: Directions of variation within types, and cells that they are computed from.
+#: Principal directions of variation within types, and cells that they are computed from.
 N_DIRECTIONS, COVARIANCE_CELLS = 10, 2_000
-#: Share of the covariance within types that is replaced by a multiple of the identity.
+#: Shrinkage of the covariance within types towards a multiple of the identity.
 SHRINKAGE = 0.5
-#: Weights of discriminant and ranks beside the network, and what their sum is divided by. The
-#: discriminant has half of its weight at so many cells per type.
+#: Weights of the discriminant and of the rank correlations relative to the network, the divisor of
+#: the sum, and the cells per type at which the discriminant has half of its weight.
 DISCRIMINANT, RANKS, TOTAL, HALF_WEIGHT_CELLS = 0.12, 0.5, 2.0, 10
 #: Largest log-odds of the weighted discriminant against its best leaf.
 MAX_LOG_ODDS = 3.0
@@ -42,7 +42,7 @@ MAX_LOG_ODDS = 3.0
 
 @dataclass(frozen=True, eq=False)
 class LeafProfiles:
-    """Mean log expression of every leaf of the reference, and how cells vary around it.
+    """Mean log expression of each leaf of the reference, and variation within leaves.
 
     Parameters
     ----------
@@ -51,11 +51,11 @@ class LeafProfiles:
     n_cells
         Cells of each leaf, shape ``(n_leaves,)``.
     spread
-        Sum over the genes of the variance within each leaf, shape ``(n_leaves,)``; ``None`` in
-        models that were saved without it.
+        Variance within each leaf, summed over genes, shape ``(n_leaves,)``; ``None`` for models
+        that were saved without it.
     variance
         Variance of each gene within the leaves, averaged over them, shape ``(n_genes,)``; ``None``
-        where the profiles are not combined with a network.
+        if the profiles are not combined with a network.
     directions
         Main directions of variation within the leaves, shape ``(n_directions, n_genes)``, scaled
         so that ``directions.T @ directions`` is their part of the covariance.
@@ -80,14 +80,14 @@ class LeafProfiles:
         return self.n_cells / self.n_cells.sum().clamp_min(1)
 
     def with_covariance(self, values: Tensor, leaves: Tensor) -> LeafProfiles:
-        """Return the profiles with the covariance within the leaves.
+        """Return the profiles with the covariance within leaves.
 
         Parameters
         ----------
         values
-            Log values of some cells of the profiles, shape ``(n_cells, n_genes)``.
+            Log values of cells that the profiles were computed from, ``(n_cells, n_genes)``.
         leaves
-            Leaf of each cell, shape ``(n_cells,)``; -1 is none.
+            Leaf of each cell, shape ``(n_cells,)``; -1 for none.
 
         Examples
         --------
@@ -138,7 +138,7 @@ class LeafProfiles:
 
 
 class ProfileMatcher(nn.Module):
-    r"""Probability of every leaf, from rank correlations with the mean profiles of the reference.
+    r"""Leaf probabilities from rank correlations with the mean profiles of the reference.
 
     Parameters
     ----------
@@ -147,19 +147,19 @@ class ProfileMatcher(nn.Module):
     measured
         1 for the genes of the query, shape ``(n_genes,)``.
     n_markers
-        Genes that are best at telling one leaf from one other, at least 10 a pair.
+        Marker genes per leaf, shared among the other leaves; at least 10 per pair of leaves.
     skip
-        Pass over so many rounds of the best markers: with ``skip=1`` the second best ones decide,
-        held out from what the first matcher saw.
+        Rounds of the best markers to leave out. With ``skip=1``, the second-best markers are used,
+        which are independent of those of the first matcher.
 
     Notes
     -----
     With the ranks of a cell and of profile :math:`k` over the markers, and their Pearson
     correlation :math:`\rho_k` (Spearman's), :math:`P(k) \propto e^{\rho_k / \tau}`,
-    :math:`\tau = 0.016`. Ranks do not feel depth, scale or any monotone distortion, which is
-    where studies differ most. The idea of ranking cells against reference profiles is SingleR's
-    (doi:10.1038/s41590-018-0276-y); mean profiles instead of single cells, and no rounds of
-    fine-tuning, are our decisions.
+    :math:`\tau = 0.016`. Ranks are invariant to depth, scale and other monotone distortions, by
+    which studies differ most. Rank correlation with reference profiles is due to SingleR
+    (doi:10.1038/s41590-018-0276-y); the use of mean profiles without rounds of fine-tuning is our
+    decision.
 
     Examples
     --------
@@ -191,11 +191,11 @@ class ProfileMatcher(nn.Module):
 
     @property
     def is_useful(self) -> bool:
-        """True if there are markers enough to say anything."""
+        """Whether there are enough markers and leaves for a comparison."""
         return len(self.genes) >= MIN_MARKERS and len(self.known) > 1
 
     def forward(self, counts: Tensor | SparseCounts) -> Tensor:
-        """Return log-probabilities ``(n_cells, n_leaves)`` of counts ``(n_cells, n_genes)``.
+        """Compute leaf log-probabilities ``(n_cells, n_leaves)`` of counts ``(n_cells, n_genes)``.
 
         Leaves without a profile have -inf.
         """
@@ -205,10 +205,10 @@ class ProfileMatcher(nn.Module):
         return scores.index_copy(1, self.known, matched)
 
     def _correlations(self, counts: SparseCounts) -> Tensor:
-        """Correlate ranks with the profiles, from the counts that are not zero.
+        """Correlate ranks with the profiles, from the non-zero counts.
 
-        Zeros share the lowest rank, so that with the difference of a rank to it, which is 0 for
-        them, and profiles of mean 0, both sums of a correlation are over the other genes.
+        Zeros share the lowest rank. After it is subtracted, they contribute nothing, and since the
+        profiles have mean 0, both sums of a correlation run over the non-zero genes only.
         """
         column = self.column.index_select(0, counts.genes)
         kept = _where((column >= 0) & (counts.values > 0))
@@ -223,7 +223,7 @@ class ProfileMatcher(nn.Module):
             key[order], return_inverse=True, return_counts=True
         )
         n_seen, cells = n_seen.double(), cells[order]
-        # Twice the rank, less that of the zeros of the cell.
+        # Twice the rank, minus that of the zeros of the cell.
         place = 2 * size.cumsum(0)[tied] - size[tied] - 2 * starts[cells]
         above = place + (n_genes - n_seen)[cells]
         square = (above - n_seen[cells]).square()
@@ -233,19 +233,19 @@ class ProfileMatcher(nn.Module):
         return ranked.weighted_sums(self.profiles.T.contiguous()) / length.float().unsqueeze(1)
 
     def complete(self, network: Tensor, counts: Tensor | SparseCounts, measured: Tensor) -> Tensor:
-        """Return leaf probabilities by the profiles, and by a network where there is none.
+        """Return leaf probabilities by the profiles, or by the network for leaves without one.
 
         Parameters
         ----------
         network
-            Leaf probabilities by the network, shape ``(n_cells, n_leaves)``. Leaves without a
-            profile keep theirs, and the others share the rest; cells of which no gene was measured
-            keep all of it.
+            Leaf probabilities by the network, shape ``(n_cells, n_leaves)``. They are kept for
+            leaves without a profile, and for cells without measured genes; the remaining
+            probability is divided among the other leaves.
         counts
             Raw counts, shape ``(n_cells, n_genes)``.
         measured
-            1 where a gene was measured, shape ``(n_genes,)`` or ``(n_cells, n_genes)``; or where
-            any was, shape ``(n_cells, 1)``.
+            1 for measured genes, shape ``(n_genes,)`` or ``(n_cells, n_genes)``; or 1 for cells
+            with any measured gene, shape ``(n_cells, 1)``.
 
         Examples
         --------
@@ -289,10 +289,10 @@ class ProfileEnsemble(nn.Module):
         \delta_k = \tfrac{0.12\,n}{n + 10}\,
         \bigl(y - \tfrac{1}{2}\mu_k\bigr)^T \Sigma^{-1} \mu_k .
 
-    :math:`\Sigma` has ten directions beside the variances of the genes, and is shrunk halfway to a
-    multiple of the identity. A mean and a common covariance are learned from fewer cells than the
-    boundaries of a network, and carry over to other donors; ranks carry over to other studies; the
-    network adds what no mean can. Our decision, with weights that were chosen on development pairs.
+    :math:`\Sigma` consists of ten principal directions and the remaining variance of each gene, and
+    is shrunk halfway towards a multiple of the identity. Means and a common covariance need fewer
+    cells than the decision boundaries of a network and transfer to other donors; ranks transfer to
+    other studies. Our decision; the weights were chosen on development pairs.
 
     Examples
     --------
@@ -364,7 +364,7 @@ class ProfileEnsemble(nn.Module):
     def reading(
         self, counts: Tensor | SparseCounts, shift: Tensor | None = None
     ) -> Callable[[Tensor], Tensor]:
-        """Return a function that combines leaf probabilities of these cells, by any network.
+        """Return a function that combines these cells' leaf probabilities by any network.
 
         Leaves without a profile keep theirs, as do cells of which no gene was counted. A batch
         correction ``shift`` is added to the log values; the ranks are those of the counts.
@@ -430,7 +430,7 @@ def _standardise(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class LeafSums:
-    """Sums from which means and variances of log values follow; those of disjoint cells add up.
+    """Sums of log values per leaf, which can be added over disjoint sets of cells.
 
     Parameters
     ----------
@@ -439,7 +439,7 @@ class LeafSums:
     total
         Sum of their log values, shape ``(n_leaves, n_genes)``.
     squares
-        Sum of their squared log values over cells and genes, shape ``(n_leaves,)``.
+        Sum of their squared log values, over cells and genes, shape ``(n_leaves,)``.
 
     Examples
     --------
@@ -457,7 +457,7 @@ class LeafSums:
 
     @classmethod
     def of(cls, values: Tensor, leaves: Tensor, n_leaves: int) -> LeafSums:
-        """Sum the log values ``(n_cells, n_genes)`` of each leaf; -1 is none.
+        """Sum the log values ``(n_cells, n_genes)`` of each leaf; -1 for none.
 
         Examples
         --------
@@ -480,7 +480,7 @@ class LeafSums:
 
     @classmethod
     def sum(cls, parts: Sequence[LeafSums]) -> LeafSums:
-        """Add up sets of cells that have none in common.
+        """Add the sums of disjoint sets of cells.
 
         Examples
         --------
@@ -504,7 +504,7 @@ class LeafSums:
         )
 
     def profiles(self) -> LeafProfiles:
-        """Return means, and how far the cells of a leaf spread around theirs.
+        """Compute the means, and the variance within leaves.
 
         Examples
         --------
@@ -528,7 +528,7 @@ class LeafSums:
 
 
 def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor) -> float | None:
-    r"""Compute the squared distance of the means of a type, against that between types.
+    r"""Compute the squared distance between datasets, relative to that between types.
 
     Parameters
     ----------
@@ -539,9 +539,10 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
 
     Returns
     -------
-    The distance, averaged over the leaves with ten cells on both sides and one in a thousand of the
-    query's; 1 is as far as types of the reference are from their centre, and 0 is expected of
-    samples of the same cells. ``None`` where fewer than two leaves can be compared.
+    The distance, averaged over the leaves with at least ten cells on both sides and one in a
+    thousand of the query. It is 1 if the datasets are as far apart as types of the reference are
+    from their centre, and its expectation is 0 for samples of the same cells. ``None`` if fewer
+    than two leaves can be compared.
 
     Examples
     --------
@@ -563,8 +564,8 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
     .. math::
         d_k = \lVert \mu_k - \mu'_k \rVert^2 - \frac{s_k}{n_k - 1} - \frac{s'_k}{n'_k - 1}
 
-    is an unbiased estimate: few cells do not look far away because they are few. Types are
-    compared each with itself, so that their proportions do not matter. Our decision.
+    is an unbiased estimate, also for few cells. Each type is compared with itself, so that the
+    proportions of the types do not matter. Our decision.
     """
     if query.spread is None or reference.spread is None:
         return None
@@ -582,9 +583,9 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
 
 
 def usual_shift(batches: Sequence[LeafSums]) -> float | None:
-    """Compute how far a batch of a reference is from its other batches: the median.
+    """Compute the median shift between a batch of a reference and its other batches.
 
-    ``None`` where there is one batch, or none can be compared.
+    ``None`` if there is only one batch, or if no batches can be compared.
 
     Examples
     --------
