@@ -29,7 +29,7 @@ def two_leaves(old: float, n_cells: int = 95) -> torch.Tensor:
     return torch.tensor([[old, 1 - old, 0.0]] * n_cells)
 
 
-def random_opinions(n_cells: int = 300, seed: int = 0) -> list[torch.Tensor]:
+def random_estimates(n_cells: int = 300, seed: int = 0) -> list[torch.Tensor]:
     rng = np.random.default_rng(seed)
     return [torch.from_numpy(rng.dirichlet([0.5] * 3, n_cells)) for _ in range(4)]
 
@@ -99,9 +99,9 @@ def test_few_cells_are_weak_evidence() -> None:
 
 
 def test_order_of_cells_does_not_matter() -> None:
-    opinions, order = random_opinions(), np.random.default_rng(1).permutation(300)
-    weights, changes = weigh_changes(*opinions, LABELS)
-    again, changes_again = weigh_changes(*(each[order] for each in opinions), LABELS)
+    estimates, order = random_estimates(), np.random.default_rng(1).permutation(300)
+    weights, changes = weigh_changes(*estimates, LABELS)
+    again, changes_again = weigh_changes(*(each[order] for each in estimates), LABELS)
     torch.testing.assert_close(weights, again)
     assert [c.n_cells for c in changes] == [c.n_cells for c in changes_again]
     assert sum(c.n_cells for c in changes) < 300
@@ -118,7 +118,7 @@ def test_small_differences_change_weights_little() -> None:
 
 
 def test_followed_probabilities_are_a_distribution() -> None:
-    plain, network, profiles, held_out = random_opinions()
+    plain, network, profiles, held_out = random_estimates()
     weights, _ = weigh_changes(plain, network, profiles, held_out, LABELS)
     proposed = (network + profiles) / 2
     found = follow_changes(plain, proposed, weights)
@@ -131,7 +131,7 @@ def test_followed_probabilities_are_a_distribution() -> None:
 
 
 def test_noise_changes_no_label() -> None:
-    plain, *heard = random_opinions(2000)
+    plain, *heard = random_estimates(2000)
     weights, report = check_adaptation(plain, *heard, LABELS)
     assert report.decision == "zero-shot"
     assert report.figures.changed == 0
@@ -159,9 +159,9 @@ def test_a_rejected_change_does_not_affect_the_others() -> None:
 
 
 def test_unchanged_labels_of_another_batch_keep_their_probabilities() -> None:
-    opinions = [each.roll(shift, 0) for shift, each in enumerate(random_opinions())]
+    estimates = [each.roll(shift, 0) for shift, each in enumerate(random_estimates())]
     near, far = (
-        check_adaptation(*opinions, LABELS, shift_query=shift, shift_reference=0.2)[0]
+        check_adaptation(*estimates, LABELS, shift_query=shift, shift_reference=0.2)[0]
         for shift in (0.5, 0.7)
     )
     assert (near.diagonal() == 0).all()
@@ -169,7 +169,7 @@ def test_unchanged_labels_of_another_batch_keep_their_probabilities() -> None:
 
 
 def test_switched_off_it_applies_all_changes_and_reports_the_check() -> None:
-    plain, *heard = random_opinions(2000)
+    plain, *heard = random_estimates(2000)
     weights, report = check_adaptation(plain, *heard, LABELS, guard=False)
     assert report.decision == "adapted"
     assert "the check is switched off; with it: " in report.reason
@@ -185,7 +185,7 @@ def test_a_few_cells_of_one_type_change_nothing(n_cells: int) -> None:
 
 
 def test_classifiers_that_agree_change_nothing() -> None:
-    plain = random_opinions()[0]
+    plain = random_estimates()[0]
     _, report = check_adaptation(plain, plain, plain, plain, LABELS)
     assert (report.decision, report.reason) == ("zero-shot", "no label would change")
 

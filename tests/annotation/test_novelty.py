@@ -10,7 +10,7 @@ from scipy import sparse
 import hdeepinsight as hdi
 from hdeepinsight.annotation import (
     NO_LIMIT,
-    QueryJudge,
+    QueryComparison,
     ReferenceBank,
     most_probable_leaf,
 )
@@ -67,19 +67,21 @@ def bank():
 def compare(bank, counts, measured=EVERY, predict_by_markers=None):
     """Compare cells with the reference; return columns, depths and reasons, too."""
     probabilities = predict(counts)
-    judge = QueryJudge(bank, TREE, measured, counts, probabilities, predict, predict_by_markers)
-    columns = judge.measure(counts, probabilities)
+    comparison = QueryComparison(
+        bank, TREE, measured, counts, probabilities, predict, predict_by_markers
+    )
+    columns = comparison.measure(counts, probabilities)
     leaf = most_probable_leaf(TREE, probabilities)
-    return judge, columns, *judge.stops(columns, probabilities, leaf)
+    return comparison, columns, *comparison.stops(columns, probabilities, leaf)
 
 
 def test_cells_like_the_reference_keep_their_labels(bank):
     counts, _ = known_cells(600, np.random.default_rng(2))
-    judge, columns, depth, reasons = compare(bank, counts)
-    assert judge.similarity > 0.95
-    assert 0.9 < judge.distinctness < 1.1
-    assert not judge.is_foreign
-    assert not judge.splits
+    comparison, columns, depth, reasons = compare(bank, counts)
+    assert comparison.similarity > 0.95
+    assert 0.9 < comparison.distinctness < 1.1
+    assert not comparison.is_foreign
+    assert not comparison.splits
     for name, alpha in (("lineage_p_value", 0.05), ("type_p_value", 0.02)):
         assert (columns[name] <= alpha).mean() < 2 * alpha
     assert columns["is_ambient"].mean() < 0.01
@@ -92,15 +94,15 @@ def test_few_cells_and_cells_of_one_type_are_not_foreign(bank, n_cells):
     rng = np.random.default_rng(3)
     pure = draw(np.repeat(PROFILES[:1], n_cells, axis=0), rng)
     for counts in (pure, known_cells(n_cells, rng)[0]):
-        judge, _, depth, _ = compare(bank, counts)
-        assert not judge.is_foreign
+        comparison, _, depth, _ = compare(bank, counts)
+        assert not comparison.is_foreign
         assert (depth == 0).mean() <= 0.2
 
 
 def test_a_sorted_population_keeps_its_labels(bank):
     counts = draw(np.repeat(PROFILES[:1], 300, axis=0), np.random.default_rng(4))
-    judge, columns, depth, _ = compare(bank, counts)
-    assert not judge.is_foreign
+    comparison, columns, depth, _ = compare(bank, counts)
+    assert not comparison.is_foreign
     assert columns["is_ambient"].mean() < 0.05
     assert (depth == 0).mean() < 0.05
 
@@ -115,8 +117,8 @@ def test_noise_gets_no_label(bank, kind):
         counts = counts[:, rng.permutation(N_GENES)]
     else:
         counts = rng.negative_binomial(0.5, 0.2, size=counts.shape).astype(np.float32)
-    judge, _, depth, reasons = compare(bank, sparse.csr_matrix(counts))
-    assert judge.similarity < 0.5
+    comparison, _, depth, reasons = compare(bank, sparse.csr_matrix(counts))
+    assert comparison.similarity < 0.5
     assert (depth == 0).all()
     assert set(reasons) == {"the query does not look like the reference"}
 
@@ -180,12 +182,12 @@ def test_droplets_hold_molecules_of_large_cells(bank):
 def test_cells_whose_genes_come_from_different_cells_get_no_label(bank):
     rng = np.random.default_rng(14)
     counts = rng.permuted(known_cells(300, rng)[0].toarray(), axis=0)
-    judge, columns, depth, reasons = compare(bank, sparse.csr_matrix(counts))
-    assert judge.similarity > 0.9  # the mean does not change
-    assert judge.distinctness < 0.3
+    comparison, columns, depth, reasons = compare(bank, sparse.csr_matrix(counts))
+    assert comparison.similarity > 0.9  # the mean does not change
+    assert comparison.distinctness < 0.3
     assert (depth == 0).all()
     assert set(reasons) == {"the query does not look like the reference"}
-    assert judge.figures(columns, depth)["distinctness"] == judge.distinctness
+    assert comparison.figures(columns, depth)["distinctness"] == comparison.distinctness
 
 
 def test_a_new_lineage_in_a_familiar_query_is_novel(bank):
@@ -194,8 +196,8 @@ def test_a_new_lineage_in_a_familiar_query_is_novel(bank):
     other = PROFILES.mean(axis=0)
     other[300:360] += 4 * other.mean()
     novel = draw(np.repeat(other[None] / other.sum(), 60, axis=0), rng)
-    judge, columns, *_ = compare(bank, sparse.vstack([cells, novel], format="csr"))
-    assert not judge.is_foreign
+    comparison, columns, *_ = compare(bank, sparse.vstack([cells, novel], format="csr"))
+    assert not comparison.is_foreign
     p = columns["type_p_value"]
     assert (p[500:, None] < p[None, :500]).mean() > 0.9  # the area under the ROC curve
 
@@ -237,12 +239,12 @@ def test_a_split_that_markers_contradict_is_not_given(bank):
         swapped[:, [cd4, cd8]] = found[:, [cd8, cd4]]
         return swapped
 
-    judge, _, depth, reasons = compare(bank, counts, predict_by_markers=predict_by_markers)
+    comparison, _, depth, reasons = compare(bank, counts, predict_by_markers=predict_by_markers)
     of_t = np.isin(nodes, [TREE.labels.index("CD4"), TREE.labels.index("CD8")])
     assert (depth[of_t] <= 1).all()
     assert (depth[~of_t] == NO_LIMIT).mean() > 0.9
     assert any("CD4 and CD8 cannot be told apart in this query" in text for text in reasons)
-    assert len(judge.findings) == 1
+    assert len(comparison.findings) == 1
 
 
 def test_adapting_does_not_undo_a_stop(bank):
@@ -257,7 +259,9 @@ def test_adapting_does_not_undo_a_stop(bank):
 
     # The network contradicts the markers before adaptation only.
     stopped, free = (
-        QueryJudge(bank, TREE, EVERY, counts, predict(counts), swapped, predict, adapted=adapted)
+        QueryComparison(
+            bank, TREE, EVERY, counts, predict(counts), swapped, predict, adapted=adapted
+        )
         for adapted in (True, False)
     )
     assert set(stopped.splits) == {cd4, cd8}
@@ -266,8 +270,8 @@ def test_adapting_does_not_undo_a_stop(bank):
 
 def test_the_power_to_find_doublets_is_estimated(bank):
     counts, nodes = known_cells(500, np.random.default_rng(16))
-    judge, columns, depth, _ = compare(bank, counts)
-    assert judge.figures(columns, depth)["doublet_power"] > 0.9
+    comparison, columns, depth, _ = compare(bank, counts)
+    assert comparison.figures(columns, depth)["doublet_power"] > 0.9
     of_t = counts[TREE.node_at_level[nodes, 0] == TREE.labels.index("T")]
     pure, columns, depth, _ = compare(bank, of_t)
     assert "doublet_power" not in pure.figures(columns, depth)  # doublets need two lineages

@@ -225,9 +225,9 @@ class Adapter:
         network, profile, held_out, proposed = (
             restrict_to_labels(each, run.allowed) for each in (network, profile, held_out, proposed)
         )
-        opinions = before, network, profile, held_out
+        estimates = before, network, profile, held_out
         self._weights, report = check_adaptation(
-            *opinions, labels, proposed, guard=options.guard, **figures
+            *estimates, labels, proposed, guard=options.guard, **figures
         )
         self.report = replace(report, **facts)
         self._shrinkage = shrinkage if self.is_applied else None

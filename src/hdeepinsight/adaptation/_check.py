@@ -131,8 +131,8 @@ class LabelChange:
     Examples
     --------
     >>> from hdeepinsight.adaptation import LabelChange
-    >>> opinions = {"plain": 0.1, "network": 0.22, "profiles": 0.9, "held_out": 0.8}
-    >>> LabelChange(old="Mono", new="Mk", n_cells=49, **opinions, followed=0.0).support
+    >>> estimates = {"plain": 0.1, "network": 0.22, "profiles": 0.9, "held_out": 0.8}
+    >>> LabelChange(old="Mono", new="Mk", n_cells=49, **estimates, followed=0.0).support
     0.22
     """
 

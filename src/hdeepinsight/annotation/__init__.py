@@ -40,8 +40,8 @@ from hdeepinsight.annotation._external import node_probabilities as node_probabi
 from hdeepinsight.annotation._external import normalise_classes as normalise_classes
 from hdeepinsight.annotation._novelty import ReferenceBank as ReferenceBank
 from hdeepinsight.annotation._trust import NO_LIMIT as NO_LIMIT
-from hdeepinsight.annotation._trust import QueryJudge as QueryJudge
-from hdeepinsight.annotation._trust import marker_opinion as marker_opinion
+from hdeepinsight.annotation._trust import QueryComparison as QueryComparison
+from hdeepinsight.annotation._trust import marker_predictor as marker_predictor
 from hdeepinsight.annotation._verdict import Decision as Decision
 from hdeepinsight.annotation._verdict import Verdict as Verdict
-from hdeepinsight.annotation._verdict import judgement as judgement
+from hdeepinsight.annotation._verdict import assess_query as assess_query

@@ -69,7 +69,7 @@ NO_LINEAGE = "the cell matches no lineage of the reference"
 NO_TYPE = "the cell matches no type of its lineage"
 
 
-class QueryJudge:
+class QueryComparison:
     """Comparison of the cells of a query with held-out cells of the reference.
 
     The held-out cells are restricted to the genes of the query, thinned to its depths, and passed
@@ -496,7 +496,7 @@ class QueryJudge:
         return min(found / max(reached, 0.5), 1.0)
 
 
-def marker_opinion(
+def marker_predictor(
     profiles: LeafProfiles | None, taxonomy: Taxonomy, measured: np.ndarray
 ) -> Predict | None:
     """Return a function that labels cells by ranks of markers.
@@ -521,10 +521,10 @@ def marker_opinion(
     --------
     >>> import hdeepinsight as hdi
     >>> import numpy as np
-    >>> from hdeepinsight.annotation import marker_opinion
+    >>> from hdeepinsight.annotation import marker_predictor
     >>> model = hdi.hub.pull("pbmc")
     >>> every = np.ones(len(model.genes), dtype=bool)
-    >>> predict = marker_opinion(model.profiles_, model.taxonomy, every)
+    >>> predict = marker_predictor(model.profiles_, model.taxonomy, every)
     >>> predict(model.bank_.counts[:3]).shape == (3, model.taxonomy.n_nodes)
     True
     """

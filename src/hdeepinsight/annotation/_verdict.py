@@ -11,7 +11,7 @@ import pandas as pd
 
 from hdeepinsight._errors import check_choice
 from hdeepinsight.annotation._decode import Reject, most_probable_leaf
-from hdeepinsight.annotation._trust import INDISTINCT, NO_LIMIT, UNLIKE, QueryJudge
+from hdeepinsight.annotation._trust import INDISTINCT, NO_LIMIT, UNLIKE, QueryComparison
 from hdeepinsight.data import AlignedQuery, GeneReport
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -176,11 +176,11 @@ def verdict(
     taxonomy
         The tree.
     figures
-        Output of :meth:`QueryJudge.figures`; empty for a model without held-out cells.
+        Output of :meth:`QueryComparison.figures`; empty for a model without held-out cells.
     seen
         Whether each cell has counts in any feature of the model, shape ``(n_cells,)``.
     findings
-        Further sentences, such as :attr:`QueryJudge.findings`.
+        Further sentences, such as :attr:`QueryComparison.findings`.
 
     Examples
     --------
@@ -247,8 +247,8 @@ def verdict(
     return Verdict(light=light, sentences=tuple(sentences), figures=found)
 
 
-def judgement(
-    judge: QueryJudge | None,
+def assess_query(
+    comparison: QueryComparison | None,
     columns: dict[str, np.ndarray],
     probabilities: np.ndarray,
     *,
@@ -261,7 +261,7 @@ def judgement(
 
     Parameters
     ----------
-    judge
+    comparison
         Comparison of the query with the reference; ``None`` for a model without held-out cells.
     columns
         Output of its ``measure`` for all cells.
@@ -289,22 +289,22 @@ def judgement(
     >>> import warnings
     >>> import hdeepinsight as hdi
     >>> import numpy as np
-    >>> from hdeepinsight.annotation import judgement
+    >>> from hdeepinsight.annotation import assess_query
     >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
     >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query
     >>> table, seen = np.ones((query.n_obs, model.taxonomy.n_nodes)), np.ones(query.n_obs, bool)
     >>> options = {"taxonomy": model.taxonomy, "opened": model.open(query), "seen": seen}
-    >>> found = judgement(None, {}, table, **options)
+    >>> found = assess_query(None, {}, table, **options)
     >>> found["verdict"].light, found["novelty"]
     ('yellow', None)
     """
     figures: dict[str, float] = {}
     findings: tuple[str, ...] = ()
     depth, reasons = np.full(len(seen), NO_LIMIT), np.full(len(seen), "", dtype=object)
-    if judge is not None:
+    if comparison is not None:
         leaf = most_probable_leaf(taxonomy, probabilities)
-        depth, reasons = judge.stops(columns, probabilities, leaf)
-        figures, findings = judge.figures(columns, depth), judge.findings
+        depth, reasons = comparison.stops(columns, probabilities, leaf)
+        figures, findings = comparison.figures(columns, depth), comparison.findings
     genes = opened.gene_report
     if not seen.all():
         text = f"{int((~seen).sum()):,} cells {EMPTY} and are labelled Unknown."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -105,7 +106,7 @@ class InputReport:
     species: _genes.Species = "unknown"
     looks_transposed: bool = False
     rounding: float = 0.0
-    log_base: float = float(np.e)
+    log_base: float = math.e
     problems: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -169,7 +170,7 @@ NEARLY = 0.9
 _MIN_CELLS = 3  # one or two cells may have the same sum by chance
 _SAME_SUM = 5e-3
 _MOSTLY_WHOLE = 0.1  # normalised values are rarely whole numbers
-_NATURAL = float(np.e)
+_NATURAL = math.e
 
 
 def classify_scale(

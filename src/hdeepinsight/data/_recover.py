@@ -9,6 +9,7 @@ and allows exactly one integer for each value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -158,7 +159,7 @@ class Denormalizer:
     scale: Normalisation
     dtype: np.dtype[Any]
     grid: float = 0.0
-    base: float = float(np.e)
+    base: float = math.e
 
     def denormalize(self, block: Block) -> tuple[sp.csr_matrix, Bools]:
         """Return the counts of a block (CSR float32), and whether each cell was solved."""
@@ -170,7 +171,7 @@ class Denormalizer:
         if self.dtype.kind == "f":
             eps = max(eps, float(np.finfo(self.dtype).eps))
         if self.scale == "log1p":
-            log = 1.0 if self.base == np.e else float(np.log(self.base))
+            log = 1.0 if self.base == math.e else float(np.log(self.base))
             values, grid = values * log, self.grid * log
             x = np.expm1(values)
             tolerance = (1 + x) * (2 * eps * values + grid / 2) + 2 * eps * x
@@ -206,7 +207,7 @@ class Denormalizer:
         """
         after, logged = "", ""
         if self.scale == "log1p":
-            after = " after expm1" if self.base == np.e else f" after {self.base:g}^x - 1"
+            after = " after expm1" if self.base == math.e else f" after {self.base:g}^x - 1"
             logged = ", with log1p to base e, 2 or 10"
         for rows, block in values:
             counts, solved = self.denormalize(block)
@@ -245,7 +246,7 @@ def find_log_base(
     >>> find_log_base(values.dtype, 0.0, values)
     2.0
     """
-    for base in dict.fromkeys([*([stored] if stored else []), float(np.e), 2.0, 10.0]):
+    for base in dict.fromkeys([*([stored] if stored else []), math.e, 2.0, 10.0]):
         if Denormalizer("log1p", dtype, grid, base).share_solved(sample) == 1:
             return base
     return None

@@ -60,7 +60,7 @@ def test_the_query_is_left_bit_identical(model, query):
 
 def test_probabilities_are_those_of_the_annotation_without_judging(model, query, monkeypatch):
     expected = model.annotate(query).probabilities()
-    monkeypatch.setattr("hdeepinsight.models._base._reader.QueryJudge", None)
+    monkeypatch.setattr("hdeepinsight.models._base._reader.QueryComparison", None)
     np.testing.assert_array_equal(model.predict_proba(query), expected)
     np.testing.assert_array_equal(model.predict(query, soft=True), expected)
     with pytest.raises(TypeError):

@@ -22,12 +22,12 @@ from hdeepinsight.annotation import (
     Calibration,
     Decoder,
     Evaluation,
-    QueryJudge,
+    QueryComparison,
     ReferenceBank,
     Reject,
+    assess_query,
     check_decoding,
     evaluate_annotation,
-    judgement,
 )
 from hdeepinsight.data import SAMPLE_CELLS, draw_evenly, is_paired, open_store
 from hdeepinsight.models._base._blocks import QueryBlocks
@@ -215,21 +215,23 @@ class AnnotatingMixin(_Base):
         batch_size: int | None = None,
         keep: list[sparse.csr_matrix] | None = None,
         **how: Any,
-    ) -> tuple[Annotation, QueryJudge | None]:
+    ) -> tuple[Annotation, QueryComparison | None]:
         """Annotate a query in one pass; compare all cells, or a sample, with the reference.
 
         The counts of the model's genes are appended to ``counts``, those of all genes to ``keep``.
         """
-        judge, uses_all = None, self.bank_ is not None and reader.is_small
+        comparison, uses_all = None, self.bank_ is not None and reader.is_small
         if self.bank_ is not None and not uses_all:
-            _, judge = self._annotated(reader.sample(), **how)
+            _, comparison = self._annotated(reader.sample(), **how)
         counts = [] if uses_all and counts is None else counts
-        found = reader.read(self._outputs, batch_size, counts=counts, keep=keep, judge=judge)
+        found = reader.read(
+            self._outputs, batch_size, counts=counts, keep=keep, comparison=comparison
+        )
         if uses_all and counts:
             read = sparse.vstack(counts, format="csr"), found["probabilities"]
-            judge = reader.judge(*read)
-            found |= {} if judge is None else judge.measure(*read)
-        return self._annotation(reader.opened, judge, found, **how), judge
+            comparison = reader.compare(*read)
+            found |= {} if comparison is None else comparison.measure(*read)
+        return self._annotation(reader.opened, comparison, found, **how), comparison
 
     def annotate_blocks(
         self,
@@ -312,7 +314,7 @@ class AnnotatingMixin(_Base):
     def _annotation(
         self,
         opened: AlignedQuery,
-        judge: QueryJudge | None,
+        comparison: QueryComparison | None,
         found: dict[str, np.ndarray],
         *,
         reject: Reject = "auto",
@@ -326,8 +328,8 @@ class AnnotatingMixin(_Base):
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
         seen = found.pop("seen", np.ones(0, dtype=bool))
         how |= {"disagreement": found.pop("disagreement", None), "recipe": self.recipe}
-        own = judgement(
-            judge,
+        own = assess_query(
+            comparison,
             found,
             probabilities,
             taxonomy=self.taxonomy,
@@ -748,8 +750,8 @@ def _share_unlike_reference(reader: QueryReader, cells: QueryCells) -> float | N
     some = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
     some = replace(some, batch=np.full(len(some), -1))  # no adapter is applied
     probabilities = reader.network(some, ("probabilities",))["probabilities"]
-    judge = reader.judge(some.counts, probabilities)
-    return None if judge is None else judge.foreign_share(some.counts, probabilities)
+    comparison = reader.compare(some.counts, probabilities)
+    return None if comparison is None else comparison.foreign_share(some.counts, probabilities)
 
 
 class _Query(NamedTuple):

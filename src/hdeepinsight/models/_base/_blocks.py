@@ -33,9 +33,9 @@ class QueryBlocks:
     def __init__(self, model: Any, opened: AlignedQuery, **how: Any) -> None:
         self.model, self.how = model, how
         self.reader = QueryReader(model, opened)
-        self.judge, self.sampled = None, {}
+        self.comparison, self.sampled = None, {}
         if model.bank_ is not None:
-            sample, self.judge = model._annotated(self.reader.sample(), **how)
+            sample, self.comparison = model._annotated(self.reader.sample(), **how)
             self.sampled = {"verdict": sample.verdict, "gene_report": sample.gene_report}
 
     def annotations(
@@ -43,22 +43,24 @@ class QueryBlocks:
     ) -> Iterator[Annotation]:
         """Annotate some cells, by default all, 4,096 at a time; ``names`` replaces their names."""
         reader = self._reader(rows)
-        for place, _, part in reader.chunks(self.model._outputs, judge=self.judge):
+        for place, _, part in reader.chunks(self.model._outputs, comparison=self.comparison):
             opened = reader.opened.subset(place)
             opened = opened if names is None else opened.named(names[place])
-            yield self.model._annotation(opened, self.judge, part, **self.how, whole=self.sampled)
+            yield self.model._annotation(
+                opened, self.comparison, part, **self.how, whole=self.sampled
+            )
 
     def outputs(self, rows: range | None = None) -> Outputs:
         """Return the model's outputs for some cells as arrays by name, for `whole`."""
         reader = self._reader(rows)
-        chunks = reader.chunks(self.model._outputs, judge=self.judge)
+        chunks = reader.chunks(self.model._outputs, comparison=self.comparison)
         return gather(((place, part) for place, _, part in chunks), reader.opened.n_obs)
 
     def whole(self, parts: Iterable[tuple[slice, Outputs]]) -> Annotation:
         """Combine the `outputs` of all parts into the annotation of the query."""
         opened = self.reader.opened
         found = gather(parts, opened.n_obs)
-        annotation: Annotation = self.model._annotation(opened, self.judge, found, **self.how)
+        annotation: Annotation = self.model._annotation(opened, self.comparison, found, **self.how)
         return annotation
 
     def portable(self, columns: Sequence[str] = ()) -> QueryBlocks:

@@ -19,7 +19,7 @@ from torch import Tensor
 from hdeepinsight._errors import check_integer
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import Adapter, QueryCells
-from hdeepinsight.annotation import QueryJudge, marker_opinion
+from hdeepinsight.annotation import QueryComparison, marker_predictor
 from hdeepinsight.data import CHUNK_CELLS
 from hdeepinsight.nn import ProfileEnsemble
 
@@ -87,11 +87,11 @@ class QueryReader:
         batch_size: int | None = None,
         *,
         keep: list[sparse.csr_matrix] | None = None,
-        judge: QueryJudge | None = None,
+        comparison: QueryComparison | None = None,
     ) -> Iterator[tuple[slice, sparse.csr_matrix, dict[str, np.ndarray]]]:
         """Iterate over chunks: rows, counts, and outputs by name.
 
-        With a ``judge``, which requires probabilities, its measures are included.
+        With a ``comparison``, which requires probabilities, its measures are included.
         """
         check_integer("batch_size", batch_size, optional=True)
         batch = self.network.adapter.batch_of(self.opened.obs)
@@ -104,7 +104,9 @@ class QueryReader:
                 extra = {**cells.extra, "shift": self.shift(numbers[rows])}
                 cells = replace(cells, extra=extra)
             found = self.network(cells, names, batch_size)
-            return found | ({} if judge is None else judge.measure(counts, found["probabilities"]))
+            return found | (
+                {} if comparison is None else comparison.measure(counts, found["probabilities"])
+            )
 
         chunks = tracked(self.opened.chunks(keep=keep), "Annotating", self.opened.n_obs)
         for (rows, counts), found in in_order(outputs, chunks, self.network.n_workers):
@@ -128,7 +130,9 @@ class QueryReader:
 
         return gather(parts(), self.opened.n_obs)
 
-    def judge(self, counts: sparse.csr_matrix, probabilities: np.ndarray) -> QueryJudge | None:
+    def compare(
+        self, counts: sparse.csr_matrix, probabilities: np.ndarray
+    ) -> QueryComparison | None:
         """Compare some cells with the reference; ``None`` without stored cells or RNA counts."""
         model, measured = self.model, self.opened.measured
         if model.bank_ is None or not counts.nnz:
@@ -138,10 +142,10 @@ class QueryReader:
             read = as_cells(cells.astype(np.float32), np.zeros(cells.shape[0], dtype=np.int64))
             return self.network(read, ("probabilities",))["probabilities"]
 
-        markers = marker_opinion(model.profiles_, model.taxonomy, measured)
+        markers = marker_predictor(model.profiles_, model.taxonomy, measured)
         known = model.bank_, model.taxonomy, measured
         how: dict[str, Any] = {"adapted": self.network.adapter.is_applied, "seed": model.seed}
-        return QueryJudge(*known, counts, probabilities, network, markers, **how)
+        return QueryComparison(*known, counts, probabilities, network, markers, **how)
 
 
 def gather(parts: Iterable[tuple[slice, Outputs]], n_cells: int) -> Outputs:
