@@ -18,6 +18,7 @@ import anndata as ad
 import numpy as np
 import torch
 from harness.records import Records
+from methods.ours import NetworkAlone
 from sklearn.metrics import f1_score
 
 import hdeepinsight as hdi
@@ -53,12 +54,6 @@ def few_of_each(cells: ad.AnnData, rng: np.random.Generator) -> ad.AnnData:
     order = rng.permutation(cells.n_obs)
     turn = cells.obs.iloc[order].groupby("cell_type", observed=True).cumcount().to_numpy()
     return cells[np.sort(order[turn < N_FEW])].copy()
-
-
-class NetworkAlone(hdi.SCHDeepInsight):
-    """The network, not combined with profiles of the types."""
-
-    combined_profiles = None
 
 
 def build(cells: ad.AnnData, seed: int, **options: object) -> NetworkAlone:

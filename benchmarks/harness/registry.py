@@ -80,7 +80,7 @@ SPECS: tuple[Spec, ...] = (
     ),
     # the same model with one thing changed
     _ours("members", "members by the size of the reference, five of up to 204 cells"),
-    _ours("network_alone", "network alone, where types have few cells"),
+    _ours("network_alone", "network alone, not combined with profiles"),
     _ours("random_layout", "random pixel layout"),
     _ours("adaptive_weights", "adaptive loss weights (published)"),
     _ours("focal", "focal loss (γ = 2, published)"),

@@ -54,13 +54,10 @@ def _leaf_softmax() -> type:
     return LeafSoftmaxModel
 
 
-def _network_alone() -> type:
-    class NetworkAlone(hdi.SCHDeepInsight):
-        """Does without the mean profiles that are heard where types have few cells."""
+class NetworkAlone(hdi.SCHDeepInsight):
+    """The network, not combined with profiles of the types."""
 
-        combined_profiles = None
-
-    return NetworkAlone
+    combined_profiles = None
 
 
 NO_MASKING = {"p_whole": 1.0, "max_rate": 0.0}
@@ -71,7 +68,7 @@ NO_THINNING = {"p": 0.0, "min_rate": 1.0}
 VARIANTS: dict[str, Variant] = {
     "schdeepinsight": Variant(),
     "members": Variant(model={"n_members": "auto"}),
-    "network_alone": Variant(model_class=_network_alone),
+    "network_alone": Variant(model_class=lambda: NetworkAlone),
     "random_layout": Variant(model={"layout": "random"}),
     "adaptive_weights": Variant(config=ModuleConfig(weighting="adaptive")),
     "focal": Variant(config=ModuleConfig(gamma=2.0)),
