@@ -51,7 +51,7 @@ def cut_reference(prepared: Prepared, n_each: int, seed: int) -> Reference:
 
 
 def measure(prepared: Prepared, spec: Spec, n_each: int, seed: int) -> list[dict]:
-    """One row a level."""
+    """One row per level."""
     pair, reference = prepared.pair, cut_reference(prepared, n_each, seed)
     module, name = spec.target.split(":")
     build = getattr(importlib.import_module(f"methods.{module}"), name)

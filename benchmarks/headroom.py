@@ -118,7 +118,7 @@ def _joined(reference: Cells, query: Cells) -> Cells:
 
 
 def measure(query: LabelledQuery, spec: Spec, learns_from: str) -> list[dict]:
-    """One row a level."""
+    """One row per level."""
     predicted = query.predicted(spec, reference=learns_from != "query")
     scores = score(query.labels, query.labels, predicted, None)
     run = {"pair": query.pair, "method": spec.name, "seed": query.seed, "labels": learns_from}

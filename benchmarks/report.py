@@ -21,77 +21,70 @@ INTRODUCTION = """\
 
 This page is written by `benchmarks/report.py` from `benchmarks/results/*.json`; do not edit it.
 
-Every method learns from the same labelled reference and annotates the same query, which comes from
-other donors, another study or another condition. Query labels are read by the scorer alone. Each
-run is a process of its own, with the environment that the method needs.
+Every method is trained on the same labelled reference and annotates the same query, from other
+donors, another study or another condition. Query labels are used for scores only. Each run is a
+separate process, in the environment that the method needs.
 
-- **Macro-F1** is the mean F1 over the classes of the query. Classes with fewer reference cells than
-  the pair asks for, and classes that the reference lacks, are not scored; they are listed below.
+- **Macro-F1** is the mean F1 over the classes of the query. Classes that the reference lacks, or of
+  which it has fewer cells than the pair requires, are not scored; they are listed below.
 - **Hierarchical F1** compares the sets of labels on the paths down to the level (micro-average).
-- **ECE** is the expected calibration error over 15 bins of equally many cells, from the probability
-  of the label at that level (0 is perfect); methods without probabilities have none.
-- A figure is the mean over seeds ± half the distance between the largest and the smallest; without
-  ± it is a single run, and – stands where none was made. The best
-  one is **bold** only where its lead is larger than the spread of it and of the runner-up.
-- Every method is trained on the finest labels, and coarser ones are read off the tree. Controls use
-  the same list of up to 4,096 genes, chosen on the reference alone; peers choose their own genes as
-  their authors advise.
-- Training time includes everything up to a model that can annotate, without loading the data;
-  memory is the peak of the process, libraries and data included. Methods that need the query to
-  learn (scANVI, scPoli, Harmony, popV) do that as part of annotating. These times are only as
-  quiet as the machine was; compare ratios. The table of speed and scale below was measured alone.
-- Rows of ours were measured many at a time where `results/runs.json` names a GPU; their times and
-  memory are those of earlier runs on one core, alone.
-- Rows of ours were measured before the network was combined with profiles of the types at every
-  size of reference ({doc}`user_guide/model`). With the combination, saved models of one seed have a
-  mean macro-F1 over the nine pairs of 0.813 (0.795 without), and of 0.816 (0.814) adapted to the
-  query and refined. By pair, adapted and refined: 0.895 (0.902), 0.852 (0.868), 0.845 (0.852),
-  0.964 (0.966), 0.789 (0.766), 0.968 (0.968), 0.688 (0.712), 0.640 (0.625), 0.699 (0.668), in the
-  order of the table.
-- What becomes of foreign tissue, noise, empty droplets, doublets and types that the reference lacks
-  stands in {doc}`user_guide/confidence`.
+- **ECE** is the expected calibration error over 15 bins with equal numbers of cells, of the
+  probability of the label at that level (0 is perfect). Methods without probabilities have none.
+- Figures are means over seeds ± half the range. A figure without ± is a single run; – means not
+  measured. The best figure is **bold** only if its lead exceeds the half ranges of both.
+- Every method is trained on the finest labels; coarser labels follow from the tree. Controls use
+  the same list of up to 4,096 genes, selected on the reference; peers select their own genes as
+  their authors recommend.
+- Training time includes all steps up to a model that can annotate, except loading the data. Memory
+  is the peak of the process, including libraries and data. Methods that train on the query (scANVI,
+  scPoli, Harmony, popV) do so as part of the annotation. The machine was busy to varying degrees, so
+  compare ratios; the table of speed and scale below was measured on an otherwise idle machine.
+@OURS@
+- Foreign tissue, noise, empty droplets, doublets and types that the reference lacks are reported in
+  {doc}`user_guide/confidence`.
 """
 
 ABLATION = """\
-## What each component does to a query
+## Effect of each step on the query
 
-The same trained model a pair and seed annotates the query in every way, at the finest level. Each
-component is told the batches of the query, and reads no label of it. Defaults were chosen on other
-pairs; after a look at these, one was changed on the evidence of those others (see the user guide).
+The same trained model (per pair and seed) annotates the query with and without each step, at the
+finest level. Steps get the batches of the query, but no labels. The defaults were chosen on other
+pairs; after these figures were seen, one was changed, based on the other pairs (see the user
+guide).
 """
 
 CHOICES = """\
-## What each choice of our model is worth
+## Effect of each design choice
 
-The default model with one thing changed: macro-F1 at the finest level, less that of the default
-with the same seed, all measured together, before training moved to the loaders of scvi-tools.
-Above zero the change is better. The last row is half the range of the default over its seeds; what
-lies within it is no difference.
+The default model with one change: difference in macro-F1 at the finest level to the default with
+the same seed. Positive means that the change is better. All rows were measured together, with an
+earlier version of the training code and without the combination with profiles. The last row is half
+the range of the default over seeds; smaller differences are not meaningful.
 """
 
 HEADROOM = """\
-## What could be won
+## Headroom
 
-Here methods learn from the query's own labels: its scored cells are cut into five parts, and each
-part is annotated by a method that learned from the other four. Nobody who annotates a query has
-those labels, so the distance of a figure above to these is about what a better adaptation could
-still bring; where it is above them, the reference says more than the query's own labels. It is not
-a proof of a limit, as another method might read more out of the same labels.
+Here, methods are trained on labels of the query itself: its scored cells are split into five parts,
+and each part is annotated by a method trained on the other four. Such labels do not exist in
+practice, so the difference to the figures above indicates how much a better adaptation could gain.
+Where the figures above are higher, the reference is more informative than the query's own labels.
+This is not an upper bound: another method may learn more from the same labels.
 """
 
 
 FEW_CELLS = """\
 ## Few labelled cells
 
-References cut to so many cells of each type, all of the one donor or study that has most of them;
-another seed draws other cells. Macro-F1 at the finest level, mean over the pairs whose query is of
-the same study, and over those whose query is of another.
+References with a limited number of cells per type, all from the donor or study with the most cells;
+each seed draws other cells. Macro-F1 at the finest level, mean over the pairs with a query of the
+same study, and over those with a query of another study.
 """
 
 
 SPEED = """\
-Processor time at one thread, after imports and the loading of a model (but for a cold start), the
-median of runs that alternate; memory is the peak of the process, and what the job added to it. See
+CPU time with one thread, after imports and loading of the model (except for a cold start), as the
+median of alternating runs. Memory is the peak of the process, and the part added by the job. See
 {doc}`performance`.
 """
 
@@ -258,13 +251,13 @@ class Report:
             return ""
         parts = [
             "## Missing genes",
-            "The same query with a random share of the reference's genes removed, the same ones "
-            "for every method; macro-F1 at the finest level, a new draw of genes a seed.",
+            "The query without a random share of the reference's genes, which are the same for all "
+            "methods; macro-F1 at the finest level, with a new draw of genes per seed.",
         ]
         if self.together:
             parts.append(
-                "Our rows, that with all genes too, were measured before training moved to the "
-                "loaders of scvi-tools."
+                "Our rows, including those with all genes, were measured with an earlier version of "
+                "the training code and without the combination with profiles."
             )
         shares = sorted({row["missing_genes"] for row in self.missing})
         for pair in self.pairs:
@@ -289,7 +282,7 @@ class Report:
             half = self.rows(self.missing, missing_genes=0.5, **place)
             drops = less(whole, half, "macro_f1", ("method", "seed"))
             columns[pair] = self._column(drops, "macro_f1")
-        title = "### Fall of macro-F1 with half of the genes removed"
+        title = "### Decrease in macro-F1 with half of the genes removed"
         return f"{title}\n\n{self._by_method(columns, mark=False)}"
 
     def _ablation(self) -> str:
@@ -305,7 +298,7 @@ class Report:
         return "\n\n".join(parts)
 
     def _by_component(self, rows: list[dict], key: str) -> str:
-        """One row a component, one column a pair; the mean only where all pairs were measured."""
+        """One row per component, one column per pair; the mean only where all pairs were measured."""
         lines = []
         for component in COMPONENTS:
             found = [
@@ -376,7 +369,7 @@ class Report:
         digits: int = 3,
         mark: bool = True,
     ) -> str:
-        """One row a method; columns without any figure are left out."""
+        """One row per method; columns without any figure are left out."""
         columns = {k: c for k, c in columns.items() if any(s is not None for s in c.values())}
         best = {
             title: clear_best(column, lower_is_better=title in lower) if mark else None
@@ -406,7 +399,7 @@ def _machine(host: dict) -> str:
     gpu = f"{host['gpu']}, " if "gpu" in host else ""
     return (
         f"{gpu}{host['cpu']}, {host['cores']} cores, {host['memory_gb']} GB, {host['system']}, "
-        f"Python {host['python']}, {host['threads']} thread(s) a method"
+        f"Python {host['python']}, {host['threads']} thread(s) per method"
     )
 
 
