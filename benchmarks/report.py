@@ -37,10 +37,10 @@ separate process, in the environment that the method needs.
   their authors recommend.
 - Training time includes all steps up to a model that can annotate, except loading the data. Memory
   is the peak of the process, including libraries and data. Methods that train on the query (scANVI,
-  scPoli, Harmony, popV) do so as part of the annotation. The machine was busy to varying degrees, so
-  compare ratios; the table of speed and scale below was measured on an otherwise idle machine.
+  scPoli, Harmony, popV) do so as part of the annotation. The machine was busy to varying degrees,
+  so compare ratios; the table of speed and scale below was measured on an otherwise idle machine.
 - Our rows in the tables by pair are of the present version, trained on a busy machine, which their
-  times show. Those of missing genes and of steps are of an earlier version (see there). Without the
+  times show. Those of students, missing genes and steps are of an earlier version. Without the
   combination with profiles of the types ({doc}`user_guide/model`), the means over the nine pairs
   were 0.805 plain and 0.816 adapted and refined.
 - Foreign tissue, noise, empty droplets, doublets and types that the reference lacks are reported in
@@ -259,8 +259,8 @@ class Report:
         ]
         if self.together:
             parts.append(
-                "Our rows, including those with all genes, were measured with an earlier version of "
-                "the training code and without the combination with profiles."
+                "Our rows, including those with all genes, were measured with an earlier version "
+                "of the training code and without the combination with profiles."
             )
         shares = sorted({row["missing_genes"] for row in self.missing})
         for pair in self.pairs:
@@ -301,7 +301,7 @@ class Report:
         return "\n\n".join(parts)
 
     def _by_component(self, rows: list[dict], key: str) -> str:
-        """One row per component, one column per pair; the mean only where all pairs were measured."""
+        """One row per component, one column per pair, and the mean if all pairs were measured."""
         lines = []
         for component in COMPONENTS:
             found = [
