@@ -132,7 +132,9 @@ def test_threads_on_one_model_do_not_disturb_each_other(adapted, shifted):
     with ThreadPoolExecutor(6) as pool:
         for _ in range(4):
             found = pool.map(lambda query: probabilities(adapted, query), queries)
-            assert all(map(np.array_equal, found, expected))
+            # Matrix products may differ in the last bit with the alignment of memory.
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
 def test_features_are_read_with_the_adapters_of_each_batch(model, adapted, shifted):
