@@ -89,9 +89,8 @@ def check_workers(client: Any, *paths: Path) -> None:
     """
     wanted = [str(path) for path in paths]
 
-    def inspect() -> tuple[
-        str | None, list[str]
-    ]:  # sent by value, since the package may be missing
+    def inspect() -> tuple[str | None, list[str]]:
+        # Sent by value and without the package, which workers may lack.
         from importlib import metadata
         from os.path import exists
 

@@ -1,4 +1,4 @@
-"""Write a query as a store from which counts are read several times faster."""
+"""Write a query as a store whose counts take less time to decompress."""
 
 from __future__ import annotations
 

@@ -316,7 +316,6 @@ class ProfileEnsemble(nn.Module):
     offset: Tensor
     tallied: Tensor
     target: Tensor
-    ancestors: Tensor
 
     def __init__(
         self,
@@ -349,7 +348,6 @@ class ProfileEnsemble(nn.Module):
         library_gene = normalizer.library_gene.cpu()
         self.register_buffer("tallied", torch.stack([torch.ones_like(measured), library_gene], 1))
         self.register_buffer("target", normalizer.target_for(measured.to(normalizer.scale)))
-        self.register_buffer("ancestors", torch.tensor(tree.taxonomy.ancestor_matrix))
 
     def forward(
         self,
@@ -359,7 +357,7 @@ class ProfileEnsemble(nn.Module):
     ) -> Tensor:
         """Return probabilities of all nodes, ``(n_cells, n_nodes)``, from those by the network."""
         leaves = self.reading(counts, shift)(probabilities[:, self.tree.leaf_index])
-        return leaves @ self.ancestors.to(leaves)
+        return leaves @ torch.tensor(self.tree.taxonomy.ancestor_matrix).to(leaves)
 
     def reading(
         self, counts: Tensor | SparseCounts, shift: Tensor | None = None
