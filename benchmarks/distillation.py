@@ -84,7 +84,9 @@ def annotate(
         hdi.SCHDeepInsight.setup_anndata(cells, layer=layer, labels_keys=levels)
         model = hdi.SCHDeepInsight(cells, seed=seed)
         model.train(accelerator="cpu", enable_progress_bar=False)
-        return model.annotate(query).labels[levels[-1]].astype(str).to_numpy()
+        # Every student answers for every cell.
+        result = model.annotate(query, reject="off", threshold=None)
+        return result.labels[levels[-1]].astype(str).to_numpy()
     model = (
         LogisticRegression(max_iter=1000)
         if student == "logistic"
