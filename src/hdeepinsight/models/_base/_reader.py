@@ -210,7 +210,8 @@ class CellReader:
         self.equal = module.tree(logits).exp()
         self.ensemble, self.profiles = None, profiles
         if profiles is not None:
-            each = profiles, self.measured.cpu(), module.normalizer, module.tree
+            query = self.adapter.query_profiles
+            each = profiles, self.measured.cpu(), module.normalizer, query
             self.ensemble = ProfileEnsemble(*each).to(device)
 
     def __reduce__(self) -> tuple[Any, ...]:
