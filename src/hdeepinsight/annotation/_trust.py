@@ -538,7 +538,10 @@ def marker_predictor(
     ancestors = torch.from_numpy(np.asarray(taxonomy.ancestor_matrix, dtype=np.float32))
 
     def predict(counts: sparse.csr_matrix) -> np.ndarray:
-        return np.asarray((matcher(torch.from_numpy(counts.toarray())).exp() @ ancestors).numpy())
+        blocks = (counts[k : k + 256] for k in range(0, counts.shape[0], 256))  # saves memory
+        parts = (torch.from_numpy(block.toarray()) for block in blocks)
+        found = [matcher(part).exp() @ ancestors for part in parts]
+        return np.asarray(torch.cat(found).numpy())
 
     return predict
 

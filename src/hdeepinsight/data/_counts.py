@@ -274,8 +274,11 @@ class CountSource:
         text = f"{len(rows):,} of the {self.n_obs:,} cells were selected."
         matrix, scan = self.matrix.take(rows), self.inspection.sampled
         sampled_rows = spread_rows(self.n_obs, SAMPLE_CELLS)
-        if scan is not None and self.matrix.rows is None and np.array_equal(sampled_rows, rows):
+        is_sample = self.matrix.rows is None and np.array_equal(sampled_rows, rows)
+        if is_sample and scan is not None and scan.sample:
             matrix = wrap(stacked(list(scan.sample)))  # already in memory
+            if scan.all_whole:  # not needed again, to save memory
+                scan.sample.clear()
         return replace(
             self,
             matrix=matrix,

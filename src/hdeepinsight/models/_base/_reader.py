@@ -33,10 +33,10 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 Outputs: TypeAlias = "dict[str, np.ndarray]"
 
-#: Cells per forward pass. The plain network is fastest with what fits in CPU caches. The folded one
-#: takes a chunk, which it divides itself on a CPU. Larger ones are no faster on an H100, where the
-#: host prepares the cells.
-PLAIN_CELLS, FOLDED_CELLS = 1024, CHUNK_CELLS
+#: Cells that are read and predicted at a time: few on a CPU, which saves memory at the same speed;
+#: more by a folded network on a GPU (yet more are no faster on an H100, where the host prepares
+#: the cells).
+CPU_CELLS, GPU_CELLS = 1024, CHUNK_CELLS
 #: Threads on a GPU: some prepare cells or copy results back while others compute.
 GPU_WORKERS = 4
 #: Inputs that a folded network does not accept.
@@ -118,7 +118,8 @@ class QueryReader:
                 {} if comparison is None else comparison.measure(counts, found["probabilities"])
             )
 
-        chunks = tracked(self.opened.chunks(keep=keep), "Annotating", self.opened.n_obs)
+        chunks = self.opened.chunks(self.network.n_cells, keep=keep)
+        chunks = tracked(chunks, "Annotating", self.opened.n_obs)
         for (rows, counts), found in in_order(outputs, chunks, self.network.n_workers):
             yield rows, counts, found
 
@@ -244,6 +245,12 @@ class CellReader:
         is_cpu = self.measured.device.type == "cpu"
         return torch.get_num_threads() if is_cpu else GPU_WORKERS
 
+    @property
+    def n_cells(self) -> int:
+        """Default number of cells per forward pass."""
+        is_cpu = self.measured.device.type == "cpu"
+        return CPU_CELLS if is_cpu or self.folded[0] is None else GPU_CELLS
+
     def __call__(
         self, cells: QueryCells, names: Sequence[str], batch_size: int | None = None
     ) -> Outputs:
@@ -269,10 +276,8 @@ class CellReader:
         is_folded = self.folded[panel] is not None and not PLAIN_INPUTS & set(cells.extra)
         network: Any = self.folded[panel] if is_folded else self.module
         device, parts = self.measured.device, []
-        if batch_size is None:
-            batch_size = FOLDED_CELLS if is_folded else PLAIN_CELLS
         with _own_stream(device):
-            for _, part in cells.parts(batch_size):
+            for _, part in cells.parts(batch_size or self.n_cells):
                 inputs = part.tensors(measured, sparse=is_folded)
                 if "logits" in names:
                     found = network.inference(**inputs)
