@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 
-from hdeepinsight.nn import SparseCounts
+from hdeepinsight.nn import GenePanels, SparseCounts
 from hdeepinsight.taxonomy import Taxonomy
 
 #: Share of ambient RNA, the mean of all types, in every profile.
@@ -99,8 +100,13 @@ class ReferenceBank:
         train: tuple[sparse.csr_matrix, Any],
         held_out: tuple[sparse.csr_matrix, Any],
         rows: np.ndarray | None = None,
+        panels: tuple[GenePanels, GenePanels] | None = None,
+        seed: int = 0,
     ) -> ReferenceBank:
         """Collect profiles of training cells, and counts of held-out cells.
+
+        Counts of genes that were not measured in a held-out cell are drawn from the profile of its
+        type, so that it can be compared with cells of any query.
 
         Parameters
         ----------
@@ -110,15 +116,20 @@ class ReferenceBank:
             Raw counts, shape ``(n_cells, n_genes)``, and the node of each cell's label.
         rows
             Held-out cells to keep; all by default.
+        panels
+            Genes that were measured in the cells of ``train`` and ``held_out``; all by default.
+        seed
+            Seed of the counts of other genes.
         """
-        each, nodes = _as_shares(train[0]), np.asarray(train[1])
-        shares = np.zeros((taxonomy.n_leaves, each.shape[1]), dtype=np.float32)
-        n_cells = np.bincount(nodes, minlength=taxonomy.n_nodes)[taxonomy.leaves]
-        for row in np.flatnonzero(n_cells):
-            shares[row] = np.asarray(each[nodes == taxonomy.leaves[row]].mean(axis=0)).ravel()
+        leaves, n_leaves = pd.Index(taxonomy.leaves), taxonomy.n_leaves
+        known, own = panels or [GenePanels.one(*counts.shape) for counts, _ in (train, held_out)]
+        leaf = leaves.get_indexer(train[1])
+        shares = known.mean_shares(train[0], leaf, n_leaves)
+        n_cells = np.bincount(leaf[leaf >= 0], minlength=n_leaves)
         rows = np.arange(len(held_out[1])) if rows is None else rows
-        kept = sparse.csr_matrix(held_out[0][rows]).astype(np.float32)
-        return cls(kept, np.asarray(held_out[1])[rows], shares, n_cells)
+        kept, nodes = held_out[0][rows], np.asarray(held_out[1])[rows]
+        kept = own[rows].complete(kept, shares, leaves.get_indexer(nodes), seed)
+        return cls(sparse.csr_matrix(kept).astype(np.float32), nodes, shares, n_cells)
 
     def to_dict(self) -> dict[str, torch.Tensor]:
         """Return plain tensors, for the model file.
@@ -566,11 +577,6 @@ def mean_share(counts: sparse.csr_matrix) -> np.ndarray:
     """Return the mean over cells of the share of each gene, shape ``(n_genes,)``."""
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     return np.asarray(counts.T @ (1.0 / np.maximum(total, 1.0))) / max(len(total), 1)
-
-
-def _as_shares(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    return sparse.csr_matrix(sparse.diags(1.0 / np.maximum(total, 1.0)) @ counts)
 
 
 def _normalise(shares: np.ndarray) -> np.ndarray:

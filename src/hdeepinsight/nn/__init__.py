@@ -60,6 +60,7 @@ from hdeepinsight.nn._norm import tolerate_single_cells as tolerate_single_cells
 from hdeepinsight.nn._normalize import CountNormalizer as CountNormalizer
 from hdeepinsight.nn._normalize import ModelNormalizer as ModelNormalizer
 from hdeepinsight.nn._normalize import ProteinNormalizer as ProteinNormalizer
+from hdeepinsight.nn._panels import GenePanels as GenePanels
 from hdeepinsight.nn._profiles import COVARIANCE_CELLS as COVARIANCE_CELLS
 from hdeepinsight.nn._profiles import LeafProfiles as LeafProfiles
 from hdeepinsight.nn._profiles import LeafSums as LeafSums

@@ -182,7 +182,9 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             check_level_names(self.taxonomy)
         if adata is not None:
             n_selected = n_genes if genes is None else len(genes)
-            genes = select_genes(self._registration().source, n_selected, keep=genes or ())
+            codes = None if self._panels is None else self._panels.codes
+            how: Any = {"keep": genes or (), "panels": codes}
+            genes = select_genes(self._registration().source, n_selected, **how)
         self._genes = tuple(map(str, genes or ()))
         masking, thinning = GeneMasking.of(masking), CountThinning.of(thinning)
         self.init_params_ = self._get_init_params(locals())
@@ -194,7 +196,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             "seed": self.seed,
         }
         given = self.init_params_["non_kwargs"]
-        options = {name: given[name] for name in NETWORK_OPTIONS}
+        options: dict[str, Any] = {name: given[name] for name in NETWORK_OPTIONS}
         with seeded(self.seed):
             self.module = self._module_cls(
                 self.taxonomy, len(self._genes), masking=masking, thinning=thinning, **options
@@ -202,11 +204,11 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         if adata is not None:
             self._read_genes(self._genes)
             shell = self.adata_manager.adata
-            self.module.normalizer.fit(shell.X)
+            self.module.normalizer.fit(shell.X, panels=self._panels)
             if self.taxonomy is not None:
                 nodes = shell.obs[registration.LABELS] = self._nodes()
                 batches = shell.obs[registration.BATCH].to_numpy()
-                sums = reference_sums(self.module, shell.X, nodes, batches)
+                sums = reference_sums(self.module, shell.X, nodes, batches, self._panels)
                 self.profiles_, self.shift_ = LeafSums.sum(sums).profiles(), usual_shift(sums)
 
     @classmethod
