@@ -280,12 +280,12 @@ def moved_query(shift: float, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor
     return CENTRES[leaves] + noise + shift, leaves
 
 
-def query_profiles(values, leaves, measured=ALL, share=1.0) -> QueryProfiles:
+def query_profiles(values, leaves, share=1.0, measured=ALL) -> QueryProfiles:
     sums = cells([50] * 4, 4)
     reference = replace(
         sums.profiles(), variance=torch.ones(N_GENES), directions=torch.zeros(1, N_GENES)
     )
-    return QueryProfiles.of(reference, [LeafSums.of(values, leaves, 4)], measured, share)
+    return QueryProfiles.of(reference, [LeafSums.of(values, leaves, 4, measured)], share)
 
 
 def test_the_shift_of_a_query_does_not_depend_on_its_types():
@@ -312,7 +312,7 @@ def test_a_query_without_weight_and_genes_that_it_lacks_change_nothing():
     torch.testing.assert_close(found.profiles.mean, mean)
     assert not found.shifts.any()
     measured = (torch.arange(N_GENES) > 5).float()
-    found = query_profiles(values * measured, leaves, measured)
+    found = query_profiles(values * measured, leaves, measured=measured)
     torch.testing.assert_close(found.profiles.mean[:, :6], mean[:, :6])
     assert not found.shifts[:, :6].any()
 
@@ -335,7 +335,7 @@ def test_only_cells_of_a_batch_are_compared_with_the_profiles_of_the_query(
     profiles = drawn_profiles(counts, normalizer)
     values = normalizer.log_normalize(counts, torch.ones(60))
     batches = [LeafSums.of(values[rows], torch.arange(4), 4) for rows in (slice(4), slice(4, 8))]
-    query = QueryProfiles.of(profiles, batches, torch.ones(60))
+    query = QueryProfiles.of(profiles, batches)
     every = torch.ones(60), normalizer
     plain, both = ProfileEnsemble(profiles, *every), ProfileEnsemble(profiles, *every, query)
     expected = plain.reading(counts)(network)

@@ -224,7 +224,7 @@ class Adapter:
             sums = [
                 leaf_sums(pristine, cells.counts[each], leaves[each], measured) for each in rows
             ]
-            self.query_profiles = QueryProfiles.of(profiles, sums, measured.cpu(), limit)
+            self.query_profiles = QueryProfiles.of(profiles, sums, limit)
             known = profiles, measured.cpu(), ensemble.normalizer, self.query_profiles
             ensemble = ProfileEnsemble(*known).to(measured.device)
             now = combined_probs(ensemble, cells, measured, plain)

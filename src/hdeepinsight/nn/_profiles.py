@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,9 @@ class LeafProfiles:
         """Share of every leaf among the cells, shape ``(n_leaves,)``."""
         return self.n_cells / self.n_cells.sum().clamp_min(1)
 
-    def with_covariance(self, values: Tensor, leaves: Tensor) -> LeafProfiles:
+    def with_covariance(
+        self, values: Tensor, leaves: Tensor, measured: Tensor | None = None
+    ) -> LeafProfiles:
         """Return the profiles with the covariance within leaves.
 
         Parameters
@@ -89,6 +91,9 @@ class LeafProfiles:
             Log values of cells that the profiles were computed from, ``(n_cells, n_genes)``.
         leaves
             Leaf of each cell, shape ``(n_cells,)``; -1 for none.
+        measured
+            1 for the genes that were measured in each cell, shape ``(n_cells, n_genes)``; all by
+            default.
 
         Examples
         --------
@@ -100,11 +105,13 @@ class LeafProfiles:
         tensor([2., 0.])
         """
         known = (leaves >= 0) & (self.n_cells[leaves] >= MIN_CELLS)
-        values, leaves = values[known], leaves[known]
-        n_cells = self.n_cells[leaves]
-        drawn = leaves.bincount(minlength=len(self.n_cells))
-        weight = n_cells / (n_cells - 1) / drawn[leaves] / max(1, int((drawn > 0).sum()))
-        apart = (values - self.mean[leaves]) * weight.sqrt().unsqueeze(1)
+        measured = torch.ones_like(values) if measured is None else measured
+        values, leaves, measured = values[known], leaves[known], measured[known]
+        drawn = torch.zeros_like(self.mean).index_add(0, leaves, measured)
+        n_cells = self.n_cells.unsqueeze(1)
+        weight = n_cells / (n_cells - 1) / drawn / (drawn > 0).sum(0).clamp_min(1)
+        apart = (values - self.mean[leaves]) * measured * weight.sqrt()[leaves]
+        apart = torch.where(measured > 0, apart, 0.0)
         inner = (apart @ apart.T).double().numpy()
         most = max(0, len(inner) - N_DIRECTIONS), len(inner) - 1
         axes = eigh(inner, subset_by_index=most)[1] if len(inner) else inner
@@ -164,7 +171,7 @@ class QueryProfiles:
     >>> from hdeepinsight.nn import LeafSums, QueryProfiles
     >>> cells, leaves = torch.eye(2).repeat(900, 1), torch.arange(1800) % 2
     >>> reference = LeafSums.of(cells, leaves, 2).profiles().with_covariance(cells, leaves)
-    >>> query = QueryProfiles.of(reference, [LeafSums.of(cells + 1, leaves, 2)], torch.ones(2))
+    >>> query = QueryProfiles.of(reference, [LeafSums.of(cells + 1, leaves, 2)])
     >>> query.shifts.round(decimals=2)
     tensor([[0.9500, 0.9500]])
     """
@@ -174,7 +181,7 @@ class QueryProfiles:
 
     @classmethod
     def of(
-        cls, profiles: LeafProfiles, batches: Sequence[LeafSums], measured: Tensor, share: float = 1
+        cls, profiles: LeafProfiles, batches: Sequence[LeafSums], share: float = 1.0
     ) -> QueryProfiles:
         """Pool profiles that have a covariance with the cells of a query.
 
@@ -183,25 +190,24 @@ class QueryProfiles:
         profiles
             Profiles of the reference.
         batches
-            Sums of the log values of each batch of the query.
-        measured
-            1 for the genes of the query, shape ``(n_genes,)``; other genes are left as they are.
+            Sums of the log values of each batch of the query. Genes that it lacks keep the profiles
+            of the reference.
         share
             Weight of the query, from 0 to 1.
         """
         assert profiles.variance is not None
         mean, shifts = profiles.mean.double(), []
         for sums in batches:
-            n_cells = sums.n_cells.sum()
-            apart = (sums.total.sum(0) - sums.n_cells @ mean) / n_cells.clamp_min(1e-9)
-            shifts.append(share * measured * apart * n_cells / (n_cells + HALF_SHIFT_CELLS))
+            apart = (sums.total - sums.n_measured * mean).sum(0)
+            shifts.append(share * apart / (sums.n_cells.sum() + HALF_SHIFT_CELLS))
         query = LeafSums.sum(
             [sums.without(shift) for sums, shift in zip(batches, shifts, strict=True)]
         )
-        n_query = share * query.n_cells.unsqueeze(1)
-        added = share * (query.total - query.n_cells.unsqueeze(1) * mean)
-        pooled = mean + measured * added / (profiles.n_cells.unsqueeze(1) + n_query).clamp_min(1e-9)
-        variance = profiles.variance.lerp(query.variance().float(), share / 2 * measured)
+        n_both = profiles.n_cells.unsqueeze(1) + share * query.n_measured
+        added = share * (query.total - query.n_measured * mean)
+        pooled = mean + added / n_both.clamp_min(1e-9)
+        weight = share / 2 * (query.n_measured.sum(0) > 0).float()
+        variance = profiles.variance.lerp(query.variance().float(), weight)
         pooled_profiles = replace(profiles, mean=pooled.float(), variance=variance)
         return cls(pooled_profiles, torch.stack(shifts).float())
 
@@ -528,6 +534,8 @@ class LeafSums:
         Sum of their log values, shape ``(n_leaves, n_genes)``.
     squares
         Sum of their squared log values, shape ``(n_leaves, n_genes)``.
+    n_measured
+        Cells of each leaf in which each gene was measured, shape ``(n_leaves, n_genes)``.
 
     Examples
     --------
@@ -542,13 +550,18 @@ class LeafSums:
     n_cells: Tensor
     total: Tensor
     squares: Tensor
+    n_measured: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, leaves: Tensor, n_leaves: int) -> LeafSums:
+    def of(
+        cls, values: Tensor, leaves: Tensor, n_leaves: int, measured: Tensor | None = None
+    ) -> LeafSums:
         """Sum the log values ``(n_cells, n_genes)`` of each leaf; -1 for none.
 
         Instead of the leaf of each cell, ``leaves`` may be probabilities of the leaves, shape
-        ``(n_cells, n_leaves)``, which divide every cell among them.
+        ``(n_cells, n_leaves)``, which divide every cell among them. Genes that were not measured in
+        these cells are 0 in ``measured``, shape ``(n_genes,)``, and in ``values``; by default all
+        were.
 
         Examples
         --------
@@ -561,17 +574,20 @@ class LeafSums:
         >>> LeafSums.of(values, leaves, n_leaves=2).n_cells
         tensor([2., 0.], dtype=torch.float64)
         """
-        values = values.double()
         if leaves.ndim == 1:
             values, leaves = values[leaves >= 0], leaves[leaves >= 0]
+        values = values.double()
+        measured = torch.ones(values.shape[1]) if measured is None else measured.cpu()
+        if leaves.ndim > 1:
+            shares = leaves.to(values)
+            n_cells, total = shares.sum(0), shares.T @ values
+            squares = shares.T @ values.square()
+        else:
+            n_cells = leaves.bincount(minlength=n_leaves).double()
             nothing = values.new_zeros(n_leaves, values.shape[1])
-            return cls(
-                n_cells=leaves.bincount(minlength=n_leaves).to(values),
-                total=nothing.index_add(0, leaves, values),
-                squares=nothing.index_add(0, leaves, values.square()),
-            )
-        shares = leaves.to(values)
-        return cls(shares.sum(0), shares.T @ values, shares.T @ values.square())
+            total = nothing.index_add(0, leaves, values)
+            squares = nothing.index_add(0, leaves, values.square())
+        return cls(n_cells, total, squares, n_cells.unsqueeze(1) * measured.double())
 
     @classmethod
     def sum(cls, parts: Sequence[LeafSums]) -> LeafSums:
@@ -589,20 +605,18 @@ class LeafSums:
         return sum(others, start=first)
 
     def __add__(self, other: LeafSums) -> LeafSums:
-        return LeafSums(
-            self.n_cells + other.n_cells, self.total + other.total, self.squares + other.squares
-        )
+        return LeafSums(*(own + more for own, more in self._pairs(other)))
 
     def __sub__(self, other: LeafSums) -> LeafSums:
-        return LeafSums(
-            self.n_cells - other.n_cells, self.total - other.total, self.squares - other.squares
-        )
+        return LeafSums(*(own - less for own, less in self._pairs(other)))
+
+    def _pairs(self, other: LeafSums) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
 
     def without(self, shift: Tensor) -> LeafSums:
         """Return the sums of the cells after a shift ``(n_genes,)`` of all is removed."""
-        n_cells = self.n_cells.unsqueeze(1)
-        total = self.total - n_cells * shift
-        return LeafSums(self.n_cells, total, self.squares - shift * (self.total + total))
+        total = self.total - self.n_measured * shift
+        return replace(self, total=total, squares=self.squares - shift * (self.total + total))
 
     def variance(self) -> Tensor:
         """Compute the variance of each gene within leaves, averaged over those with cells."""
@@ -613,7 +627,9 @@ class LeafSums:
         return found.sum(0) / max(1, len(found))
 
     def profiles(self) -> LeafProfiles:
-        """Compute the means, and the variance within leaves.
+        """Compute the means over the cells that measured each gene, and the variance within leaves.
+
+        The mean of a gene that was not measured in any cell of a leaf is that of the other leaves.
 
         Examples
         --------
@@ -630,9 +646,13 @@ class LeafSums:
         >>> profiles.spread
         tensor([1., 0.])
         """
-        n_cells = self.n_cells.clamp_min(1).unsqueeze(1)
-        mean = self.total / n_cells
-        spread = (self.squares / n_cells - mean.square()).sum(1)
+        n_measured = self.n_measured.clamp_min(1)
+        mean = self.total / n_measured
+        spread = (self.squares / n_measured - mean.square()).sum(1)
+        is_known = self.n_measured > 0
+        others = (mean * is_known).sum(0) / is_known.sum(0).clamp_min(1)
+        is_absent = ~is_known & (self.n_cells > 0).unsqueeze(1)
+        mean = torch.where(is_absent, others, mean)
         return LeafProfiles(mean.float(), self.n_cells.float(), spread.float())
 
 
@@ -644,7 +664,7 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
     query, reference
         Profiles of disjoint cells.
     measured
-        1 for the genes to compare, shape ``(n_genes,)``.
+        1 for the genes to compare, shape ``(n_genes,)`` or ``(n_leaves, n_genes)``.
 
     Returns
     -------
@@ -682,6 +702,7 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
     both = (query.n_cells >= enough) & (reference.n_cells >= COMPARED_CELLS)
     if int(both.sum()) < MIN_LEAVES:
         return None
+    measured = measured.expand_as(query.mean)[both]
     apart = ((query.mean - reference.mean)[both] * measured).square().sum(1)
     for side in (query, reference):
         assert side.spread is not None
@@ -706,10 +727,10 @@ def usual_shift(batches: Sequence[LeafSums]) -> float | None:
     (0.0, None)
     """
     everything = LeafSums.sum(batches)
-    measured = torch.ones(everything.total.shape[1])
-    shifts = [
-        profile_shift(batch.profiles(), (everything - batch).profiles(), measured)
-        for batch in batches
-    ]
+    shifts = []
+    for batch in batches:
+        others = everything - batch
+        measured = ((batch.n_measured > 0) & (others.n_measured > 0)).float()
+        shifts.append(profile_shift(batch.profiles(), others.profiles(), measured))
     known = [shift for shift in shifts if shift is not None]
     return float(torch.tensor(known).quantile(0.5)) if known else None
