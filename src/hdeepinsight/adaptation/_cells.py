@@ -13,7 +13,14 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from hdeepinsight.adaptation._layers import use_adapters
-from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileEnsemble, ProfileMatcher, SparseCounts
+from hdeepinsight.nn import (
+    GenePanels,
+    LeafProfiles,
+    LeafSums,
+    ProfileEnsemble,
+    ProfileMatcher,
+    SparseCounts,
+)
 from hdeepinsight.taxonomy import TreeAlgebra
 
 PART_CELLS = 1024
@@ -125,12 +132,16 @@ def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor)
         rows = slice(start, start + PART_CELLS)
         part = torch.from_numpy(counts[rows].toarray()).to(measured.device)
         values = module.normalizer.log_normalize(part, measured).cpu()
-        sums.append(LeafSums.of(values, leaves[rows], len(module.tree.leaf_index)))
+        sums.append(LeafSums.of(values, leaves[rows], len(module.tree.leaf_index), measured))
     return LeafSums.sum(sums)
 
 
 def reference_sums(
-    module: Any, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray | None = None
+    module: Any,
+    counts: csr_matrix,
+    nodes: np.ndarray,
+    batches: np.ndarray | None = None,
+    panels: GenePanels | None = None,
 ) -> list[LeafSums]:
     """Sum the log values of the cells of each leaf of a reference, separately for each batch.
 
@@ -144,6 +155,8 @@ def reference_sums(
         Node of the label of each cell, shape ``(n_cells,)``; cells of inner nodes are ignored.
     batches
         Batch of each cell, shape ``(n_cells,)``; by default all cells are one batch.
+    panels
+        Genes that were measured in each cell; all by default.
 
     Examples
     --------
@@ -158,9 +171,15 @@ def reference_sums(
     [1, 2]
     """
     leaves = torch.from_numpy(pd.Index(module.tree.taxonomy.leaves).get_indexer(nodes))
-    measured = torch.ones(counts.shape[1], device=module.temperature.device)
-    parts = [slice(None)] if batches is None else [batches == name for name in np.unique(batches)]
-    return [leaf_sums(module, counts[part], leaves[part], measured) for part in parts]
+    panels = GenePanels.one(*counts.shape) if panels is None else panels
+    device, every = module.temperature.device, np.arange(len(nodes))
+    parts = [every] if batches is None else [every[batches == b] for b in np.unique(batches)]
+
+    def sums_of(rows: np.ndarray, measured: np.ndarray) -> LeafSums:
+        mask = torch.tensor(measured, dtype=torch.float32, device=device)
+        return leaf_sums(module, counts[rows], leaves[rows], mask)
+
+    return [LeafSums.sum([sums_of(p[rows], m) for rows, m in panels[p]]) for p in parts]
 
 
 @torch.no_grad()

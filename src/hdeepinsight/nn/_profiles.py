@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,9 @@ class LeafProfiles:
         """Share of every leaf among the cells, shape ``(n_leaves,)``."""
         return self.n_cells / self.n_cells.sum().clamp_min(1)
 
-    def with_covariance(self, values: Tensor, leaves: Tensor) -> LeafProfiles:
+    def with_covariance(
+        self, values: Tensor, leaves: Tensor, measured: Tensor | None = None
+    ) -> LeafProfiles:
         """Return the profiles with the covariance within leaves.
 
         Parameters
@@ -88,6 +90,9 @@ class LeafProfiles:
             Log values of cells that the profiles were computed from, ``(n_cells, n_genes)``.
         leaves
             Leaf of each cell, shape ``(n_cells,)``; -1 for none.
+        measured
+            1 for the genes that were measured in each cell, shape ``(n_cells, n_genes)``; all by
+            default.
 
         Examples
         --------
@@ -99,11 +104,13 @@ class LeafProfiles:
         tensor([2., 0.])
         """
         known = (leaves >= 0) & (self.n_cells[leaves] >= MIN_CELLS)
-        values, leaves = values[known], leaves[known]
-        n_cells = self.n_cells[leaves]
-        drawn = leaves.bincount(minlength=len(self.n_cells))
-        weight = n_cells / (n_cells - 1) / drawn[leaves] / max(1, int((drawn > 0).sum()))
-        apart = (values - self.mean[leaves]) * weight.sqrt().unsqueeze(1)
+        measured = torch.ones_like(values) if measured is None else measured
+        values, leaves, measured = values[known], leaves[known], measured[known]
+        drawn = torch.zeros_like(self.mean).index_add(0, leaves, measured)
+        n_cells = self.n_cells.unsqueeze(1)
+        weight = n_cells / (n_cells - 1) / drawn / (drawn > 0).sum(0).clamp_min(1)
+        apart = (values - self.mean[leaves]) * measured * weight.sqrt()[leaves]
+        apart = torch.where(measured > 0, apart, 0.0)
         inner = (apart @ apart.T).double().numpy()
         most = max(0, len(inner) - N_DIRECTIONS), len(inner) - 1
         axes = eigh(inner, subset_by_index=most)[1] if len(inner) else inner
@@ -437,7 +444,9 @@ class LeafSums:
     total
         Sum of their log values, shape ``(n_leaves, n_genes)``.
     squares
-        Sum of their squared log values, over cells and genes, shape ``(n_leaves,)``.
+        Sum of their squared log values, shape ``(n_leaves, n_genes)``.
+    n_measured
+        Cells of each leaf in which each gene was measured, shape ``(n_leaves, n_genes)``.
 
     Examples
     --------
@@ -452,10 +461,16 @@ class LeafSums:
     n_cells: Tensor
     total: Tensor
     squares: Tensor
+    n_measured: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, leaves: Tensor, n_leaves: int) -> LeafSums:
+    def of(
+        cls, values: Tensor, leaves: Tensor, n_leaves: int, measured: Tensor | None = None
+    ) -> LeafSums:
         """Sum the log values ``(n_cells, n_genes)`` of each leaf; -1 for none.
+
+        Genes that were not measured in these cells are 0 in ``measured``, shape ``(n_genes,)``, and
+        in ``values``; by default all were.
 
         Examples
         --------
@@ -469,11 +484,14 @@ class LeafSums:
         tensor([2., 0.], dtype=torch.float64)
         """
         values, leaves = values[leaves >= 0].double(), leaves[leaves >= 0]
-        nothing = values.new_zeros(n_leaves)
+        n_cells = leaves.bincount(minlength=n_leaves).double()
+        measured = torch.ones(values.shape[1]) if measured is None else measured.cpu()
+        nothing = values.new_zeros(n_leaves, values.shape[1])
         return cls(
-            n_cells=nothing.index_add(0, leaves, torch.ones_like(values[:, 0])),
-            total=values.new_zeros(n_leaves, values.shape[1]).index_add(0, leaves, values),
-            squares=nothing.index_add(0, leaves, values.square().sum(1)),
+            n_cells=n_cells,
+            total=nothing.index_add(0, leaves, values),
+            squares=nothing.index_add(0, leaves, values.square()),
+            n_measured=n_cells.unsqueeze(1) * measured.double(),
         )
 
     @classmethod
@@ -492,17 +510,18 @@ class LeafSums:
         return sum(others, start=first)
 
     def __add__(self, other: LeafSums) -> LeafSums:
-        return LeafSums(
-            self.n_cells + other.n_cells, self.total + other.total, self.squares + other.squares
-        )
+        return LeafSums(*(own + more for own, more in self._pairs(other)))
 
     def __sub__(self, other: LeafSums) -> LeafSums:
-        return LeafSums(
-            self.n_cells - other.n_cells, self.total - other.total, self.squares - other.squares
-        )
+        return LeafSums(*(own - less for own, less in self._pairs(other)))
+
+    def _pairs(self, other: LeafSums) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
 
     def profiles(self) -> LeafProfiles:
-        """Compute the means, and the variance within leaves.
+        """Compute the means over the cells that measured each gene, and the variance within leaves.
+
+        The mean of a gene that was not measured in any cell of a leaf is that of the other leaves.
 
         Examples
         --------
@@ -519,9 +538,13 @@ class LeafSums:
         >>> profiles.spread
         tensor([1., 0.])
         """
-        n_cells = self.n_cells.clamp_min(1)
-        mean = self.total / n_cells.unsqueeze(1)
-        spread = self.squares / n_cells - mean.square().sum(1)
+        n_measured = self.n_measured.clamp_min(1)
+        mean = self.total / n_measured
+        spread = (self.squares / n_measured - mean.square()).sum(1)
+        is_known = self.n_measured > 0
+        others = (mean * is_known).sum(0) / is_known.sum(0).clamp_min(1)
+        is_absent = ~is_known & (self.n_cells > 0).unsqueeze(1)
+        mean = torch.where(is_absent, others, mean)
         return LeafProfiles(mean.float(), self.n_cells.float(), spread.float())
 
 
@@ -533,7 +556,7 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
     query, reference
         Profiles of disjoint cells.
     measured
-        1 for the genes to compare, shape ``(n_genes,)``.
+        1 for the genes to compare, shape ``(n_genes,)`` or ``(n_leaves, n_genes)``.
 
     Returns
     -------
@@ -571,6 +594,7 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
     both = (query.n_cells >= enough) & (reference.n_cells >= COMPARED_CELLS)
     if int(both.sum()) < MIN_LEAVES:
         return None
+    measured = measured.expand_as(query.mean)[both]
     apart = ((query.mean - reference.mean)[both] * measured).square().sum(1)
     for side in (query, reference):
         assert side.spread is not None
@@ -595,10 +619,10 @@ def usual_shift(batches: Sequence[LeafSums]) -> float | None:
     (0.0, None)
     """
     everything = LeafSums.sum(batches)
-    measured = torch.ones(everything.total.shape[1])
-    shifts = [
-        profile_shift(batch.profiles(), (everything - batch).profiles(), measured)
-        for batch in batches
-    ]
+    shifts = []
+    for batch in batches:
+        others = everything - batch
+        measured = ((batch.n_measured > 0) & (others.n_measured > 0)).float()
+        shifts.append(profile_shift(batch.profiles(), others.profiles(), measured))
     known = [shift for shift in shifts if shift is not None]
     return float(torch.tensor(known).quantile(0.5)) if known else None

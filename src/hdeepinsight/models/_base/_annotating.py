@@ -32,8 +32,8 @@ from hdeepinsight.annotation import (
 from hdeepinsight.data import SAMPLE_CELLS, draw_evenly, is_paired, open_store
 from hdeepinsight.models._base._blocks import QueryBlocks
 from hdeepinsight.models._base._reader import QueryReader, query_cells
-from hdeepinsight.models._base._setup import as_label_keys
-from hdeepinsight.nn import LeafProfiles, ModelNormalizer, seeded
+from hdeepinsight.models._base._setup import PANEL_KEY, as_label_keys
+from hdeepinsight.nn import GenePanels, LeafProfiles, ModelNormalizer, seeded
 from hdeepinsight.taxonomy import column_nodes
 
 if TYPE_CHECKING:
@@ -84,6 +84,29 @@ class AnnotatingMixin(_Base):
     def normalizer(self) -> ModelNormalizer:
         """Normaliser from counts to the model's log values; pass it to `hdi.pp.stacas`."""
         return ModelNormalizer(self.genes, self.module.normalizer)
+
+    @property
+    def _panel_table(self) -> np.ndarray:
+        """Whether each gene panel of the reference has each gene, ``(n_panels, n_genes)``."""
+        found = self.registry_["field_registries"].get(PANEL_KEY)
+        if found is None:
+            return np.ones((1, len(self.genes)), dtype=bool)
+        return np.asarray(found["state_registry"]["measured"], dtype=bool)
+
+    def known_panels(self, obs: pd.DataFrame) -> GenePanels | None:
+        """Return the gene panels of cells of the reference; ``None`` for other cells.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> hdi.hub.pull("pbmc").known_panels(hdi.datasets.demo().query.obs)  # it has one panel
+        """
+        key = self._setup.panel_key
+        if key is None or key not in obs:
+            return None
+        names = self.registry_["field_registries"][PANEL_KEY]["state_registry"]
+        codes = pd.Index(names["categorical_mapping"]).get_indexer(obs[key].astype(str))
+        return None if (codes < 0).any() else GenePanels(codes, self._panel_table)
 
     def _opening(self) -> dict[str, Any]:
         return {
@@ -736,7 +759,7 @@ class AnnotatingMixin(_Base):
                 cells,
                 measured,
                 profiles=profiles,
-                ensemble=reader.network.ensemble,
+                ensemble=reader.network.ensembles[0],
                 shift=self.shift_,
                 unlike=_share_unlike_reference(reader, cells),
                 options=settings,
