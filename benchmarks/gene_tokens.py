@@ -266,23 +266,25 @@ def _pairs_table(rows: list[dict]) -> str:
         if any(found):
             mean = f"{np.mean([each.mean for each in found]):.3f}" if all(found) else "–"
             lines.append([title, *map(figure, found), mean])
-    text = "Macro-F1 of the query at its finest level, seed 0, all labels of the reference."
+    text = (
+        "Macro-F1 of the query at its finest level, seed 0, all labels of the reference. Both "
+        "models are combined with the same profiles of the types."
+    )
     return f"{text}\n\n{markdown(['method', *pairs, 'mean'], lines)}"
 
 
 def _few_table(rows: list[dict]) -> str:
     seeds = sorted({row["seed"] for row in rows})
-    names = list(dict.fromkeys(row["method"] for row in rows))
+    names = dict.fromkeys(row["method"] for row in rows if "macro_f1" in row)
     lines = []
     for name in names:
-        own = [row for row in rows if row["method"] == name and "macro_f1" in row]
-        prefix = "pretrained " if name.startswith("pretrained ") else ""
-        title = prefix + (OURS | OTHERS).get(name.removeprefix("pretrained "), name)
+        own = [row for row in rows if row["method"] == name]
+        title = (OURS | OTHERS)[name.removeprefix("pretrained ")]
+        title += ", pretrained" if name.startswith("pretrained ") else ""
         found = [
             summarise([row for row in own if row["seed"] == seed], "macro_f1") for seed in seeds
         ]
-        if own:
-            lines.append([title, *map(figure, found), figure(summarise(own, "macro_f1"))])
+        lines.append([title, *map(figure, found), figure(summarise(own, "macro_f1"))])
     text = (
         "**1 % of the labels**: 39 sorted cells → 1,000 cells of PBMC 3k, macro-F1 over the cell "
         f"types among the 39. Pretraining reads {SORTED_CELLS:,} other sorted cells and 1,500 "

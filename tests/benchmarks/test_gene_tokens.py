@@ -44,4 +44,4 @@ def test_the_table_shows_each_method_on_each_pair_and_draw():
     text = gene_tokens.table(rows)
     assert "| SCLabelNet | 0.500 | 0.700 | 0.600 |" in text
     assert "| SCHDeepInsight |" in text
-    assert "| pretrained SCLabelNet | 0.250 | 1.250 | 0.750 ± 0.500 |" in text
+    assert "| SCLabelNet, pretrained | 0.250 | 1.250 | 0.750 ± 0.500 |" in text
