@@ -1,6 +1,6 @@
 """Draw the pictures of the user guide and the README, from what the demo leaves behind.
 
-    $ hdeepinsight demo --out demo_out
+    $ python benchmarks/demo.py demo_out
     $ python docs/make_pictures.py demo_out
 
 writes docs/_static/pictures. The demo trains on half of PBMC 3k and keeps the other half for these.

@@ -78,8 +78,6 @@ COMMANDS = {
     "evaluate_debug": (1, "evaluate {query} -m {model} --labels-key none --debug"),
     "evaluate_other_labels": (1, "evaluate {query} -m {model} --labels-key {column}"),
     "explain": (0, "explain {query} -m {model} -o {out}.csv --n-samples 2"),
-    "report": (0, "report {query} --fast -m {model} -o {out}.html --clusters {column}"),
-    "report_no_embedding": (1, "report {query} -m {model} -o {out}.html --embedding none"),
     "train_no_column": (1, "train {query} --labels-key none --out {out}"),
     "models": (0, "models --where bundled"),
     "convert": (0, "convert {model} {out}"),
@@ -200,13 +198,14 @@ def test_full_disk_keeps_the_old_file(files, hdeepinsight, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     owner, function = WRITERS[name]
-    command = "report" if name.endswith(".html") else "annotate"
+    page = name.endswith(".html")
+    options = ["-o", tmp_path.with_suffix(".csv"), "--report", out] if page else ["-o", out]
     with monkeypatch.context() as patched:
         patched.setattr(
             *((f"{owner}.{function}",) if owner == "shutil" else (owner, function)), full
         )
-        words = [files.query, "--fast", "-m", files.model, "-o", out, "--overwrite"]
-        done = hdeepinsight(command, *words)
+        words = [files.query, "--fast", "-m", files.model, *options, "--overwrite"]
+        done = hdeepinsight("annotate", *words)
     assert done.exit_code == 1
     assert "No space left on device" in done.stderr
     assert out.read_text() == "precious"

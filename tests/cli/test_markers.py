@@ -47,15 +47,6 @@ def test_custom_marker_list_gives_labels_and_report(hdeepinsight, blood, tmp_pat
     assert "<html" in page.read_text()[:200]
 
 
-def test_report_compares_with_known_labels(hdeepinsight, blood, tmp_path):
-    out = tmp_path / "page.html"
-    done = hdeepinsight(
-        "report", blood, "--markers", "blood", "-l", "lineage", "--out", out, "--fast"
-    )
-    assert done.exit_code == 0, done.stderr
-    assert out.exists()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -75,7 +75,6 @@ def test_version(hdeepinsight):
     [
         "train",
         "annotate",
-        "report",
         "explain",
         "evaluate",
         "info",
@@ -83,7 +82,6 @@ def test_version(hdeepinsight):
         "pull",
         "publish",
         "convert",
-        "demo",
     ],
 )
 def test_every_command_has_help_and_debug(hdeepinsight, command):

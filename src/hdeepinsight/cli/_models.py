@@ -14,7 +14,7 @@ from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, show
 from hdeepinsight.cli._files import check_output, is_store, open_cells
-from hdeepinsight.cli._options import Natural, command
+from hdeepinsight.cli._options import command
 
 _MAX_VALUES = 6
 
@@ -211,25 +211,3 @@ def convert(
 
         model = convert_model(old, new, trust=trust, overwrite=overwrite)
     show(repr(model), f"Saved to {new}")
-
-
-@command()
-def demo(out: Path = Path("demo_out"), seed: Natural = 0) -> None:
-    """Run the complete workflow on real blood cells, offline.
-
-    It trains a model, annotates held-out cells, and writes scores, figures and a report. Running
-    it again replaces the files of an earlier run.
-
-    Options
-    -------
-    --out -o DIR
-        Output folder.
-    --seed
-        Random seed.
-    """
-    from threadpoolctl import threadpool_limits
-
-    from hdeepinsight.cli._demo import run_demo
-
-    with threadpool_limits(1):  # reproducible on any number of cores, and as fast on few cells
-        run_demo(out, seed=seed)
