@@ -1,4 +1,4 @@
-"""Train on half of PBMC 3k, annotate the other half, and write scores, figures and a report, offline.
+"""Train on half of PBMC 3k, annotate the other half, and write scores, figures and a report.
 
 Usage: python benchmarks/demo.py [FOLDER]
 """
@@ -36,7 +36,19 @@ OUTPUTS = {
 }
 #: Cell types whose mean images are drawn, and genes that are always in the image.
 IMAGES = ["CD8 T", "NK", "B", "CD14 Mono"]
-MARKERS = ["CD8A", "GNLY", "MS4A1", "CD14", "CD3D", "CD79A", "NKG7", "S100A8", "LYZ", "CST3", "PPBP"]
+MARKERS = [
+    "CD8A",
+    "GNLY",
+    "MS4A1",
+    "CD14",
+    "CD3D",
+    "CD79A",
+    "NKG7",
+    "S100A8",
+    "LYZ",
+    "CST3",
+    "PPBP",
+]
 INTERPRETATION = """\
 Balanced accuracy is the mean recall over types; training gives all types the same weight. Most
 errors are between naive and memory CD4 T cells, which form a continuum. Within one donor and run,

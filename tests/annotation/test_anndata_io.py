@@ -320,30 +320,6 @@ def test_ids_are_those_of_the_nearest_label_that_has_one(with_ids, annotated):
     assert "cell_type_ontology_term_id" not in adata.obs
 
 
-@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
-def test_the_cellxgene_schema_gets_its_own_column(tmp_path, with_ids, annotated, suffix):
-    adata, result = cells(), annotated(with_ids, seed=3)
-    result.to_adata(adata, schema="cellxgene")
-    read = saved(adata, tmp_path / f"schema{suffix}")
-    column = read.obs["cell_type_ontology_term_id"]
-    assert column.astype(str).tolist() == result.ontology_term_ids.tolist()
-    assert isinstance(column.dtype, pd.CategoricalDtype)
-    assert not column.isna().any()
-    assert "cell_type" not in read.obs  # the portal adds it, and refuses files that have it
-
-
-def test_ids_are_asked_for_only_where_there_are_some(two_levels, annotated):
-    adata, result = cells(), annotated(two_levels)
-    with pytest.raises(ValueError, match=r"no Cell Ontology ids.*with_annotations"):
-        result.to_adata(adata, schema="cellxgene")
-    with pytest.raises(ValueError, match="schema must be one of 'cellxgene', got 'hca'"):
-        result.to_adata(adata, schema="hca")
-    assert not len(adata.obs.columns)
-    assert not adata.uns
-    result.to_adata(adata)
-    assert "hdi_cell_type_ontology_term_id" not in adata.obs
-
-
 def test_the_immune_tree_gives_ids(annotated):
     immune = Taxonomy.immune()
     found = annotated(immune, threshold=None).ontology_term_ids
@@ -352,22 +328,21 @@ def test_the_immune_tree_gives_ids(annotated):
 
 
 def test_columns_of_the_user_stay(with_ids, annotated):
-    adata = cells(hdi_lineage=["mine"] * 60, cell_type_ontology_term_id=["CL:0000000"] * 60)
+    adata = cells(hdi_lineage=["mine"] * 60)
     adata.uns["hdi"] = "mine"
     before, result = adata.copy(), annotated(with_ids)
-    taken = r"already has obs/cell_type_ontology_term_id, obs/hdi_lineage, uns/hdi.*overwrite"
-    with pytest.raises(ValueError, match=taken):
-        result.to_adata(adata, schema="cellxgene")
+    with pytest.raises(ValueError, match=r"already has obs/hdi_lineage, uns/hdi.*overwrite"):
+        result.to_adata(adata)
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     assert dict(adata.uns) == {"hdi": "mine"}
     assert not adata.obsm
-    result.to_adata(adata, schema="cellxgene", overwrite=True)
+    result.to_adata(adata, overwrite=True)
     assert adata.obs["hdi_lineage"].tolist() == result.labels["lineage"].tolist()
 
 
 def test_an_earlier_result_is_replaced_as_a_whole(tmp_path, with_ids, ragged, annotated):
     adata = cells(donor=["x"] * 60)
-    annotated(with_ids).to_adata(adata, schema="cellxgene")
+    annotated(with_ids).to_adata(adata)
     adata = saved(adata, tmp_path / "first.h5ad")  # the record of what is ours is in the file
     second = annotated(ragged, seed=2)
     second.to_adata(adata)

@@ -106,39 +106,6 @@ def test_equal_halves_are_no_majority(two_levels):
     assert result.labels["stop_label"].tolist() == ["B"]
 
 
-def test_a_table_for_celltypist_comes_back(ragged, annotated):
-    result = annotated(ragged, seed=3)
-    table = result.to_table("celltypist")
-    assert table.columns.tolist() == ["predicted_labels", "conf_score"]
-    stop = result.labels["stop_label"].astype(str).replace("Unknown", "Unassigned")
-    assert table["predicted_labels"].tolist() == stop.tolist()
-    np.testing.assert_array_equal(table["conf_score"], result.confidence)
-    unique = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": ["b1", "b2"], "NK": []})
-    result = annotated(unique, seed=3)
-    table = result.to_table("celltypist")
-    back = Annotation.from_labels(table["predicted_labels"], unique, confidence=table["conf_score"])
-    np.testing.assert_array_equal(back.stop_nodes, result.stop_nodes)
-    known = result.stop_nodes > 0
-    np.testing.assert_allclose(back.confidence[known], result.confidence[known])
-
-
-def test_a_table_of_a_level_has_the_labels_of_the_level(ragged, annotated):
-    result = annotated(ragged)
-    table = result.to_table("popv", level="level_2")
-    assert table.columns.tolist() == [
-        "popv_hdeepinsight_prediction",
-        "popv_hdeepinsight_prediction_probabilities",
-    ]
-    labels = result.labels["level_2"].astype(str).replace("Unknown", "unknown")
-    assert table["popv_hdeepinsight_prediction"].tolist() == labels.tolist()
-    unknown = (labels == "unknown").to_numpy()
-    own = table["popv_hdeepinsight_prediction_probabilities"].to_numpy()
-    assert unknown.any()
-    np.testing.assert_array_equal(own[unknown], result.confidence[unknown])
-    with pytest.raises(ValueError, match="style must be one of 'celltypist', 'popv'"):
-        result.to_table("azimuth")
-
-
 def test_words_for_no_label_are_labels_where_the_tree_has_them():
     labels = pd.Series(["Unassigned", "T", "unknown"], index=list("abc"))
     tree = Taxonomy.from_nested({"T": [], "Unassigned": []})
@@ -154,11 +121,6 @@ def test_a_label_goes_down_to_the_end_of_a_chain(ragged):
     chain = Taxonomy.from_nested({"T": {"CD4": ["naive"]}})
     found = Annotation.from_labels(labels[-2:], chain).stop_depth
     assert found.tolist() == [3, 0]
-
-
-def test_the_root_is_no_level_of_a_table(ragged, annotated):
-    with pytest.raises(ValueError, match=r"level must be one of .*, got 0, which is the root"):
-        annotated(ragged, n_cells=2).to_table("celltypist", level=0)
 
 
 def test_confidence_in_another_order_is_refused(ragged):

@@ -116,7 +116,6 @@ def test_round_trips_keep_the_tree(random_tree, seed):
     assert Taxonomy.from_edges(tree.to_edges()) == tree
     assert Taxonomy.from_paths(tree.names) == tree
     assert Taxonomy.from_paths(map(tree.path_name, range(tree.n_nodes))) == tree
-    assert Taxonomy.from_edges(tree.to_networkx().edges) == tree
 
 
 def test_nested_forms_are_equal():
@@ -240,15 +239,3 @@ def test_numpy_scalars_become_plain():
     kept = [*tree.labels, *tree.level_names, *tree.synonyms, *tree.ontology_ids.values()]
     assert {type(text) for text in kept} == {str}
     assert Taxonomy.from_json(tree.to_json()) == tree
-
-
-def test_networkx_nodes_carry_their_attributes(immune):
-    graph = immune.to_networkx()
-    assert graph.number_of_nodes() == 66
-    assert graph.nodes["B > B_naive"] == {
-        "node": immune.resolve("B_naive"),
-        "label": "B_naive",
-        "depth": 2,
-        "ontology_id": "CL:0000788",
-    }
-    assert set(graph.successors("NK")) == {"NK > NK_CD16+", "NK > NK_CD16-"}

@@ -92,19 +92,6 @@ def test_bad_input_is_named(cells, tree, arguments, error, message):
         hdi.tl.vote(cells, "p", **{"taxonomy": tree, **arguments})
 
 
-def test_the_table_has_the_columns_of_celltypist(tree):
-    cells, series = labelled("CD4", "CD4", "CD8", "NK", "B", cluster=["x"] * 3 + ["y"] * 2)
-    result = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree)
-    table = result.to_table()
-    assert table.index.equals(cells.obs_names)
-    assert table["predicted_labels"].tolist() == ["CD4", "CD4", "CD8", "NK", "B"]
-    assert table["over_clustering"].tolist() == list("xxxyy")
-    assert table["majority_voting"].tolist() == ["CD4"] * 3 + ["Heterogeneous"] * 2
-    assert table["conf_score"].tolist() == [1.0] * 5
-    back = hdi.Annotation.from_labels(table["majority_voting"], tree)
-    assert back.labels["stop_label"].tolist() == ["CD4"] * 3 + ["Unknown"] * 2
-
-
 def test_writing_a_vote_keeps_existing_columns(cells, annotation):
     result = hdi.tl.vote(cells, annotation, clusters="batch")
     annotation.to_adata(cells)
