@@ -1,5 +1,8 @@
 """Training of SCLabelNet with labels: sampler, prior correction, fine-tuning, saving."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from hdeepinsight import SCLabelNet, Taxonomy
 from hdeepinsight.data import GeneCoverageWarning
 from hdeepinsight.models import load_model
 from hdeepinsight.models.sclabelnet import log_prior_ratio, sampling_weights
+from hdeepinsight.nn import ProfileEnsemble
 from hdeepinsight.taxonomy import TreeAlgebra
 
 LEVELS = ["lineage", "cell_type"]
@@ -30,6 +34,7 @@ def test_genes_in_another_order_change_nothing(tokens_model, query):
     np.testing.assert_allclose(before, after, atol=1e-5)
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_a_gene_without_counts_may_be_missing(tokens_model, query):
     gene = int(np.argmin(np.asarray(query.X.sum(axis=0)).ravel()))
     name = query.var_names[gene]
@@ -45,6 +50,7 @@ def test_a_gene_without_counts_may_be_missing(tokens_model, query):
     np.testing.assert_allclose(there, without, atol=1e-5)
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_a_query_without_genes_is_a_cell_with_these_masked(tokens_model, query):
     module, genes = tokens_model.module.eval(), list(query.var_names[::3])
     kept = torch.tensor([gene in genes for gene in tokens_model.genes]).float()
@@ -152,6 +158,29 @@ def test_it_is_saved_and_loaded(tokens_model, query, tmp_path):
         atol=1e-6,
     )
     assert repr(loaded) == repr(tokens_model)
+
+
+def test_the_network_is_combined_with_profiles(tokens_model, query, tmp_path):
+    model, module = tokens_model, tokens_model.module.eval()
+    counts = torch.from_numpy(query[:, list(model.genes)].X.toarray())
+    every = torch.ones(len(model.genes))
+    network = module.predict(counts, every)["probabilities"]
+    ensemble = ProfileEnsemble(model.profiles_, every, module.normalizer, module.tree)
+    found = model.predict_proba(query).to_numpy()
+    np.testing.assert_allclose(found, ensemble(network, counts).numpy()[:, 1:], atol=1e-5)
+    # A model that was saved before profiles had a covariance is its network alone.
+    older = copy.copy(model)
+    older.profiles_ = replace(model.profiles_, variance=None, directions=None)
+    older.save(tmp_path / "older")
+    found = load_model(tmp_path / "older").predict_proba(query).to_numpy()
+    np.testing.assert_allclose(found, network.numpy()[:, 1:], atol=1e-5)
+
+
+def test_a_student_learns_from_the_query(tokens_model, query):
+    student = tokens_model.train_student(query, max_epochs=1, **QUIET)
+    assert type(student) is SCLabelNet
+    assert student.combined_profiles is not None
+    assert student.recipe["student"]["n_cells"] == query.n_obs
 
 
 OPTIONS = [

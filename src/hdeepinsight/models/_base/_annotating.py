@@ -49,6 +49,11 @@ else:
 
 #: Arguments that define how a query is read.
 READING = "layer", "use_raw", "scale", "fold_case"
+PROFILES_NOTE = "The network is explained, without the profiles that it is combined with."
+ADAPTED_NOTE = (
+    "The adapted network is explained; the ranks of markers, which have half of the weight in the "
+    "probabilities, have no gradient."
+)
 
 
 class AnnotatingMixin(_Base):
@@ -120,6 +125,11 @@ class AnnotatingMixin(_Base):
         """Profiles that are combined with the network, or ``None``."""
         profiles = self.profiles_
         return None if profiles is None or profiles.variance is None else profiles
+
+    @property
+    def _explained_part(self) -> str:
+        """Note on which part of the probabilities an explanation covers."""
+        return ADAPTED_NOTE if self.is_adapted else PROFILES_NOTE if self.combined_profiles else ""
 
     # ----------------------------------------------------------------------------- annotation
 

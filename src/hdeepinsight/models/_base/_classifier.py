@@ -58,8 +58,6 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
     _labels_required: ClassVar[bool] = True
     _train_options: ClassVar[tuple[str, ...]] = ("audit", "soft_query")
     _monitor: ClassVar[str] = "log_loss"
-    #: Whether the network is combined with profiles of the types.
-    _uses_profiles: ClassVar[bool] = False
 
     def _check_reference(self) -> None:
         super()._check_reference()
@@ -311,7 +309,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
-        if self._uses_profiles and not getattr(self, "proteins", ()):
+        if not getattr(self, "proteins", ()):
             # Profiles of the training cells alone, so that held-out cells are independent of them.
             with torch.inference_mode(False):  # inference tensors cannot be saved with the model
                 known = train.counts, train.nodes

@@ -61,11 +61,6 @@ LAYOUT_CELLS = 20_000
 MAX_MEMBERS = 5
 #: Maximum product of labelled cells and members with ``n_members="auto"``.
 MEMBERS_CELLS = 1024
-PROFILES_NOTE = "The network is explained, without the profiles that it is combined with."
-ADAPTED_NOTE = (
-    "The adapted network is explained; the ranks of markers, which have half of the weight in the "
-    "probabilities, have no gradient."
-)
 
 
 class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
@@ -138,7 +133,6 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
     measures the effect of each.
     """
 
-    _uses_profiles = True
     _module_cls = GeneImageModule
     _options_of = GeneImageModule.present_options
 
@@ -441,11 +435,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             self._background(background, n_background, seed),
             batch=self.adapter_.batch_of(opened.obs) if self.adapter_ and self.is_adapted else None,
             keep_values=keep_values,
-            note=ADAPTED_NOTE
-            if self.is_adapted
-            else PROFILES_NOTE
-            if self.combined_profiles
-            else "",
+            note=self._explained_part,
             every=nodes is not None,
             n_samples=n_samples,
             seed=seed,

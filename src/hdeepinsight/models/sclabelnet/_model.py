@@ -534,14 +534,15 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         if self.adapter_ is not None and self.is_adapted:
             batch = self.adapter_.batch_of(opened.obs)
         counts, measured = opened.read(), torch.tensor(opened.measured).to(module.temperature)
-        full, note = np.flatnonzero(np.diff(counts.indptr)), ""
+        full, note = np.flatnonzero(np.diff(counts.indptr)), self._explained_part
         for rows in gen_batches(len(full), EXPLAINED_CELLS):
             cells = full[rows]
             part = torch.from_numpy(counts[cells].toarray()).to(measured)
             with use_adapters(module, batch[cells]):
                 found.add(cells, module.attribute(part, measured, targets, every, n_steps))
         if n_empty := opened.n_obs - len(full):
-            note = f"{n_empty:,} of {opened.n_obs:,} cells have no counts and were left out."
+            empty = f"{n_empty:,} of {opened.n_obs:,} cells have no counts and were left out."
+            note = f"{note} {empty}".lstrip()
         zeros = np.zeros(len(opened.genes))
         return found.finish(background_expression=zeros, background=BASELINE, note=note)
 
