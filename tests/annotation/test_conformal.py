@@ -109,7 +109,6 @@ def test_alpha_towards_zero_gives_the_root(known, kind):
     result, truth = known
     sets = result.label_sets(1e-9, kind=kind, calibration=calibrate(result, truth))
     assert set(sets.sets) == {("root",)}
-    assert set(sets.lca) == {"Unknown"}
     assert (sets.size == result.taxonomy.n_leaves).all()
     assert np.isinf(sets.thresholds["threshold"]).all()
 
@@ -120,7 +119,7 @@ def test_large_alpha_gives_the_most_probable_leaf(known, kind):
     sets = result.label_sets(0.999, kind=kind, calibration=calibrate(result, truth))
     assert (sets.size == 1).all()
     best = result.node_probabilities[:, result.taxonomy.leaves].argmax(axis=1)
-    np.testing.assert_array_equal(sets.lca_nodes, result.taxonomy.leaves[best])
+    np.testing.assert_array_equal(sets.contains.argmax(axis=1), best)
 
 
 @of_both_kinds
@@ -142,9 +141,8 @@ def test_the_score_is_the_smallest_threshold_that_covers(taxonomy, annotated, ki
 def test_node_sets_are_all_types_under_one_ancestor_of_the_guess(known):
     result, truth = known
     sets = result.label_sets(0.2, calibration=calibrate(result, truth))
-    under = result.taxonomy.ancestor_matrix[:, sets.lca_nodes].T
-    np.testing.assert_array_equal(sets.contains, under)
-    assert all(len(names) == 1 for names in sets.sets)
+    nodes = [result.taxonomy.resolve(name) for (name,) in sets.sets]
+    np.testing.assert_array_equal(sets.contains, result.taxonomy.ancestor_matrix[:, nodes].T)
 
 
 def test_leaf_sets_are_compressed_to_whole_subtrees(two_levels):
@@ -168,7 +166,7 @@ def test_leaf_sets_are_compressed_to_whole_subtrees(two_levels):
         sets = result.label_sets(0.2, kind="leaves", calibration=calibration)
         assert sets.sets == (names,)
         assert sets.size.iloc[0] == sets.contains.sum()
-    assert sets.to_frame().loc["a"].tolist() == ["root", 5, "Unknown"]
+    assert sets.to_frame().loc["a"].tolist() == ["root", 5]
 
 
 def test_a_chain_of_single_children_is_named_by_its_leaf(ragged):
@@ -180,19 +178,6 @@ def test_a_chain_of_single_children_is_named_by_its_leaf(ragged):
     assert calibration.node_scores.tolist() == [0.0]
     sets = result.label_sets(0.5, calibration=calibration)
     assert sets.sets == (("MAIT > MAIT",),)
-    assert sets.lca_nodes.tolist() == [leaf]
-
-
-def test_lowest_common_ancestors_equal_a_plain_loop(taxonomy, annotated):
-    result = annotated(taxonomy, n_cells=30, seed=8)
-    truth = draw_truth(taxonomy, result.node_probabilities)
-    sets = result.label_sets(0.3, kind="leaves", calibration=calibrate(result, truth))
-    for row, node in zip(sets.contains, sets.lca_nodes, strict=True):
-        leaves = taxonomy.leaves[row]
-        lowest = leaves[0]
-        for leaf in leaves[1:]:
-            lowest = taxonomy.lca(int(lowest), int(leaf))
-        assert node == (0 if row.all() else lowest)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +200,6 @@ def test_small_groups_share_one_threshold(known):
     assert (table["n_cells"].iloc[:-1] >= 19).all()
     lone = result.label_sets(0.001, groups=1, calibration=calibration)
     assert lone.thresholds.index.tolist() == ["all others"]
-    assert set(lone.lca) == {"Unknown"}
 
 
 def test_a_calibration_survives_plain_types(known):

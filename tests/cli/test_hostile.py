@@ -81,7 +81,7 @@ COMMANDS = {
     "train_no_column": (1, "train {query} --labels-key none --out {out}"),
     "models": (0, "models --where bundled"),
     "convert": (0, "convert {model} {out}"),
-    "publish": (0, "publish -m {model} --card {card} --no-features {out}"),
+    "publish": (0, "publish -m {model} --card {card} {out}"),
 }
 
 

@@ -196,15 +196,3 @@ def test_card_of_any_bytes_is_shown(tmp_path):
     (tmp_path / "README.md").write_bytes(b"<script>\xff</script>")
     shared = SharedModel("a/b", "0" * 40, tmp_path)
     assert shared.card == "<script>\ufffd</script>"
-
-
-def test_features_of_a_reference_do_not_read_other_files(published_folder, tmp_path):
-    import h5py
-
-    folder = shutil.copytree(published_folder, tmp_path / "blood")
-    shared = SharedModel("a/b", "0" * 40, folder)
-    assert shared.reference().n_obs > 0
-    with h5py.File(folder / "adata.h5ad", "r+") as file:
-        file["obsm/other"] = h5py.ExternalLink("/etc/passwd", "x")
-    with pytest.raises(HubError, match="holds no features"):
-        shared.reference()

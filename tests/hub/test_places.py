@@ -113,8 +113,7 @@ def test_published_model_is_replaced_only_with_overwrite(
     folder = shutil.copytree(published_folder, home / "blood")
     with pytest.raises(HubError, match="overwrite=True"):
         hdi.hub.publish(shared_model, folder, card=card)
-    hdi.hub.publish(shared_model, folder, card=card, reference="none", overwrite=True)
-    assert hdi.hub.download(folder).reference().n_obs == 0
+    hdi.hub.publish(shared_model, folder, card=card, overwrite=True)
     assert [path.name for path in home.iterdir()] == ["blood"], "nothing is left behind"
     (home / "thesis").mkdir()
     (home / "thesis" / "chapter1.txt").write_text("...")
@@ -259,9 +258,7 @@ def test_bucket_is_replaced_only_with_overwrite(shared_model, card, bucket, home
     hdi.hub.publish(shared_model, f"s3://{bucket}/blood", card=card)
     with pytest.raises(HubError, match="overwrite=True"):
         hdi.hub.publish(shared_model, f"s3://{bucket}/blood", card=card)
-    again = hdi.hub.publish(
-        shared_model, f"s3://{bucket}/blood", card=card, reference="none", overwrite=True
-    )
+    again = hdi.hub.publish(shared_model, f"s3://{bucket}/blood", card=card, overwrite=True)
     assert hdi.hub.download(f"s3://{bucket}/blood").digest == again.digest
 
 

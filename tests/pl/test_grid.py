@@ -177,5 +177,3 @@ def test_topics_are_in_the_order_of_their_groups():
     np.testing.assert_allclose(sizes / sizes.max(), [1, 0, 0, 1])
     means = table.groupby(groups).mean()[["topic_3", "topic_1"]].to_numpy().ravel()
     np.testing.assert_allclose(ax.collections[0].get_array(), means)
-    with pytest.raises(ValueError, match="without 'topic_4'"):
-        pl.topics(table, loadings.iloc[:4], groups)

@@ -123,7 +123,6 @@ def publish(
     repository: str,
     card: Path,
     data: Path | None = None,
-    no_features: bool = False,
     revision: str | None = None,
     private: bool = False,
     **how: Any,
@@ -141,11 +140,8 @@ def publish(
     --card FILE
         JSON file with at least "title", "license", "organism" and "tissues".
     --data FILE
-        Reference that the model was trained on, for the cells per type and the scores in the card,
-        and for latent features of reference cells. Counts are published only of the held-out
-        cells that a model keeps, at most 400.
-    --no-features
-        Publish no latent features of reference cells.
+        Reference that the model was trained on, for the cells per type and the scores in the card.
+        Counts are published only of the held-out cells that a model keeps, at most 400.
     --revision BRANCH
         Branch of the repository. Default: main.
     --private
@@ -166,7 +162,6 @@ def publish(
 
         reference = False if data is None else read_anndata(data)
         loaded = load_model(hub.resolve_model(model), reference)
-    how |= {"reference": "none" if no_features else "features"}
     how |= {"revision": revision, "private": private}
     with step(f"Publishing to {repository}"):
         done = hub.publish(loaded, repository, card=fields, **how)
