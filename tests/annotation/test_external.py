@@ -69,18 +69,15 @@ def test_labels_of_another_tool_are_kept(ragged):
     assert certain.labels["stop_label"].tolist()[3] == "memory"
 
 
-@pytest.mark.parametrize(
-    "confidence",
-    [
-        pytest.param([0.5], id="too_few"),
-        pytest.param([0.5, 8.0], id="a_count"),
-        pytest.param([0.5, np.nan], id="not_finite"),
-    ],
-)
-def test_confidence_is_a_probability_a_cell(two_levels, confidence):
-    labels = pd.Series(["CD4", "B"], index=["a", "b"])
-    with pytest.raises(ValueError, match=r"one probability .* per label, .* for 2 labels"):
-        Annotation.from_labels(labels, two_levels, confidence=confidence)
+def test_confidence_is_a_probability_a_cell(two_levels):
+    for confidence in [
+        [0.5],
+        [0.5, 8.0],
+        [0.5, np.nan],
+    ]:
+        labels = pd.Series(["CD4", "B"], index=["a", "b"])
+        with pytest.raises(ValueError, match=r"one probability .* per label, .* for 2 labels"):
+            Annotation.from_labels(labels, two_levels, confidence=confidence)
 
 
 def test_unknown_labels_are_named(two_levels):

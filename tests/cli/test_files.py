@@ -120,18 +120,15 @@ def test_columns_of_the_query_are_unchanged(tmp_path, source, out):
     pd.testing.assert_frame_equal(copy.obs[list(columns)], query.obs)
 
 
-@pytest.mark.parametrize(
-    ("query", "out"),
-    [
+def test_default_output_is_next_to_the_query():
+    for query, out in [
         ("run.h5", "run.annotated.h5ad"),
         ("query.h5ad.gz", "query.annotated.h5ad"),
         ("a.b.csv", "a.b.annotated.h5ad"),
         ("filtered_feature_bc_matrix", "filtered_feature_bc_matrix.annotated.h5ad"),
         ("sample.1", "sample.1.annotated.h5ad"),
-    ],
-)
-def test_default_output_is_next_to_the_query(query, out):
-    assert default_output(Path("data") / query, ".annotated.h5ad") == Path("data") / out
+    ]:
+        assert default_output(Path("data") / query, ".annotated.h5ad") == Path("data") / out
 
 
 def test_unwritable_tables_raise_early(tmp_path):

@@ -15,21 +15,25 @@ SLOW = ("torch", "scvi", "anndata", "scanpy", "pandas", "sklearn", "matplotlib")
 TRAINING = ("scvi", "lightning", "torchmetrics", "torchvision", "pyro", "scanpy", "sklearn")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
-def test_help_needs_no_slow_import(arguments):
-    code = (
-        "import sys\n"
-        "from hdeepinsight.cli import app\n"
-        f"try: app({arguments!r})\n"
-        "except SystemExit as stop: assert not stop.code, stop.code\n"
-        f"slow = [name for name in {SLOW!r} if name in sys.modules]\n"
-        "assert not slow, slow\n"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    wanted = __version__ if arguments == ["--version"] else "Usage"
-    assert wanted in done.stdout
+def test_help_needs_no_slow_import():
+    for arguments in [
+        ["--help"],
+        ["train", "--help"],
+        ["--version"],
+    ]:
+        code = (
+            "import sys\n"
+            "from hdeepinsight.cli import app\n"
+            f"try: app({arguments!r})\n"
+            "except SystemExit as stop: assert not stop.code, stop.code\n"
+            f"slow = [name for name in {SLOW!r} if name in sys.modules]\n"
+            "assert not slow, slow\n"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        wanted = __version__ if arguments == ["--version"] else "Usage"
+        assert wanted in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -70,9 +74,8 @@ def test_version(hdeepinsight):
     assert (done.exit_code, done.stdout) == (0, f"hdeepinsight {__version__}\n")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
+def test_every_command_has_help_and_debug(hdeepinsight):
+    for command in [
         "train",
         "annotate",
         "explain",
@@ -82,12 +85,10 @@ def test_version(hdeepinsight):
         "pull",
         "publish",
         "convert",
-    ],
-)
-def test_every_command_has_help_and_debug(hdeepinsight, command):
-    done = hdeepinsight(command, "--help")
-    assert done.exit_code == 0
-    assert "--debug" in done.stdout
+    ]:
+        done = hdeepinsight(command, "--help")
+        assert done.exit_code == 0
+        assert "--debug" in done.stdout
 
 
 def test_an_unknown_command_is_a_usage_error(hdeepinsight):

@@ -56,16 +56,26 @@ def test_a_copy_is_opened_instead(client):
     assert client.opened == [{"uri": "/mirror/census"}]
 
 
-@pytest.mark.parametrize("cell_types", [["B cell"], [], ["CL:1"], ["CL:0000236' or 1 == 1"]])
-def test_invalid_terms_are_refused(client, cell_types):
-    with pytest.raises(ValueError, match="must be one or more Cell Ontology ids"):
-        census(cell_types)
+def test_invalid_terms_are_refused(client):
+    for cell_types in [
+        ["B cell"],
+        [],
+        ["CL:1"],
+        ["CL:0000236' or 1 == 1"],
+    ]:
+        with pytest.raises(ValueError, match="must be one or more Cell Ontology ids"):
+            census(cell_types)
 
 
-@pytest.mark.parametrize("value", ["", "blood' or True", ["blood", '"'], []])
-def test_invalid_filter_values_are_refused(client, value):
-    with pytest.raises(ValueError, match="tissue_general"):
-        census(TERMS, tissue=value)
+def test_invalid_filter_values_are_refused(client):
+    for value in [
+        "",
+        "blood' or True",
+        ["blood", '"'],
+        [],
+    ]:
+        with pytest.raises(ValueError, match="tissue_general"):
+            census(TERMS, tissue=value)
 
 
 def test_no_labelled_cell_is_an_error(client):

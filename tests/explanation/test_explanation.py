@@ -106,18 +106,15 @@ def test_attributions_of_a_node_are_a_table_of_cells_and_genes():
     assert table.columns.tolist() == GENES
 
 
-@pytest.mark.parametrize(
-    "cells",
-    [
-        pytest.param([0, 1, 2], id="positions"),
-        pytest.param(["cell 0", "cell 1", "cell 2"], id="names"),
-        pytest.param([True, False], id="too_short"),
-        pytest.param([True] * 4, id="too_long"),
-    ],
-)
-def test_positions_and_names_are_refused_as_masks(cells):
-    with pytest.raises(ValueError, match=r"mask of booleans, \(3,\)"):
-        explain().ranking("CD4", cells=cells)
+def test_positions_and_names_are_refused_as_masks():
+    for cells in [
+        [0, 1, 2],
+        ["cell 0", "cell 1", "cell 2"],
+        [True, False],
+        [True] * 4,
+    ]:
+        with pytest.raises(ValueError, match=r"mask of booleans, \(3,\)"):
+            explain().ranking("CD4", cells=cells)
 
 
 def test_masks_may_have_any_boolean_type():

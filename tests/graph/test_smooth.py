@@ -130,9 +130,8 @@ def test_scores_are_not_modified(graph, scores):
 PAIR = sp.csr_matrix([[0.0, 1.0], [1.0, 0.0]])
 
 
-@pytest.mark.parametrize(
-    ("graph", "scores", "settings", "message"),
-    [
+def test_bad_input_is_refused():
+    for graph, scores, settings, message in [
         (
             sp.csr_matrix([[0.0, 1.0], [0.0, 0.0]]),
             np.eye(2),
@@ -148,8 +147,6 @@ PAIR = sp.csr_matrix([[0.0, 1.0], [1.0, 0.0]])
         (PAIR, np.eye(2), {"lam": -1}, "lam must be a finite number >= 0, got -1"),
         (PAIR, np.eye(2), {"laplacian": "signed"}, "laplacian must be one of .*, got 'signed'"),
         (PAIR, np.eye(2), {"solver": "guess"}, "solver must be one of .*, got 'guess'"),
-    ],
-)
-def test_bad_input_is_refused(graph, scores, settings, message):
-    with pytest.raises(ValueError, match=message):
-        smooth(graph, scores, **settings)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            smooth(graph, scores, **settings)

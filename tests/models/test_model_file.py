@@ -523,10 +523,16 @@ def test_a_manifest_of_three_gigabytes_is_not_read(folder, at_once, bounded):
             read()
 
 
-@pytest.mark.parametrize("prefix", ["../", "a/b", "..", "a\\b", "a\0"])
-def test_a_prefix_stays_in_the_folder(tmp_path, prefix):
-    with pytest.raises(ValueError, match=re.escape(repr(prefix))):
-        ModelFolder(tmp_path, prefix)
+def test_a_prefix_stays_in_the_folder(tmp_path):
+    for prefix in [
+        "../",
+        "a/b",
+        "..",
+        "a\\b",
+        "a\0",
+    ]:
+        with pytest.raises(ValueError, match=re.escape(repr(prefix))):
+            ModelFolder(tmp_path, prefix)
 
 
 def test_fuzzed_pickles_are_read_or_refused():

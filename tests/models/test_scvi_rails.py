@@ -273,17 +273,14 @@ def test_uninformative_columns_of_a_query_raise_a_warning(model, query):
         SCHDeepInsight.load_query_data(query, model, labels_key="cluster")
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
+def test_numbers_of_the_model_out_of_range_are_refused(reference):
+    for options, says in [
         ({"seed": "x"}, "seed must be an integer >= 0, got 'x'"),
         ({"seed": -1}, "seed must be an integer >= 0, got -1"),
         ({"n_genes": 50.5}, "n_genes must be an integer >= 1, got 50.5"),
-    ],
-)
-def test_numbers_of_the_model_out_of_range_are_refused(reference, options, says):
-    with pytest.raises(ValueError, match=says):
-        built(reference, **options)
+    ]:
+        with pytest.raises(ValueError, match=says):
+            built(reference, **options)
 
 
 def test_deregister_manager_does_nothing(model, reference):

@@ -54,19 +54,16 @@ def test_one_cell():
     np.testing.assert_allclose(dots(pl.reliability([0.7], [True])), [[0.7, 1.0]])
 
 
-@pytest.mark.parametrize(
-    ("confidence", "correct", "match"),
-    [
-        pytest.param([], [], "at least one cell", id="no_cell"),
-        pytest.param([0.5, 0.5], [True], r"\(2,\), \(1,\)", id="lengths"),
-        pytest.param([1.5], [True], "from 0 to 1, got", id="above_one"),
-        pytest.param([np.nan], [True], "finite", id="nan"),
-        pytest.param([0.5, 0.5], [True, None], "without unlabelled cells", id="unknown"),
-    ],
-)
-def test_bad_input_is_refused(confidence, correct, match):
-    with pytest.raises(ValueError, match=match):
-        pl.reliability(confidence, correct)
+def test_bad_input_is_refused():
+    for confidence, correct, match in [
+        ([], [], "at least one cell"),
+        ([0.5, 0.5], [True], r"\(2,\), \(1,\)"),
+        ([1.5], [True], "from 0 to 1, got"),
+        ([np.nan], [True], "finite"),
+        ([0.5, 0.5], [True, None], "without unlabelled cells"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            pl.reliability(confidence, correct)
 
 
 def test_a_sum_above_one_by_rounding_is_one():
@@ -135,18 +132,15 @@ def test_cells_that_are_all_alike(result):
     assert np.isfinite(ax.lines[0].get_ydata()).all()
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        pytest.param({"measure": "distance"}, "'distance'", id="measure"),
-        pytest.param({"measure": "type_p_value"}, "got no type p value", id="unknown"),
-        pytest.param({"alpha": 5}, "alpha must be .* got 5", id="alpha"),
-        pytest.param({"groups": ["a"]}, "groups has 1 entries for 5 cells", id="lengths"),
-    ],
-)
-def test_bad_input_of_novelty_is_refused(result, options, match):
-    with pytest.raises(ValueError, match=match):
-        pl.novelty(result, **options)
+def test_bad_input_of_novelty_is_refused(result):
+    for options, match in [
+        ({"measure": "distance"}, "'distance'"),
+        ({"measure": "type_p_value"}, "got no type p value"),
+        ({"alpha": 5}, "alpha must be .* got 5"),
+        ({"groups": ["a"]}, "groups has 1 entries for 5 cells"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            pl.novelty(result, **options)
 
 
 def test_an_annotation_without_novelty_is_refused(result):

@@ -24,18 +24,15 @@ def test_nodes_show_the_number_of_cells_at_or_below_them(tree):
     assert texts(ax) == ["T  1,017", "B  3", "CD4  1,010", "CD8  5", "naive  6", "memory  1,000"]
 
 
-@pytest.mark.parametrize(
-    "counts",
-    [
-        pytest.param({"CD4": 4, "B": 3}, id="names"),
-        pytest.param({("T", "CD4"): 4, ("B",): 3}, id="paths"),
-        pytest.param({3: 4, 2: 3}, id="nodes"),
-        pytest.param(pd.Series({"CD4": 4, "B": 3}), id="series"),
-        pytest.param(np.array([0, 0, 3, 4, 0, 0, 0]), id="array"),
-    ],
-)
-def test_counts_by_any_name(tree, counts):
-    assert texts(pl.taxonomy(tree, counts))[:3] == ["T  4", "B  3", "CD4  4"]
+def test_counts_by_any_name(tree):
+    for counts in [
+        {"CD4": 4, "B": 3},
+        {("T", "CD4"): 4, ("B",): 3},
+        {3: 4, 2: 3},
+        pd.Series({"CD4": 4, "B": 3}),
+        np.array([0, 0, 3, 4, 0, 0, 0]),
+    ]:
+        assert texts(pl.taxonomy(tree, counts))[:3] == ["T  4", "B  3", "CD4  4"]
 
 
 def test_the_input_is_not_modified(tree):
@@ -134,19 +131,16 @@ def test_counts_of_another_length_are_refused(tree, counts):
         pl.taxonomy(tree, counts)
 
 
-@pytest.mark.parametrize(
-    ("counts", "says"),
-    [
-        pytest.param({"B": np.nan}, "must be integers", id="missing"),
-        pytest.param({"B": 0.5}, "not fractions of cells", id="shares"),
-        pytest.param({"B": -4}, "from -4 to 0", id="negative"),
-        pytest.param({-1: 5}, "A node must be 0 to 6, got -1", id="from_behind"),
-        pytest.param({99: 5}, "A node must be 0 to 6, got 99", id="beyond"),
-    ],
-)
-def test_invalid_counts_are_refused(tree, counts, says):
-    with pytest.raises((ValueError, IndexError), match=says):
-        pl.taxonomy(tree, counts)
+def test_invalid_counts_are_refused(tree):
+    for counts, says in [
+        ({"B": np.nan}, "must be integers"),
+        ({"B": 0.5}, "not fractions of cells"),
+        ({"B": -4}, "from -4 to 0"),
+        ({-1: 5}, "A node must be 0 to 6, got -1"),
+        ({99: 5}, "A node must be 0 to 6, got 99"),
+    ]:
+        with pytest.raises((ValueError, IndexError), match=says):
+            pl.taxonomy(tree, counts)
 
 
 def test_a_confidence_of_one_plus_rounding_is_accepted(tree):

@@ -177,12 +177,17 @@ def test_methods_of_an_annotation_read_back(written, full, page):
     assert training in again
 
 
-@pytest.mark.parametrize("value", ["many", None, [1], 2.5], ids=str)
-def test_values_of_other_recipes_are_shown_unchanged(annotated, page, nested, value):
-    names = ("n_cells", "n_genes", "n_held_out", "n_lifted_labels")
-    recipe = {"hdeepinsight": "0.1.0", "backbone": "compact", **dict.fromkeys(names, value)}
-    methods = page(annotated(nested, 30, recipe=recipe)).facts["methods"]
-    assert f"It was trained on {value} labelled cells" in methods
+def test_values_of_other_recipes_are_shown_unchanged(annotated, page, nested):
+    for value in [
+        "many",
+        None,
+        [1],
+        2.5,
+    ]:
+        names = ("n_cells", "n_genes", "n_held_out", "n_lifted_labels")
+        recipe = {"hdeepinsight": "0.1.0", "backbone": "compact", **dict.fromkeys(names, value)}
+        methods = page(annotated(nested, 30, recipe=recipe)).facts["methods"]
+        assert f"It was trained on {value} labelled cells" in methods
 
 
 def test_annotation_of_another_tool_has_no_methods(annotated, page, nested):
@@ -193,15 +198,15 @@ def test_annotation_of_another_tool_has_no_methods(annotated, page, nested):
     assert "label_sets" not in found.facts["tables"]
 
 
-@pytest.mark.parametrize("key", ENTRIES)
-def test_references_equal_the_bibliography(key):
-    entry = BIBLIOGRAPHY.read_text().partition(f"{{{key},")[2].partition("\n}")[0]
-    fields = dict(re.findall(r"(\w+)\s*= \{(.*)\},", entry))
-    plain = {name: re.sub(r"[{}]", "", text) for name, text in fields.items()}
-    assert plain["title"] in ENTRIES[key]
-    assert f"({plain['year']})" in ENTRIES[key]
-    assert plain.get("doi", "") in ENTRIES[key]
-    assert ENTRIES[key].startswith(plain["author"].partition(",")[0])
+def test_references_equal_the_bibliography():
+    for key in ENTRIES:
+        entry = BIBLIOGRAPHY.read_text().partition(f"{{{key},")[2].partition("\n}")[0]
+        fields = dict(re.findall(r"(\w+)\s*= \{(.*)\},", entry))
+        plain = {name: re.sub(r"[{}]", "", text) for name, text in fields.items()}
+        assert plain["title"] in ENTRIES[key]
+        assert f"({plain['year']})" in ENTRIES[key]
+        assert plain.get("doi", "") in ENTRIES[key]
+        assert ENTRIES[key].startswith(plain["author"].partition(",")[0])
 
 
 @pytest.mark.parametrize(

@@ -144,9 +144,8 @@ def test_nothing_is_written_before_it_is_asked_for(
         audit.to_adata(adata[:10].copy())
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "match"),
-    [
+def test_bad_input_is_named(synthetic_hierarchy: AnnData) -> None:
+    for options, error, match in [
         ({}, ValueError, "one of labels_key, .* got 0"),
         ({"labels_key": "cell_type", "labels_keys": LEVELS}, ValueError, "got 2"),
         ({"labels_key": "type"}, KeyError, "obs has no column 'type'"),
@@ -170,13 +169,9 @@ def test_nothing_is_written_before_it_is_asked_for(
         ({"labels_keys": LEVELS, "probabilities": np.ones((3, 2))}, ValueError, "n_nodes"),
         ({"labels_keys": LEVELS, "probabilities": [[95.0]]}, ValueError, "got 95 to 95 of shape"),
         ({"labels_keys": LEVELS, "n_folds": 2.5}, ValueError, "integer"),
-    ],
-)
-def test_bad_input_is_named(
-    synthetic_hierarchy: AnnData, options: dict, error: type[Exception], match: str
-) -> None:
-    with pytest.raises(error, match=match):
-        audit_labels(synthetic_hierarchy, **options)
+    ]:
+        with pytest.raises(error, match=match):
+            audit_labels(synthetic_hierarchy, **options)
 
 
 def test_cells_without_a_batch_form_one_batch(planted: tuple[AnnData, dict]) -> None:

@@ -78,9 +78,8 @@ def test_result_is_written_on_request(cells, annotation, other):
 NAMES = pd.Index(["a", "b"])
 
 
-@pytest.mark.parametrize(
-    ("sources", "settings", "error", "message"),
-    [
+def test_bad_input_is_named(tree):
+    for sources, settings, error, message in [
         ([], {}, ValueError, "at least one annotation"),
         ([["CD4", "NK"]], {}, TypeError, "got a list"),
         ([pd.Series(["CD4", "X"], NAMES)], {}, ValueError, "'X'"),
@@ -94,11 +93,9 @@ NAMES = pd.Index(["a", "b"])
         ),
         ([pd.Series(["NK"] * 2, NAMES)], {"weights": [0]}, ValueError, "not all 0"),
         ([pd.DataFrame({"NK": [-1.0, 2]}, NAMES)], {}, ValueError, "from -1 to 2"),
-    ],
-)
-def test_bad_input_is_named(tree, sources, settings, error, message):
-    with pytest.raises(error, match=message):
-        hdi.tl.consensus(*sources, **{"taxonomy": tree, **settings})
+    ]:
+        with pytest.raises(error, match=message):
+            hdi.tl.consensus(*sources, **{"taxonomy": tree, **settings})
 
 
 def test_words_for_no_label_are_ignored(tree):
