@@ -149,29 +149,37 @@ def test_other_cells_are_refused(two_levels, annotated):
         assert set(adata.uns) == set(before.uns)
 
 
-@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
-@pytest.mark.parametrize("n_cells", [60, 1, 0])
-def test_an_annotated_object_survives_the_disk(tmp_path, ragged, annotated, suffix, n_cells):
-    result = annotated(ragged, n_cells=n_cells, recipe={"model": "m", "epochs": 3})
-    adata = query(n_cells)
-    result.to_adata(adata)
-    read = saved(adata, tmp_path / f"annotated{suffix}")
-    for name, column in result.to_frame().items():
-        stored = read.obs[f"hdi_{name}"]
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            stored, column = stored.astype(object), column.astype(object)
-            assert stored.fillna("-").tolist() == column.fillna("-").tolist()
-        else:
-            np.testing.assert_array_equal(stored, column)
-    table = read.obsm["hdi_probabilities"]
-    assert table.columns.tolist() == result.probabilities().columns.tolist()
-    np.testing.assert_array_equal(table.to_numpy(), result.probabilities().to_numpy())
-    notes = read.uns["hdi"]
-    assert Taxonomy.from_json(str(notes["taxonomy"])) == ragged
-    assert {key: str(value) for key, value in notes["recipe"].items()} == {
-        "model": "m",
-        "epochs": "3",
-    }
+def test_an_annotated_object_survives_the_disk(tmp_path_factory, ragged, annotated):
+    for n_cells in [
+        60,
+        1,
+        0,
+    ]:
+        for suffix in [
+            ".h5ad",
+            ".zarr",
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            result = annotated(ragged, n_cells=n_cells, recipe={"model": "m", "epochs": 3})
+            adata = query(n_cells)
+            result.to_adata(adata)
+            read = saved(adata, tmp_path / f"annotated{suffix}")
+            for name, column in result.to_frame().items():
+                stored = read.obs[f"hdi_{name}"]
+                if isinstance(column.dtype, pd.CategoricalDtype):
+                    stored, column = stored.astype(object), column.astype(object)
+                    assert stored.fillna("-").tolist() == column.fillna("-").tolist()
+                else:
+                    np.testing.assert_array_equal(stored, column)
+            table = read.obsm["hdi_probabilities"]
+            assert table.columns.tolist() == result.probabilities().columns.tolist()
+            np.testing.assert_array_equal(table.to_numpy(), result.probabilities().to_numpy())
+            notes = read.uns["hdi"]
+            assert Taxonomy.from_json(str(notes["taxonomy"])) == ragged
+            assert {key: str(value) for key, value in notes["recipe"].items()} == {
+                "model": "m",
+                "epochs": "3",
+            }
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])

@@ -229,7 +229,7 @@ def test_no_cells_give_empty_sets(two_levels, annotated, known):
     calibration = calibrate(full, full.leaf_nodes)
     sets = annotated(two_levels, n_cells=0).label_sets(calibration=calibration)
     assert sets.sets == ()
-    assert sets.to_frame().shape == (0, 3)
+    assert sets.to_frame().shape == (0, 2)
     assert "0 cells" in repr(sets)
 
 

@@ -22,32 +22,41 @@ RECIPE = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
-@pytest.mark.parametrize("threshold", [0.7, None])
-def test_an_annotation_is_read_back(tmp_path, ragged, annotated, suffix, threshold):
-    result = annotated(ragged, threshold=threshold, decoder="greedy", recipe=RECIPE)
-    limit = np.arange(60) % 3
-    verdict = Verdict(light="yellow", sentences=("Half of it fits.",), figures={"share": 0.5})
-    result = replace(
-        result,
-        node_thresholds=np.linspace(0.5, 0.9, ragged.n_nodes),
-        supported_depth=limit,
-        stop_reasons=np.where(limit < 2, "few counts", "").astype(object),
-        verdict=verdict,
-    )
-    adata = cells()
-    result.to_adata(adata, key_added="a/b")
-    read = Annotation.from_adata(saved(adata, tmp_path / f"back{suffix}"), "a/b")
-    pd.testing.assert_frame_equal(
-        read.to_frame(), result.to_frame(), check_index_type=False, check_dtype=False
-    )
-    np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
-    assert (read.taxonomy, read.threshold, read.decoder) == (ragged, threshold, "greedy")
-    assert read.recipe == RECIPE | {"split": [1, 2]}
-    assert read.verdict == verdict
-    assert set(read.stop_reason) >= {"few counts", ""}
-    with pytest.raises(KeyError, match="no annotation under 'hdi'"):
-        Annotation.from_adata(adata)
+def test_an_annotation_is_read_back(tmp_path_factory, ragged, annotated):
+    for threshold in [
+        0.7,
+        None,
+    ]:
+        for suffix in [
+            ".h5ad",
+            ".zarr",
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            result = annotated(ragged, threshold=threshold, decoder="greedy", recipe=RECIPE)
+            limit = np.arange(60) % 3
+            verdict = Verdict(
+                light="yellow", sentences=("Half of it fits.",), figures={"share": 0.5}
+            )
+            result = replace(
+                result,
+                node_thresholds=np.linspace(0.5, 0.9, ragged.n_nodes),
+                supported_depth=limit,
+                stop_reasons=np.where(limit < 2, "few counts", "").astype(object),
+                verdict=verdict,
+            )
+            adata = cells()
+            result.to_adata(adata, key_added="a/b")
+            read = Annotation.from_adata(saved(adata, tmp_path / f"back{suffix}"), "a/b")
+            pd.testing.assert_frame_equal(
+                read.to_frame(), result.to_frame(), check_index_type=False, check_dtype=False
+            )
+            np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
+            assert (read.taxonomy, read.threshold, read.decoder) == (ragged, threshold, "greedy")
+            assert read.recipe == RECIPE | {"split": [1, 2]}
+            assert read.verdict == verdict
+            assert set(read.stop_reason) >= {"few counts", ""}
+            with pytest.raises(KeyError, match="no annotation under 'hdi'"):
+                Annotation.from_adata(adata)
 
 
 def test_labels_of_another_tool_are_kept(ragged):

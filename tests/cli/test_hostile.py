@@ -86,27 +86,30 @@ COMMANDS = {
 
 
 @pytest.mark.filterwarnings("ignore:Variable names are not unique:UserWarning")
-@pytest.mark.parametrize("name", COMMANDS)
-def test_no_escape_sequence_reaches_the_terminal_or_a_page(evil, hdeepinsight, tmp_path, name):
-    folder, trained = evil
-    code, command = COMMANDS[name]
-    card = tmp_path / "card.json"
-    card.write_text('{"title": "\\u001b[2J", "license": "mit", "organism": "human", "tissues": []}')
-    places = {
-        "query": folder / "query.h5ad",
-        "model": folder / "model",
-        "out": tmp_path / "out",
-        "column": f"col{ATTACK}",
-        "other": folder / "other.h5ad",
-        "card": card,
-    }
-    done = hdeepinsight(*(word.format(**places) for word in command.split()))
-    if name != "publish":  # a hub may refuse the card, in words
-        assert done.exit_code == code, done.output
-    for text in (done.stdout, done.stderr, trained.stdout, trained.stderr):
-        assert HIDDEN.findall(text) == []
-    for page in tmp_path.glob("*.html"):
-        assert HIDDEN.findall(unquote(page.read_text(encoding="utf-8"))) == []
+def test_no_escape_sequence_reaches_the_terminal_or_a_page(evil, hdeepinsight, tmp_path_factory):
+    for name in COMMANDS:
+        tmp_path = tmp_path_factory.mktemp("case")
+        folder, trained = evil
+        code, command = COMMANDS[name]
+        card = tmp_path / "card.json"
+        card.write_text(
+            '{"title": "\\u001b[2J", "license": "mit", "organism": "human", "tissues": []}'
+        )
+        places = {
+            "query": folder / "query.h5ad",
+            "model": folder / "model",
+            "out": tmp_path / "out",
+            "column": f"col{ATTACK}",
+            "other": folder / "other.h5ad",
+            "card": card,
+        }
+        done = hdeepinsight(*(word.format(**places) for word in command.split()))
+        if name != "publish":  # a hub may refuse the card, in words
+            assert done.exit_code == code, done.output
+        for text in (done.stdout, done.stderr, trained.stdout, trained.stderr):
+            assert HIDDEN.findall(text) == []
+        for page in tmp_path.glob("*.html"):
+            assert HIDDEN.findall(unquote(page.read_text(encoding="utf-8"))) == []
 
 
 def test_escaped_names_are_readable(evil, hdeepinsight):

@@ -36,27 +36,25 @@ def test_help_needs_no_slow_import():
         assert wanted in done.stdout
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
+def test_annotating_imports_nothing_that_trains(tmp_path_factory):
+    for call in [
         "app(['annotate', 'query.h5ad', '--fast', '--out', 'out.h5ad'])",
         "app(['annotate', 'query.h5ad', '--stream', '--out', 'out.csv'])",
         "hdi.annotate('query.h5ad', refine='off')",
-    ],
-)
-def test_annotating_imports_nothing_that_trains(call, tmp_path):
-    hdi.datasets.demo().query[:150].copy().write_h5ad(tmp_path / "query.h5ad")
-    code = (
-        "import sys, hdeepinsight as hdi\n"
-        "from hdeepinsight.cli import app\n"
-        f"try: {call}\n"
-        "except SystemExit as stop: assert not stop.code, stop.code\n"
-        f"found = [name for name in {TRAINING!r} if name in sys.modules]\n"
-        "assert not found, found\n"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        hdi.datasets.demo().query[:150].copy().write_h5ad(tmp_path / "query.h5ad")
+        code = (
+            "import sys, hdeepinsight as hdi\n"
+            "from hdeepinsight.cli import app\n"
+            f"try: {call}\n"
+            "except SystemExit as stop: assert not stop.code, stop.code\n"
+            f"found = [name for name in {TRAINING!r} if name in sys.modules]\n"
+            "assert not found, found\n"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

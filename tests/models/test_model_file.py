@@ -444,13 +444,19 @@ def test_files_that_are_not_manifests(content, tmp_path, bounded):
         ModelFolder(tmp_path).read()
 
 
-@pytest.mark.parametrize("size", [0, 2, HUGE, -1])
-def test_a_manifest_with_a_wrong_size(tmp_path, size):
-    (tmp_path / "model.pt").write_bytes(b"abc")
-    parts = {"model.pt": {"bytes": size, "sha256": ABC}}
-    (tmp_path / "manifest.json").write_bytes(manifest(parts))
-    with pytest.raises(ModelFileError, match=r"model\.pt is damaged.*(not what|at most)"):
-        ModelFolder(tmp_path).read()
+def test_a_manifest_with_a_wrong_size(tmp_path_factory):
+    for size in [
+        0,
+        2,
+        HUGE,
+        -1,
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        (tmp_path / "model.pt").write_bytes(b"abc")
+        parts = {"model.pt": {"bytes": size, "sha256": ABC}}
+        (tmp_path / "manifest.json").write_bytes(manifest(parts))
+        with pytest.raises(ModelFileError, match=r"model\.pt is damaged.*(not what|at most)"):
+            ModelFolder(tmp_path).read()
 
 
 # Files that never end, or are larger than they are.

@@ -209,23 +209,21 @@ def test_references_equal_the_bibliography():
         assert ENTRIES[key].startswith(plain["author"].partition(",")[0])
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        pytest.param({"clusters": ["a"] * 3}, "clusters has 3 entries", id="length"),
-        pytest.param({"embedding": np.zeros((7, 2))}, "embedding has 7", id="rows"),
-        pytest.param({"embedding": np.zeros((200, 1))}, "two or more columns", id="one_column"),
-        pytest.param({"embedding": np.zeros(200)}, "two or more columns", id="no_columns"),
-        pytest.param({"query": ad.AnnData(np.ones((3, 2)))}, "query has 3", id="query"),
-        pytest.param({"true_nodes": np.zeros(3)}, "true_nodes has 3", id="nodes"),
-        pytest.param({"true_nodes": ["B"] * 200}, "taxonomy.encode", id="labels"),
-        pytest.param({"true_nodes": np.full(200, -1)}, "taxonomy.encode", id="codes"),
-    ],
-)
-def test_arguments_of_other_cells_raise(full, tmp_path, options, says):
-    with pytest.raises(ValueError, match=says):
-        report.write(full, tmp_path / "report.html", **options)
-    assert list(tmp_path.iterdir()) == []
+def test_arguments_of_other_cells_raise(full, tmp_path_factory):
+    for options, says in [
+        ({"clusters": ["a"] * 3}, "clusters has 3 entries"),
+        ({"embedding": np.zeros((7, 2))}, "embedding has 7"),
+        ({"embedding": np.zeros((200, 1))}, "two or more columns"),
+        ({"embedding": np.zeros(200)}, "two or more columns"),
+        ({"query": ad.AnnData(np.ones((3, 2)))}, "query has 3"),
+        ({"true_nodes": np.zeros(3)}, "true_nodes has 3"),
+        ({"true_nodes": ["B"] * 200}, "taxonomy.encode"),
+        ({"true_nodes": np.full(200, -1)}, "taxonomy.encode"),
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        with pytest.raises(ValueError, match=says):
+            report.write(full, tmp_path / "report.html", **options)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_clusters_in_another_order_raise(full, clusters, tmp_path):

@@ -225,9 +225,8 @@ def test_files_and_a_dict_give_the_same_table(tmp_path):
         pd.testing.assert_frame_equal(hdi.tl.read_markers(path), wanted)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
+def test_a_broken_file_is_refused_with_the_place(tmp_path_factory):
+    for name, text, said in [
         ("a.gmt", "B\tx\tMS4A1\nT\tx\n", "in line 2"),
         ("a.gmt", "B MS4A1\n", "in line 1"),
         ("a.gmt", "", "at least one gene"),
@@ -238,14 +237,13 @@ def test_files_and_a_dict_give_the_same_table(tmp_path):
         ("a.csv", "cell,gene\nB,MS4A1\n", "no column 'type'"),
         ("a.json", "{}", "another suffix"),
         ("missing.gmt", None, "does not exist"),
-    ],
-)
-def test_a_broken_file_is_refused_with_the_place(tmp_path, name, text, said):
-    path = tmp_path / name
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises((ValueError, KeyError), match=said):
-        hdi.tl.read_markers(path)
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        path = tmp_path / name
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises((ValueError, KeyError), match=said):
+            hdi.tl.read_markers(path)
 
 
 def test_a_broken_dictionary_is_refused():

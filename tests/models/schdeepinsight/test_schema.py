@@ -74,19 +74,27 @@ def test_a_golden_file_of_another_format_is_converted(tmp_path, cells):
         assert read.recipe == twin.recipe
 
 
-@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
-@pytest.mark.parametrize("how", ["flip", "cut", "gone"])
-def test_a_damaged_file_of_another_format_is_refused(tmp_path, name, how):
-    old = tmp_path / "old"
-    shutil.copytree(GOLDEN / "schema_2_safetensors", old)
-    body = bytearray((old / name).read_bytes())
-    body[len(body) // 2] ^= 1
-    (old / name).write_bytes({"flip": body, "cut": body[:99], "gone": b""}[how])
-    if how == "gone":
-        (old / name).unlink()
-    with pytest.raises(ModelFileError):
-        convert_model(old, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+def test_a_damaged_file_of_another_format_is_refused(tmp_path_factory):
+    for how in [
+        "flip",
+        "cut",
+        "gone",
+    ]:
+        for name in [
+            "model.json",
+            "model.safetensors",
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            old = tmp_path / "old"
+            shutil.copytree(GOLDEN / "schema_2_safetensors", old)
+            body = bytearray((old / name).read_bytes())
+            body[len(body) // 2] ^= 1
+            (old / name).write_bytes({"flip": body, "cut": body[:99], "gone": b""}[how])
+            if how == "gone":
+                (old / name).unlink()
+            with pytest.raises(ModelFileError):
+                convert_model(old, tmp_path / "new")
+            assert not (tmp_path / "new").exists()
 
 
 def test_a_model_of_another_format_is_replaced_in_place(tmp_path):
