@@ -153,29 +153,32 @@ ZOO = [
 ]
 
 
-@pytest.mark.parametrize("spoil", ZOO, ids=lambda spoil: spoil.__name__)
-def test_a_path_gives_what_read_h5ad_gives(small, tmp_path, spoil):
-    adata, path = with_raw(small), tmp_path / "odd.h5ad"
-    adata.write_h5ad(path)
-    with h5py.File(path, "r+") as file:
-        spoil(file, adata)
-    wanted, found = open_store(ad.read_h5ad(path)), open_store(path)
-    assert list(found.slots) == list(wanted.slots)
-    assert (found.log_base, sorted(found.uns)) == (wanted.log_base, sorted(wanted.uns))
-    pd.testing.assert_frame_equal(found.obs, wanted.obs)
-    for name in wanted.obsm:
-        np.testing.assert_array_equal(found.obsm[name](), wanted.obsm[name]())
-    for slot in wanted.slots:
-        use_raw = slot == ".raw"
-        layer = None if slot in ("X", ".raw") else slot[8:-2]
-        pd.testing.assert_frame_equal(found.genes(use_raw), wanted.genes(use_raw))
-        blocks = [
-            sparse.vstack([sparse.csr_matrix(b) for _, b in s.matrix(layer, use_raw).blocks(20)])
-            for s in (found, wanted)
-        ]
-        assert (blocks[0] != blocks[1]).nnz == 0
-    whole = read_anndata(path)
-    pd.testing.assert_frame_equal(whole.obs, ad.read_h5ad(path).obs)
+def test_a_path_gives_what_read_h5ad_gives(small, tmp_path_factory):
+    for spoil in ZOO:
+        tmp_path = tmp_path_factory.mktemp("case")
+        adata, path = with_raw(small), tmp_path / "odd.h5ad"
+        adata.write_h5ad(path)
+        with h5py.File(path, "r+") as file:
+            spoil(file, adata)
+        wanted, found = open_store(ad.read_h5ad(path)), open_store(path)
+        assert list(found.slots) == list(wanted.slots)
+        assert (found.log_base, sorted(found.uns)) == (wanted.log_base, sorted(wanted.uns))
+        pd.testing.assert_frame_equal(found.obs, wanted.obs)
+        for name in wanted.obsm:
+            np.testing.assert_array_equal(found.obsm[name](), wanted.obsm[name]())
+        for slot in wanted.slots:
+            use_raw = slot == ".raw"
+            layer = None if slot in ("X", ".raw") else slot[8:-2]
+            pd.testing.assert_frame_equal(found.genes(use_raw), wanted.genes(use_raw))
+            blocks = [
+                sparse.vstack(
+                    [sparse.csr_matrix(b) for _, b in s.matrix(layer, use_raw).blocks(20)]
+                )
+                for s in (found, wanted)
+            ]
+            assert (blocks[0] != blocks[1]).nnz == 0
+        whole = read_anndata(path)
+        pd.testing.assert_frame_equal(whole.obs, ad.read_h5ad(path).obs)
 
 
 def packed_with(path: Path, number: int, name: bytes) -> None:
@@ -309,25 +312,27 @@ WITHOUT_TYPES = {
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_formats_are_detected_by_content(cells, tmp_path, name):
-    opened = open_query(FORMATS[name](cells, tmp_path), GENES)
-    assert list(opened.obs_names) == list(cells.obs_names)
-    assert opened.measured.tolist() == [True] * 4 + [False]  # the last one is an antibody
-    np.testing.assert_array_equal(opened.read().toarray()[:, :4], cells.X.toarray()[:, :4])
-    assert "1 column is not a gene (Antibody Capture)" in str(opened.input_report)
+def test_formats_are_detected_by_content(cells, tmp_path_factory):
+    for name in FORMATS:
+        tmp_path = tmp_path_factory.mktemp("case")
+        opened = open_query(FORMATS[name](cells, tmp_path), GENES)
+        assert list(opened.obs_names) == list(cells.obs_names)
+        assert opened.measured.tolist() == [True] * 4 + [False]  # the last one is an antibody
+        np.testing.assert_array_equal(opened.read().toarray()[:, :4], cells.X.toarray()[:, :4])
+        assert "1 column is not a gene (Antibody Capture)" in str(opened.input_report)
 
 
-@pytest.mark.parametrize("name", WITHOUT_TYPES)
-def test_formats_without_feature_types(cells, tmp_path, name):
-    opened = open_query(WITHOUT_TYPES[name](cells, tmp_path), GENES[:4])
-    assert list(opened.obs_names) == list(cells.obs_names)
-    np.testing.assert_array_equal(opened.read().toarray(), cells.X.toarray()[:, :4])
-    said = str(opened.input_report)
-    form = {"10x_2": "10x h5", "mtx_2": "mtx"}.get(name, "text table")
-    assert f" in X ({form})" in said
-    turned = "The table was transposed" in said
-    assert turned == (name == "csv_of_genes_by_cells")
+def test_formats_without_feature_types(cells, tmp_path_factory):
+    for name in WITHOUT_TYPES:
+        tmp_path = tmp_path_factory.mktemp("case")
+        opened = open_query(WITHOUT_TYPES[name](cells, tmp_path), GENES[:4])
+        assert list(opened.obs_names) == list(cells.obs_names)
+        np.testing.assert_array_equal(opened.read().toarray(), cells.X.toarray()[:, :4])
+        said = str(opened.input_report)
+        form = {"10x_2": "10x h5", "mtx_2": "mtx"}.get(name, "text table")
+        assert f" in X ({form})" in said
+        turned = "The table was transposed" in said
+        assert turned == (name == "csv_of_genes_by_cells")
 
 
 def test_a_table_keeps_columns_that_are_not_numbers(tmp_path):

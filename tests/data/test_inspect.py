@@ -65,34 +65,37 @@ def make_scale(name: str, counts: np.ndarray, normalise) -> np.ndarray:
     }[name]()
 
 
-@pytest.mark.parametrize(
-    ("values", "scale", "evidence"),
-    [
-        ("counts", "counts", "all values are whole numbers from 0 to"),
-        ("binary", "binary", "0 or 1"),
-        ("log1p_cp10k", "log1p_counts", "after expm1, .* integer multiples of one unit"),
-        ("log1p_of_counts", "log1p_counts", "after expm1"),
-        ("log1p_tpm", "log1p", "same sum, and in none of the bases e, 2 and 10"),
-        ("imputed", "log1p", "fractions up to"),
-        ("cp10k", "normalized", "integer multiples of one unit"),
-        ("tpm", "normalized", "same sum"),
-        ("ambient_corrected", "fractional_counts", "not whole numbers"),
-        ("some_estimated", "fractional_counts", "not whole numbers"),
-        ("halves", "fractional_counts", "not whole numbers"),
-        ("scaled", "scaled", "values are negative"),
-        ("zeros", "empty", "all values are zero"),
-        ("no_cells", "empty", "0 cells × 60 genes"),
-        ("no_genes", "empty", "97 cells × 0 genes"),
-    ],
-)
-@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, sparse.csc_array])
-def test_scale_is_detected(small, normalise, values, scale, evidence, form):
-    counts = np.delete(small.X.toarray(), 13, axis=0) if values == "tpm" else small.X.toarray()
-    report = inspect_input(ad.AnnData(form(make_scale(values, counts, normalise))))
-    assert report.scale == scale, report.evidence
-    assert re.search(evidence, report.evidence)
-    accepted = scale in ("counts", "binary", "log1p_counts")
-    assert any("looks" in text for text in report.problems) is not accepted
+def test_scale_is_detected(small, normalise):
+    for form in [
+        np.asarray,
+        sparse.csr_matrix,
+        sparse.csc_array,
+    ]:
+        for values, scale, evidence in [
+            ("counts", "counts", "all values are whole numbers from 0 to"),
+            ("binary", "binary", "0 or 1"),
+            ("log1p_cp10k", "log1p_counts", "after expm1, .* integer multiples of one unit"),
+            ("log1p_of_counts", "log1p_counts", "after expm1"),
+            ("log1p_tpm", "log1p", "same sum, and in none of the bases e, 2 and 10"),
+            ("imputed", "log1p", "fractions up to"),
+            ("cp10k", "normalized", "integer multiples of one unit"),
+            ("tpm", "normalized", "same sum"),
+            ("ambient_corrected", "fractional_counts", "not whole numbers"),
+            ("some_estimated", "fractional_counts", "not whole numbers"),
+            ("halves", "fractional_counts", "not whole numbers"),
+            ("scaled", "scaled", "values are negative"),
+            ("zeros", "empty", "all values are zero"),
+            ("no_cells", "empty", "0 cells × 60 genes"),
+            ("no_genes", "empty", "97 cells × 0 genes"),
+        ]:
+            counts = (
+                np.delete(small.X.toarray(), 13, axis=0) if values == "tpm" else small.X.toarray()
+            )
+            report = inspect_input(ad.AnnData(form(make_scale(values, counts, normalise))))
+            assert report.scale == scale, report.evidence
+            assert re.search(evidence, report.evidence)
+            accepted = scale in ("counts", "binary", "log1p_counts")
+            assert any("looks" in text for text in report.problems) is not accepted
 
 
 def test_every_value_is_checked_not_a_sample(small):

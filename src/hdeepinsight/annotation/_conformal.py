@@ -268,8 +268,8 @@ class LabelSets:
     >>> sets
     LabelSets of 9 cells (nodes): at least 80.0% contain the true type if cells resemble the
     labelled cells; 2.00 types per set, 0.0% with a single type
-    >>> int(sets.size[0]), sets.lca[0]
-    (2, 'T')
+    >>> int(sets.size[0]), sets.sets[0]
+    (2, ('T',))
     """
 
     taxonomy: Taxonomy
