@@ -30,7 +30,8 @@ def query(_synthetic_hierarchy: ad.AnnData) -> ad.AnnData:
 
 @pytest.fixture(scope="module")
 def result(model, _synthetic_hierarchy) -> hdi.Annotation:
-    return hdi.annotate(_synthetic_hierarchy[240:].copy(), model, batch_key="batch")
+    query = _synthetic_hierarchy[240:].copy()
+    return hdi.annotate(query, model, batch_key="batch", refine="on")
 
 
 def test_annotate_without_steps_equals_model_annotate(model, query):
@@ -112,7 +113,7 @@ def test_levels_stay_consistent_and_accuracy_is_kept(result, model, query):
 def test_labels_of_the_query_are_not_read_and_nothing_is_written(model, query, result):
     query.obs[LEVELS] = query.obs[LEVELS].sample(frac=1, random_state=0).to_numpy()
     before = query.copy()
-    again = hdi.annotate(query, model, batch_key="batch")
+    again = hdi.annotate(query, model, batch_key="batch", refine="on")
     np.testing.assert_array_equal(again.node_probabilities, result.node_probabilities)
     assert (query.X != before.X).nnz == 0
     assert list(query.obsm) == list(query.uns) == []

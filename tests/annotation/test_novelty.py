@@ -164,6 +164,25 @@ def test_doublets_of_two_lineages_are_found(bank):
     assert columns["is_doublet"][700:].mean() > 0.8
 
 
+def test_a_query_of_one_lineage_has_no_doublets(bank):
+    counts = draw(np.repeat(PROFILES[1:3], 200, axis=0), np.random.default_rng(16))
+    comparison, columns, depth, _ = compare(bank, counts)
+    assert not columns["is_doublet"].any()
+    assert "doublet_power" not in comparison.figures(columns, depth)
+
+
+def test_the_share_of_doublets_does_not_hide_them(bank):
+    rng = np.random.default_rng(17)
+    cells, nodes = known_cells(600, rng)
+    lineage = TREE.node_at_level[nodes, 0]
+    one, other = rng.integers(600, size=(2, 600))
+    two = np.flatnonzero(lineage[one] != lineage[other])[:150]
+    both = cells[one[two]] + cells[other[two]]
+    _, columns, *_ = compare(bank, sparse.vstack([cells, both], format="csr"))
+    assert columns["is_doublet"][:600].mean() < 0.06
+    assert columns["is_doublet"][600:].mean() > 0.8
+
+
 def test_doublets_of_a_large_cell_and_a_small_one_are_found(bank):
     rng = np.random.default_rng(12)
     small, large = (

@@ -354,6 +354,26 @@ def test_selected_genes_are_those_of_a_naive_implementation():
         select_genes(source, 5, keep=["ABSENT"])
 
 
+def test_genes_are_scored_in_the_panels_that_have_them():
+    rng = np.random.default_rng(0)
+    counts = rng.negative_binomial(2, 0.3, (400, 40)).astype(float)
+    panels = np.repeat([0, 1], [300, 100])
+    counts[panels == 1, 20:] = 0
+    counts[panels == 1, :20] *= 4  # deeper
+    var = pd.DataFrame(index=[f"GENE{i}" for i in range(40)])
+    source = open_counts(ad.AnnData(sparse.csr_matrix(counts), var=var))
+    each = [
+        dispersion_scores(lambda part=counts[panels == p]: [sparse.csr_matrix(part)], 40)
+        for p in range(2)
+    ]
+    assert (each[1][20:] == -1).all()
+    mean = 0.75 * each[0] + 0.25 * np.r_[each[1][:20], np.ones(20)]
+    best = [f"GENE{i}" for i in np.sort(np.argsort(-mean)[:6])]
+    assert select_genes(source, 6, panels=panels) == best
+    assert select_genes(source, 6) != best
+    assert select_genes(source, 6, panels=np.zeros(400, dtype=int)) == select_genes(source, 6)
+
+
 def test_errors_recommend_only_arguments_of_the_caller(small, normalise):
     logged = ad.AnnData(normalise(small.X), obs=small.obs, var=small.var, layers={"c": small.X})
     with pytest.raises(InputError, match=r"or another `scale`.*pass layer='c'\."):

@@ -360,14 +360,16 @@ class _Folded:
         for start in range(0, max(n_cells, 1), step):
             rows = slice(start, min(start + step, n_cells))
             part = bags.rows(rows.start * self.n_places, rows.stop * self.n_places)
-            hidden = self._hidden(part, rows, stained, has_rna)
-            if self.dense.is_mkldnn:  # up to twice as fast as the default product
-                packed: Any = hidden.to_mkldnn()
-                parts.append(functional.linear(packed, self.dense).to_dense())
-            else:
-                parts.append(functional.linear(hidden, self.dense))
+            parts.append(self._product(self._hidden(part, rows, stained, has_rna)))
         latent: Tensor = self.norm(torch.cat(parts) + self.after).relu_()
         return latent
+
+    def _product(self, hidden: Tensor) -> Tensor:
+        """Multiply by the weights of the dense layer."""
+        if not self.dense.is_mkldnn:
+            return functional.linear(hidden, self.dense)
+        packed: Any = hidden.to_mkldnn()  # up to twice as fast as the default product
+        return functional.linear(packed, self.dense).to_dense()
 
     def _hidden(
         self, bags: SparseCounts, rows: slice, stained: Any, has_rna: Tensor | None
