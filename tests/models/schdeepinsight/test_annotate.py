@@ -229,7 +229,7 @@ def test_bad_input_is_refused_with_the_reason(model, query):
         (lambda q: q[:0].copy(), "there are 0 cells"),
         (lambda q: q[:, :0].copy(), "× 0 genes"),
     ]:
-        bad = change(query)
+        bad = change(query.copy())
         before = fingerprint(bad)
         with pytest.raises(InputError) as caught:
             model.annotate(bad)
