@@ -66,6 +66,7 @@ from hdeepinsight.nn._profiles import LeafProfiles as LeafProfiles
 from hdeepinsight.nn._profiles import LeafSums as LeafSums
 from hdeepinsight.nn._profiles import ProfileEnsemble as ProfileEnsemble
 from hdeepinsight.nn._profiles import ProfileMatcher as ProfileMatcher
+from hdeepinsight.nn._profiles import QueryProfiles as QueryProfiles
 from hdeepinsight.nn._profiles import profile_shift as profile_shift
 from hdeepinsight.nn._profiles import usual_shift as usual_shift
 from hdeepinsight.nn._seeds import one_at_a_time as one_at_a_time

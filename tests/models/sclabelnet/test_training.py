@@ -163,10 +163,10 @@ def test_the_network_is_combined_with_profiles(tokens_model, query):
     model, module = tokens_model, tokens_model.module.eval()
     counts = torch.from_numpy(query[:, list(model.genes)].X.toarray())
     every = torch.ones(len(model.genes))
-    network = module.predict(counts, every)["probabilities"]
-    ensemble = ProfileEnsemble(model.profiles_, every, module.normalizer, module.tree)
-    found = model.predict_proba(query).to_numpy()
-    np.testing.assert_allclose(found, ensemble(network, counts).numpy()[:, 1:], atol=1e-5)
+    network = module.predict(counts, every)["probabilities"][:, module.tree.leaf_index]
+    ensemble = ProfileEnsemble(model.profiles_, every, module.normalizer)
+    found = model.predict_proba(query).to_numpy()[:, module.tree.leaf_index - 1]
+    np.testing.assert_allclose(found, ensemble.reading(counts)(network).numpy(), atol=1e-5)
 
 
 def test_a_model_of_an_earlier_version_is_its_transformer_alone(tokens_model, query, tmp_path):
