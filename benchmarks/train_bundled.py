@@ -223,7 +223,6 @@ def build(folder: Path, out: Path) -> str:
             train(folder),
             out.absolute(),
             card=card(),
-            reference="none",
             scored_on=unseen(folder),
             overwrite=True,
         )
