@@ -103,7 +103,7 @@ def annotate(
         heading, named = f"Cell types of {query.name}", reference and model
         _write_page(result, report, title=heading, query=store, reference=reference, model=named)
     if folder in hub.bundled_folders().values():
-        show(f"Model {model} is the bundled model of human blood; --model selects another.")
+        show(f"Model {model} is a bundled model of human blood; --model selects another.")
     messages = (result.input_report, result.gene_report, *result.decisions)
     texts = [in_options(str(each)) for each in messages if each is not None]
     if options["markers"] is not None:
