@@ -72,6 +72,7 @@ bench-companions: $(VENV)/.installed-bench ## Measure the companions; writes doc
 	$(BIN)/python benchmarks/corrected_gram.py --data $(dir $(PAIRS))
 	$(BIN)/python benchmarks/markers.py --pairs $(PAIRS)
 	$(BIN)/python benchmarks/distillation.py --pairs $(PAIRS)
+	$(BIN)/python benchmarks/gene_tokens.py --pairs $(PAIRS)
 	$(BIN)/python benchmarks/companions.py --data $(dir $(PAIRS)) --page docs/benchmarks_companions.md
 
 .PHONY: clean

@@ -44,10 +44,8 @@ def random_estimates(n_cells: int = 300, seed: int = 0) -> list[torch.Tensor]:
         pytest.param({"n_types": 1.2}, 0.0, id="one_type"),
         pytest.param({"unsupported": 0.6}, 0.0, id="most_labels_would_change"),
         pytest.param({"unsupported": 0.2}, 1.0, id="some_refused"),
-        pytest.param({"shift_query": 0.02, "shift_reference": 0.2}, 0.5, id="near"),
-        pytest.param({"shift_query": -0.1, "shift_reference": 0.1}, 0.0, id="nearer"),
-        pytest.param({"shift_query": 0.004, "shift_reference": None}, 0.0, id="like_its_one_batch"),
-        pytest.param({"shift_query": 0.0, "genes": 0.8}, 1.0, id="genes_are_missing"),
+        pytest.param({"shift_query": 0.42}, 0.7, id="another_study"),
+        pytest.param({"shift_query": 0.3}, 0.0, id="another_batch"),
     ],
 )
 def test_weights_follow_each_measurement(figures: dict, share: float) -> None:
@@ -56,11 +54,27 @@ def test_weights_follow_each_measurement(figures: dict, share: float) -> None:
     assert bool(doubt) == (share < 1)
 
 
+@pytest.mark.parametrize(
+    ("figures", "share"),
+    [
+        pytest.param({"unlike": 0.8}, 0.0, id="foreign"),
+        pytest.param({"unsupported": 0.6}, 1.0, id="changes_of_the_network"),
+        pytest.param({"shift_query": 0.3}, 1.0, id="another_batch"),
+        pytest.param({"shift_query": 0.02, "shift_reference": 0.2}, 0.5, id="near"),
+        pytest.param({"shift_query": -0.1, "shift_reference": 0.1}, 0.0, id="nearer"),
+        pytest.param({"shift_query": 0.004, "shift_reference": None}, 0.0, id="like_its_one_batch"),
+        pytest.param({"shift_query": 0.0, "genes": 0.8}, 1.0, id="genes_are_missing"),
+    ],
+)
+def test_class_means_follow_some_measurements(figures: dict, share: float) -> None:
+    trust, doubt = replace(GOOD, **figures).doubt(of_network=False)
+    assert trust == pytest.approx(share)
+    assert bool(doubt) == (share < 1)
+
+
 def test_another_batch_of_the_reference() -> None:
-    alike = {"shift_query": 0.5, "shift_reference": 0.2}
-    assert replace(GOOD, **alike).like_a_batch
-    assert not replace(GOOD, **alike | {"shift_query": 0.7}).like_a_batch
-    assert not replace(GOOD, **alike | {"genes": 0.8}).like_a_batch
+    assert replace(GOOD, shift_query=0.3).like_a_batch
+    assert not replace(GOOD, shift_query=0.5).like_a_batch
     assert not GOOD.like_a_batch
 
 
@@ -158,14 +172,19 @@ def test_a_rejected_change_does_not_affect_the_others() -> None:
     assert weights[0].tolist() == [0.5, 1.0, 0.0]
 
 
-def test_unchanged_labels_of_another_batch_keep_their_probabilities() -> None:
+def test_the_network_is_not_followed_on_another_batch_but_class_means_are() -> None:
     estimates = [each.roll(shift, 0) for shift, each in enumerate(random_estimates())]
-    near, far = (
-        check_adaptation(*estimates, LABELS, shift_query=shift, shift_reference=0.2)[0]
-        for shift in (0.5, 0.7)
+    weights, report = check_adaptation(*estimates, LABELS, shift_query=0.2)
+    assert not weights.any()
+    assert report.decision == "zero-shot"
+    moved = [estimates[0]] * 4
+    weights, report = check_adaptation(*moved, LABELS, shift_query=0.2, before=estimates[1])
+    changed = (estimates[0].argmax(1) != estimates[1].argmax(1)).float().mean()
+    assert report.decision == "adapted"
+    assert report.figures.changed == pytest.approx(float(changed))
+    assert report.reason.startswith(
+        "class means were recomputed with the cells of the query; the network was not adapted"
     )
-    assert (near.diagonal() == 0).all()
-    torch.testing.assert_close(near - near.diag().diag(), far - far.diag().diag())
 
 
 def test_switched_off_it_applies_all_changes_and_reports_the_check() -> None:

@@ -123,12 +123,13 @@ def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor)
     counts
         Raw counts, shape ``(n_cells, n_genes)``.
     leaves
-        Index of the leaf of each cell, -1 for none, shape ``(n_cells,)``.
+        Index of the leaf of each cell, -1 for none, shape ``(n_cells,)``; or probabilities of the
+        leaves, shape ``(n_cells, n_leaves)``.
     measured
         1 for measured genes, shape ``(n_genes,)``.
     """
     sums = []
-    for start in range(0, counts.shape[0], PART_CELLS):
+    for start in range(0, max(1, counts.shape[0]), PART_CELLS):
         rows = slice(start, start + PART_CELLS)
         part = torch.from_numpy(counts[rows].toarray()).to(measured.device)
         values = module.normalizer.log_normalize(part, measured).cpu()
@@ -207,22 +208,28 @@ def profile_probs(
         return network
     found = []
     for rows, part in cells.parts():
-        inputs = part.tensors(measured)
-        found.append(matcher.complete(network[rows], inputs["counts"], inputs["measured"]))
+        inputs = part.tensors(measured, sparse=True)
+        has_rna = inputs.get("has_rna", measured)
+        found.append(matcher.complete(network[rows], inputs["counts"], has_rna))
     return torch.cat(found)
 
 
 @torch.no_grad()
 def combined_probs(
-    ensemble: ProfileEnsemble | None, cells: QueryCells, measured: Tensor, network: Tensor
+    ensemble: ProfileEnsemble | None,
+    cells: QueryCells,
+    measured: Tensor,
+    network: Tensor,
+    discriminant: float = 1.0,
 ) -> Tensor:
     """Combine leaf probabilities by a network with the profiles; ``None`` leaves them."""
     if ensemble is None:
         return network
     found = []
     for rows, part in cells.parts():
-        inputs = part.tensors(measured)
-        found.append(ensemble.reading(inputs["counts"], inputs.get("shift"))(network[rows]))
+        counts = SparseCounts.of(part.counts, measured.device)
+        combined = ensemble.reading(counts, batch=part.batch)
+        found.append(combined(network[rows], discriminant))
     return torch.cat(found)
 
 

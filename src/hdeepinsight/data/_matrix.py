@@ -166,6 +166,11 @@ class RowMatrix:
         """Whether the values are in memory, or in a file that this process holds open."""
         return getattr(self.opener, "func", None) is nullcontext and self.storage != "dask"
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether the values are read from a file when they are needed."""
+        return self.storage.partition(" ")[0] in ("h5ad", "zarr", "dask")
+
     def keep(self, columns: Ints) -> RowMatrix:
         """Return a matrix of the given columns."""
         return replace(self, columns=columns, shape=(self.shape[0], len(columns)))

@@ -11,8 +11,7 @@ import hdeepinsight as hdi
 from hdeepinsight import SCLabelNet
 from hdeepinsight.data import GeneCoverageWarning
 from hdeepinsight.models import load_model
-from hdeepinsight.models.sclabelnet import choose_tokens
-from hdeepinsight.nn import bin_values, token_sets
+from hdeepinsight.nn import bin_values, choose_tokens, token_sets
 
 LEVELS = ["lineage", "cell_type"]
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}

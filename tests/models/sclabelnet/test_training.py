@@ -11,8 +11,7 @@ from scipy import stats
 from hdeepinsight import SCLabelNet, Taxonomy
 from hdeepinsight.data import GeneCoverageWarning
 from hdeepinsight.models import load_model
-from hdeepinsight.models.sclabelnet import log_prior_ratio, sampling_weights
-from hdeepinsight.nn import ProfileEnsemble
+from hdeepinsight.nn import ProfileEnsemble, log_prior_ratio, sampling_weights
 from hdeepinsight.taxonomy import TreeAlgebra
 
 LEVELS = ["lineage", "cell_type"]
@@ -160,20 +159,27 @@ def test_it_is_saved_and_loaded(tokens_model, query, tmp_path):
     assert repr(loaded) == repr(tokens_model)
 
 
-def test_the_network_is_combined_with_profiles(tokens_model, query, tmp_path):
+def test_the_network_is_combined_with_profiles(tokens_model, query):
     model, module = tokens_model, tokens_model.module.eval()
     counts = torch.from_numpy(query[:, list(model.genes)].X.toarray())
     every = torch.ones(len(model.genes))
-    network = module.predict(counts, every)["probabilities"]
-    ensemble = ProfileEnsemble(model.profiles_, every, module.normalizer, module.tree)
-    found = model.predict_proba(query).to_numpy()
-    np.testing.assert_allclose(found, ensemble(network, counts).numpy()[:, 1:], atol=1e-5)
-    # A model that was saved before profiles had a covariance is its network alone.
-    older = copy.copy(model)
-    older.profiles_ = replace(model.profiles_, variance=None, directions=None)
+    network = module.predict(counts, every)["probabilities"][:, module.tree.leaf_index]
+    ensemble = ProfileEnsemble(model.profiles_, every, module.normalizer)
+    found = model.predict_proba(query).to_numpy()[:, module.tree.leaf_index - 1]
+    np.testing.assert_allclose(found, ensemble.reading(counts)(network).numpy(), atol=1e-5)
+
+
+def test_a_model_of_an_earlier_version_is_its_transformer_alone(tokens_model, query, tmp_path):
+    older = copy.copy(tokens_model)
+    older.module = copy.deepcopy(tokens_model.module).eval()
+    older.module.linear.weight.data[:] = 0.0
+    counts = torch.from_numpy(query[:, list(older.genes)].X.toarray())
+    expected = older.module.predict(counts, torch.ones(len(older.genes)))["probabilities"]
+    del older.module.linear.weight  # its file has neither these weights nor a covariance
+    older.profiles_ = replace(older.profiles_, variance=None, directions=None)
     older.save(tmp_path / "older")
     found = load_model(tmp_path / "older").predict_proba(query).to_numpy()
-    np.testing.assert_allclose(found, network.numpy()[:, 1:], atol=1e-5)
+    np.testing.assert_allclose(found, expected.numpy()[:, 1:], atol=1e-5)
 
 
 def test_a_student_learns_from_the_query(tokens_model, query):
@@ -219,7 +225,8 @@ def test_only_the_selected_part_is_finetuned(reference, finetune):
     model.train(max_epochs=1, finetune=finetune, validation_size=0.2, **QUIET)
     after = weights_of(model.module)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    free = {"head": ("head.",), "published": ("head.", "backbone.norm.", "backbone.blocks.0.")}
+    head = "head.", "linear."
+    free = {"head": head, "published": (*head, "backbone.norm.", "backbone.blocks.0.")}
     others = ("temperature", "log_prior")
     assert all(name.startswith((*free[finetune], *others)) for name in changed)
     assert all(any(name.startswith(part) for name in changed) for part in free[finetune])

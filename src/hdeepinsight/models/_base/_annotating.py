@@ -152,7 +152,7 @@ class AnnotatingMixin(_Base):
     @property
     def _explained_part(self) -> str:
         """Note on which part of the probabilities an explanation covers."""
-        return ADAPTED_NOTE if self.is_adapted else PROFILES_NOTE if self.combined_profiles else ""
+        return PROFILES_NOTE if self.combined_profiles else ADAPTED_NOTE if self.is_adapted else ""
 
     # ----------------------------------------------------------------------------- annotation
 
@@ -722,8 +722,8 @@ class AnnotatingMixin(_Base):
 
     def _fit_adapter(self, plan: dict[str, Any], options: dict[str, Any]) -> None:
         """Fit the adapter on the query; it is applied only if the check supports it."""
-        query, adapter = self._query, self.adapter_
-        if query is None or adapter is None:
+        query, former = self._query, self.adapter_
+        if query is None or former is None:
             raise ValueError(
                 "This query model was loaded from a folder, which does not contain its query. Pass "
                 "a query to annotate it; to train, start from load_query_data."
@@ -731,6 +731,7 @@ class AnnotatingMixin(_Base):
         known = signature(AdaptationOptions).parameters
         check_keywords("train() of an adapter", [*plan, *options], known)
         settings = AdaptationOptions(**plan, **options)
+        self.adapter_ = adapter = Adapter(former.batches, former.batch_key)
         device: Any = self.module.temperature.device
         network = query.module.to(device)
         opened = query.opened

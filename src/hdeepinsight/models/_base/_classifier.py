@@ -15,7 +15,7 @@ from scvi import REGISTRY_KEYS
 
 from hdeepinsight.adaptation import QueryCells, reference_sums
 from hdeepinsight.annotation import Annotation, ReferenceBank, calibrate
-from hdeepinsight.data import InputError, align_genes, deal_out, draw_evenly, is_paired
+from hdeepinsight.data import InputError, align_genes, deal_out, draw_evenly, draw_some, is_paired
 from hdeepinsight.models._base._annotating import AnnotatingMixin
 from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._reader import CellReader, QueryReader, as_cells, query_cells
@@ -127,10 +127,11 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             obs = self.adata_manager.adata.obs
             unseen_by = obs[LABELS].to_numpy() // self.taxonomy.n_nodes - 1
             obs[LABELS] = self._nodes()  # original labels, without the changes of an audit
-            rows = (self.validation_indices_, self.train_indices_)
-            held_out, train = (self._reference_cells(part) for part in rows)
+            nodes, parts = obs[LABELS].to_numpy(), (self.validation_indices_, self.train_indices_)
+            rows = [part[draw_some(nodes[part], self.seed)] for part in parts]
+            held_out, train = map(self._reference_cells, rows)
             if (unseen_by >= 0).any():
-                extra = {**train.extra, "member": unseen_by[self.train_indices_]}
+                extra = {**train.extra, "member": unseen_by[rows[1]]}
                 train = replace(train, extra=extra)
                 held_out = train[extra["member"] >= 0]
         else:

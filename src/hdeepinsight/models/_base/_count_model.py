@@ -717,7 +717,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             arrays += [shell.obs[name].to_numpy() for name in codes if name in shell.obs]
         digest = hashlib.sha256(repr(settings).encode())
         for array in arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
+            flat: Any = np.ascontiguousarray(array).reshape(-1)
+            digest.update(flat.view(np.uint8))
         return digest.hexdigest()
 
     def _finish(self, plan: Any, datamodule: Any) -> None:

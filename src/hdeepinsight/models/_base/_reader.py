@@ -230,7 +230,7 @@ class CellReader:
         self.profiles = profiles
         self.ensembles: list[ProfileEnsemble | None] = [None] * len(measured)
         if profiles is not None:
-            how = module.normalizer, module.tree
+            how = module.normalizer, self.adapter.query_profiles
             each = (ProfileEnsemble(profiles, mask, *how) for mask in self.measured.cpu())
             self.ensembles = [ensemble.to(device) for ensemble in each]
 

@@ -22,7 +22,7 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField, NumericalObsField, ObsmField
 
 from hdeepinsight._errors import batch_column, invalid, one_column
-from hdeepinsight.data import align_genes
+from hdeepinsight.data import align_genes, map_counts
 from hdeepinsight.models._base._setup import PANEL_KEY
 from hdeepinsight.models._base._setup import Setup as Setup
 from hdeepinsight.models._base._setup import as_label_keys as as_label_keys
@@ -93,7 +93,9 @@ def register(
     for group_key in (setup.batch_key, setup.panel_key):
         if group_key is not None:
             batch_column(obs, group_key)
-    shared = source.matrix.whole()
+    on_disk = source.matrix.is_on_disk  # then only the genes of the model are read, later
+    shape = source.matrix.shape
+    shared = sparse.csr_matrix(shape, dtype=np.float32) if on_disk else source.matrix.whole()
     var = pd.DataFrame(index=_unique(source.var_names))
     shell = AnnData(shared, obs=shell_obs(obs, setup), var=var)
     entry = model_class.__name__, id(data)
@@ -199,7 +201,8 @@ def with_genes(
     """
     shell = registration.manager.adata
     is_csr = sparse.issparse(shell.X) and shell.X.format == "csr"
-    is_shared = is_csr and registration.source.denormalizer is None
+    is_shared = is_csr and not registration.source.matrix.is_on_disk
+    is_shared = is_shared and registration.source.denormalizer is None
     is_shared = is_shared and list(shell.var_names) == list(genes)
     counts = shell.X if is_shared else read_counts(registration.source, genes)
     var = pd.DataFrame(index=pd.Index(genes, dtype=object))
@@ -249,8 +252,11 @@ def check_unchanged(
 
 
 def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
-    """Read raw counts of the given genes, shape ``(n_cells, n_genes)``."""
-    return source.read(align_genes(source.var_names, genes))
+    """Read raw counts of the given genes, shape ``(n_cells, n_genes)``; map those on disk."""
+    alignment = align_genes(source.var_names, genes)
+    if not source.matrix.is_on_disk:
+        return source.read(alignment)
+    return map_counts((counts for _, counts in source.chunks(alignment)), len(genes))
 
 
 def check_reference(data: Any, kind: Any, other: str) -> None:

@@ -19,6 +19,7 @@ from hdeepinsight.data import (
     InputError,
     align_genes,
     draw_evenly,
+    draw_some,
     is_paired,
     log_normalize,
     open_counts,
@@ -190,7 +191,9 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             )
             shell = self.adata_manager.adata
             shell.obs[LABELS] = nodes
-            self._fit_to(shell.X, nodes, shell.obs[BATCH].to_numpy())
+            rows = draw_some(nodes, self.seed)
+            counts = shell.X if len(rows) == shell.n_obs else shell.X[rows]
+            self._fit_to(counts, nodes, shell.obs[BATCH].to_numpy(), rows)
         elif not isinstance(layout, str):
             self._build(self._layout_of(None, None, ()), proteins)
 
@@ -530,18 +533,22 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         source = open_counts(AnnData(counts, var=var))
         keep = self.init_params_["non_kwargs"]["keep_genes"]
         self._build(self._layout_of(source, nodes, keep), None, nodes)
-        self._fit_to(read_counts(source, self.genes), nodes, np.zeros(len(nodes)))
+        counts, rows = read_counts(source, self.genes), np.arange(len(nodes))
+        self._fit_to(counts, nodes, np.zeros(len(nodes)), rows)
 
-    def _fit_to(self, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray) -> None:
-        """Fit normalisation, mean profiles and class weights before the training."""
+    def _fit_to(
+        self, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray, rows: np.ndarray
+    ) -> None:
+        """Fit normalisation and mean profiles to some rows, and class weights to all cells."""
         config = self._config
-        how: Any = {"panels": self._panels, "scale_percentile": config.scale_percentile}
+        panels = None if self._panels is None else self._panels[rows]
+        how: Any = {"panels": panels, "scale_percentile": config.scale_percentile}
         self.module.normalizer.fit(counts, **how)
         if self.module.proteins is not None and is_paired(self.adata):
             arrays = self.adata_manager.adata.obsm
             measured = arrays["proteins_measured"].any(axis=1)
             self.module.proteins.normalizer.fit(arrays[FIELD_KEYS.PROTEINS][measured])
-        sums = reference_sums(self.module, counts, nodes, batches, self._panels)
+        sums = reference_sums(self.module, counts, nodes[rows], batches[rows], panels)
         self.profiles_ = LeafSums.sum(sums).profiles()
         self.shift_ = usual_shift(sums)
         tree, labels = self.module.tree, torch.from_numpy(nodes)
