@@ -22,7 +22,7 @@ help: ## Show the targets
 
 .PHONY: demo
 demo: $(VENV)/.installed ## Train and annotate real PBMC data offline; results in demo_out/
-	$(BIN)/hdeepinsight demo --out demo_out
+	$(BIN)/python benchmarks/demo.py demo_out
 
 .PHONY: test
 test: $(VENV)/.installed-test ## Run the fast tests and the examples in the docstrings

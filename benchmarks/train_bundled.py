@@ -285,7 +285,6 @@ class Bundle:
                 self.train(folder),
                 out.absolute(),
                 card=card,
-                reference="none",
                 scored_on=self.scored_on(folder),
                 overwrite=True,
             )

@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, get_args
 from urllib.parse import quote, unquote
 
 import pandas as pd
-from anndata import AnnData
 
 from hdeepinsight import models
 from hdeepinsight._errors import check_choice, check_number, need_extra
@@ -23,7 +22,6 @@ from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address, bundle
 from hdeepinsight.hub._checksums import parse_checksums, read_text_file
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError, explained
 from hdeepinsight.hub._places import BucketPlace, HubPlace, Token, hub_api, resolve_mirror
-from hdeepinsight.hub._publish import REFERENCE_FILE, read_features
 
 Where = Literal["all", "bundled", "here", "hub"]
 
@@ -194,26 +192,6 @@ class SharedModel:
         8
         """
         return models.load_model(self.folder, **options)
-
-    def reference(self) -> AnnData:
-        """Return the latent features and labels of the reference, published with the model.
-
-        Returns
-        -------
-        The AnnData of :func:`reference_features`.
-
-        Raises
-        ------
-        HubError
-            If the file has other content.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> hdi.hub.download("pbmc").reference().n_obs
-        0
-        """
-        return read_features(self.folder / REFERENCE_FILE)
 
     def _verify(self, max_bytes: float = float("inf")) -> bytes:
         """Compare the files with the list of checksums, and return the list."""
