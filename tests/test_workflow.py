@@ -158,9 +158,8 @@ def test_low_gene_coverage_warns_once(model, query):
     assert len(caught) == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
+def test_invalid_settings_raise(model, query):
+    for options, error, message in [
         ({"adapt": "yes"}, ValueError, "adapt must be one of 'auto', 'on', 'off', got 'yes'"),
         ({"refine": True}, ValueError, "refine must be one of 'auto', 'on', 'off', got True"),
         ({"adapt": "off", "batch_key": "donor"}, KeyError, "no column 'donor'; it has .*batch"),
@@ -172,11 +171,9 @@ def test_low_gene_coverage_warns_once(model, query):
         ({"vote": 3}, ValueError, "vote must be True, False, or the name of a column"),
         ({"types": ["CD4 X"]}, ValueError, "types: .*no node 'CD4 X'.*Similar names: 'CD4 T'"),
         ({"exclude": ["Plasma"]}, ValueError, "exclude: .*no node 'Plasma'"),
-    ],
-)
-def test_invalid_settings_raise(model, query, options, error, message):
-    with pytest.raises(error, match=message):
-        hdi.annotate(query, model, **options)
+    ]:
+        with pytest.raises(error, match=message):
+            hdi.annotate(query, model, **options)
 
 
 def test_unexpected_arguments_raise_with_the_intended_one(query):

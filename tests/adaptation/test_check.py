@@ -37,43 +37,37 @@ def random_estimates(n_cells: int = 300, seed: int = 0) -> list[torch.Tensor]:
     return [torch.from_numpy(rng.dirichlet([0.5] * 3, n_cells)) for _ in range(4)]
 
 
-@pytest.mark.parametrize(
-    ("figures", "share"),
-    [
-        pytest.param({"genes": 0.0}, 0.0, id="no_genes"),
-        pytest.param({"unlike": 0.5}, 0.5, id="half_foreign"),
-        pytest.param({"unlike": 0.8}, 0.0, id="foreign"),
-        pytest.param({"n_types": 1.7}, 0.25, id="hardly_two_types"),
-        pytest.param({"n_types": 1.2}, 0.0, id="one_type"),
-        pytest.param({"unsupported": 0.6}, 0.0, id="most_labels_would_change"),
-        pytest.param({"unsupported": 0.2}, 1.0, id="some_refused"),
-        pytest.param({"shift_query": 0.3, "shift_reference": 0.2}, 0.5, id="farther_than_batches"),
-        pytest.param({"shift_query": 0.2, "shift_reference": 0.3}, 0.0, id="another_batch"),
-        pytest.param({"shift_query": 0.2, "shift_reference": None}, 1.0, id="no_other_batch"),
-    ],
-)
-def test_weights_follow_each_measurement(figures: dict, share: float) -> None:
-    trust, doubt = replace(GOOD, **figures).doubt()
-    assert trust == pytest.approx(share)
-    assert bool(doubt) == (share < 1)
+def test_weights_follow_each_measurement() -> None:
+    for figures, share in [
+        ({"genes": 0.0}, 0.0),
+        ({"unlike": 0.5}, 0.5),
+        ({"unlike": 0.8}, 0.0),
+        ({"n_types": 1.7}, 0.25),
+        ({"n_types": 1.2}, 0.0),
+        ({"unsupported": 0.6}, 0.0),
+        ({"unsupported": 0.2}, 1.0),
+        ({"shift_query": 0.3, "shift_reference": 0.2}, 0.5),
+        ({"shift_query": 0.2, "shift_reference": 0.3}, 0.0),
+        ({"shift_query": 0.2, "shift_reference": None}, 1.0),
+    ]:
+        trust, doubt = replace(GOOD, **figures).doubt()
+        assert trust == pytest.approx(share)
+        assert bool(doubt) == (share < 1)
 
 
-@pytest.mark.parametrize(
-    ("figures", "share"),
-    [
-        pytest.param({"unlike": 0.8}, 0.0, id="foreign"),
-        pytest.param({"unsupported": 0.6}, 1.0, id="changes_of_the_network"),
-        pytest.param({"shift_query": 0.2, "shift_reference": 0.3}, 1.0, id="another_batch"),
-        pytest.param({"shift_query": 0.02, "shift_reference": 0.2}, 0.5, id="near"),
-        pytest.param({"shift_query": -0.1, "shift_reference": 0.1}, 0.0, id="nearer"),
-        pytest.param({"shift_query": 0.004, "shift_reference": None}, 0.0, id="like_its_one_batch"),
-        pytest.param({"shift_query": 0.0, "genes": 0.8}, 1.0, id="genes_are_missing"),
-    ],
-)
-def test_class_means_follow_some_measurements(figures: dict, share: float) -> None:
-    trust, doubt = replace(GOOD, **figures).doubt(of_network=False)
-    assert trust == pytest.approx(share)
-    assert bool(doubt) == (share < 1)
+def test_class_means_follow_some_measurements() -> None:
+    for figures, share in [
+        ({"unlike": 0.8}, 0.0),
+        ({"unsupported": 0.6}, 1.0),
+        ({"shift_query": 0.2, "shift_reference": 0.3}, 1.0),
+        ({"shift_query": 0.02, "shift_reference": 0.2}, 0.5),
+        ({"shift_query": -0.1, "shift_reference": 0.1}, 0.0),
+        ({"shift_query": 0.004, "shift_reference": None}, 0.0),
+        ({"shift_query": 0.0, "genes": 0.8}, 1.0),
+    ]:
+        trust, doubt = replace(GOOD, **figures).doubt(of_network=False)
+        assert trust == pytest.approx(share)
+        assert bool(doubt) == (share < 1)
 
 
 def test_another_batch_of_the_reference() -> None:
@@ -82,30 +76,31 @@ def test_another_batch_of_the_reference() -> None:
     assert not GOOD.like_a_batch
 
 
-@pytest.mark.parametrize(
-    ("figures", "words"),
-    [
+def test_the_reason_states_the_decisive_measurement() -> None:
+    for figures, words in [
         ({"unlike": 0.8}, "80% of its cells"),
         ({"n_types": 1.2}, r"effectively 1\.2"),
         ({"unsupported": 0.6}, "60% of the labels would change"),
         ({"shift_query": -0.002}, r"cells of the same batch .* \(-0\.02 of the distance"),
         ({"unlike": 0.5, "n_types": 1.2}, "one type"),
-    ],
-)
-def test_the_reason_states_the_decisive_measurement(figures: dict, words: str) -> None:
-    assert re.search(words, replace(GOOD, **figures).doubt()[1])
+    ]:
+        assert re.search(words, replace(GOOD, **figures).doubt()[1])
 
 
-@pytest.mark.parametrize("least", range(3))
-@pytest.mark.parametrize(("support", "weight"), [(0.3, 0.0), (0.42, 0.64), (0.5, 1.0)])
-def test_the_lowest_support_decides(least: int, support: float, weight: float) -> None:
-    heard = [two_leaves(0.1) for _ in range(3)]
-    heard[least] = two_leaves(1 - support)
-    weights, (change,) = weigh_changes(two_leaves(0.9), *heard, LABELS)
-    assert (change.old, change.new, change.n_cells) == ("B", "T", 95)
-    assert change.support == pytest.approx(support)
-    assert change.followed == pytest.approx(weight, abs=1e-4)
-    assert weights[0, 1] == pytest.approx(weight, abs=1e-4)
+def test_the_lowest_support_decides() -> None:
+    for support, weight in [
+        (0.3, 0.0),
+        (0.42, 0.64),
+        (0.5, 1.0),
+    ]:
+        for least in range(3):
+            heard = [two_leaves(0.1) for _ in range(3)]
+            heard[least] = two_leaves(1 - support)
+            weights, (change,) = weigh_changes(two_leaves(0.9), *heard, LABELS)
+            assert (change.old, change.new, change.n_cells) == ("B", "T", 95)
+            assert change.support == pytest.approx(support)
+            assert change.followed == pytest.approx(weight, abs=1e-4)
+            assert weights[0, 1] == pytest.approx(weight, abs=1e-4)
 
 
 def test_few_cells_are_weak_evidence() -> None:
@@ -178,9 +173,7 @@ def test_a_rejected_change_does_not_affect_the_others() -> None:
 
 def test_unchanged_labels_of_another_batch_keep_their_probabilities() -> None:
     estimates = [each.roll(shift, 0) for shift, each in enumerate(random_estimates())]
-    near, far = (
-        check_adaptation(*estimates, LABELS, shift_query=shift)[0] for shift in (0.3, 0.7)
-    )
+    near, far = (check_adaptation(*estimates, LABELS, shift_query=shift)[0] for shift in (0.3, 0.7))
     assert (near.diagonal() == 0).all()
     torch.testing.assert_close(near - near.diag().diag(), far - far.diag().diag())
 

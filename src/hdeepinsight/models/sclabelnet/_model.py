@@ -130,8 +130,9 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
 
     Notes
     -----
-    Experimental: in our measurements :class:`~hdeepinsight.models.SCHDeepInsight` and balanced
-    logistic regression are more accurate, also with few labels; the user guide has the tables.
+    Experimental: in our measurements it is as accurate as
+    :class:`~hdeepinsight.models.SCHDeepInsight` and slower, and most of the accuracy comes from the
+    profiles of the types and the linear path; the user guide has the tables.
 
     Based on ScLabel-Net (doi:10.19843/j.cnki.CN42-1779/TQ.202412007) and the public code of the
     related TransAnno-Net. Exact attention over expressed genes, normalisation, head, loss,
