@@ -22,7 +22,7 @@ help: ## Show the targets
 
 .PHONY: demo
 demo: $(VENV)/.installed ## Train and annotate real PBMC data offline; results in demo_out/
-	$(BIN)/hdeepinsight demo --out demo_out
+	$(BIN)/python benchmarks/demo.py demo_out
 
 .PHONY: test
 test: $(VENV)/.installed-test ## Run the fast tests and the examples in the docstrings
@@ -72,6 +72,7 @@ bench-companions: $(VENV)/.installed-bench ## Measure the companions; writes doc
 	$(BIN)/python benchmarks/corrected_gram.py --data $(dir $(PAIRS))
 	$(BIN)/python benchmarks/markers.py --pairs $(PAIRS)
 	$(BIN)/python benchmarks/distillation.py --pairs $(PAIRS)
+	$(BIN)/python benchmarks/gene_tokens.py --pairs $(PAIRS)
 	$(BIN)/python benchmarks/companions.py --data $(dir $(PAIRS)) --page docs/benchmarks_companions.md
 
 .PHONY: clean

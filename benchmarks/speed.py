@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Any
 
 import anndata as ad
@@ -37,6 +38,7 @@ from scipy import sparse
 HERE = Path(__file__).resolve().parent
 LEVELS = ["lineage", "cell_type", "cell_type_fine"]
 N_ADAPTED, N_COLD, N_EXPLAINED, N_BLOCK = 20_000, 1_000, 500, 50_000
+N_SHARED, N_TURNS = 100_000, 3  # on two workers
 Job = Callable[[Path], Any]
 logger = logging.getLogger("benchmarks")
 
@@ -88,6 +90,37 @@ def ours_bundled(_: Path) -> Job:
     import hdeepinsight as hdi
 
     return hdi.hub.pull("pbmc").annotate
+
+
+def ours_streamed(_: Path) -> Job:
+    """Annotate by the bundled model, block by block."""
+    import hdeepinsight as hdi
+
+    model = hdi.hub.load_annotator("pbmc")
+    return lambda path: sum(map(len, model.annotate_blocks(path)))
+
+
+def ours_on_dask(_: Path) -> Job:
+    """Annotate in one process and on two dask workers, in turn; returns the wall times."""
+    import distributed
+
+    import hdeepinsight as hdi
+
+    model = hdi.hub.load_annotator("pbmc")
+
+    def job(path: Path) -> dict:
+        found: dict[str, list[float]] = {"one_s": [], "two_s": []}
+        how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
+        with distributed.LocalCluster(**how) as cluster, distributed.Client(cluster) as client:
+            hdi.annotate(path, model, adapt="off", refine="off", client=client)  # imports
+            for _ in range(N_TURNS):
+                for name, where in (("one_s", None), ("two_s", client)):
+                    start = perf_counter()
+                    hdi.annotate(path, model, adapt="off", refine="off", client=where)
+                    found[name].append(round(perf_counter() - start, 2))
+        return found | {"load": round(os.getloadavg()[0], 1)}
+
+    return job
 
 
 def ours_plain(_: Path) -> Job:
@@ -204,11 +237,20 @@ def _celltypist(name: str, title: str) -> Spec:
     return Spec(name, title, "peer", "celltypist", environment="celltypist", packages=packages)
 
 
+def _stored(suffix: str) -> Spec:
+    title = f"ours, bundled model, from `convert --fast` (`{suffix}`)"
+    how = {"options": {"store": suffix}, "packages": _OURS}
+    return Spec(f"bundled{suffix.replace('.', '_')}", title, "ours", "ours_bundled", **how)
+
+
 #: What annotates files of every size; the target is a function of this module.
 ANNOTATORS = (
     Spec("reading", "reading alone (`anndata.read_h5ad`)", "control", "reading"),
     Spec("bundled", "**ours, bundled model**", "ours", "ours_bundled", packages=_OURS),
     Spec("default", "**ours, class defaults**", "ours", "ours_default", packages=_OURS),
+    Spec("streamed", "ours, bundled model, in blocks", "ours", "ours_streamed", packages=_OURS),
+    _stored(".h5ad"),
+    _stored(".zarr"),
     Spec("plain", "ours, bundled model, not folded", "ours", "ours_plain", packages=_OURS),
     _celltypist("celltypist", "CellTypist, all genes"),
     _celltypist("celltypist_selected", "CellTypist, a selection of genes"),
@@ -230,6 +272,7 @@ FITS = {
 TRAINING = Spec("training", "train", "ours", "ours_trained", packages=_OURS)
 ADAPTING = Spec("adapted", "adapt", "ours", "ours_adapted", packages=_OURS)
 EXPLAINING = Spec("explained", "explain", "ours", "ours_explained", packages=_OURS)
+SHARING = Spec("shared", "two dask workers", "ours", "ours_on_dask", packages=_OURS)
 
 
 class Speed:
@@ -257,6 +300,17 @@ class Speed:
         """Return the file of so many cells."""
         return make_query(self.reference, n_cells, self.work / f"query_{n_cells}.h5ad")
 
+    def stored(self, path: Path, suffix: str | None) -> Path:
+        """Return the file, or the store that `convert --fast` makes of it."""
+        fast = path if suffix is None else path.with_name(f"{path.stem}_fast{suffix}")
+        if not fast.exists():
+            from hdeepinsight.data import write_fast_store
+
+            draft = fast.with_stem(f"{fast.stem}_draft")
+            write_fast_store(path, draft)
+            draft.rename(fast)
+        return fast
+
     def model(self, name: str) -> Path:
         """Return where a model is kept."""
         return self.work / "models" / name
@@ -267,7 +321,8 @@ class Speed:
         for _ in range(runs):
             for spec in specs:
                 try:
-                    found[spec.name].append(self.run(spec, self.model(spec.name), path))
+                    query = self.stored(path, spec.options.get("store"))
+                    found[spec.name].append(self.run(spec, self.model(spec.name), query))
                 except RunFailed as reason:  # such as too little memory
                     logger.warning("%s of %s cells failed: %s", spec.name, n_cells, reason)
         keys: dict[str, Any] = {"n_cells": n_cells}
@@ -312,6 +367,18 @@ class Speed:
         what = f"`hdeepinsight annotate --fast` of {N_COLD:,} cells, bundled model, cold start"
         self.add(what, results)
 
+    def share(self) -> None:
+        """Compare two dask workers with one process; only meaningful on two idle cores."""
+        result = self.run(SHARING, self.model("shared"), self.query(N_SHARED))
+        one, two = (median(result[name]) for name in ("one_s", "two_s"))
+        row = {
+            "what": f"annotate {N_SHARED:,} cells of a gzip h5ad, bundled model: one process / two"
+        }
+        row |= {"value": round(one / two, 2), "unit": "ratio of wall times", "runs": N_TURNS}
+        row |= {key: result[key] for key in ("one_s", "two_s", "load", "host", "versions")}
+        logger.info("two dask workers: %.2f times as fast %s", row["value"], result)
+        self.records.replace([row], what=row["what"])
+
     def add(self, what: str, results: list[dict], **keys) -> None:
         """Keep the medians of some runs."""
         row = {"what": what, "value": round(median(r["cpu_s"] for r in results), 2)}
@@ -330,9 +397,10 @@ def child(spec: Spec, model: Path, path: Path) -> dict:
     job = globals()[spec.target](model)
     forget_peak()
     before, resting = _processor_s(), peak_rss_mb()
-    job(path)
+    found = job(path)
     cpu_s, peak = _processor_s() - before, peak_rss_mb()
     facts = {"host": host() | {"threads": 1}, "versions": versions(spec.packages or _SKLEARN[1:])}
+    facts |= found if isinstance(found, dict) else {}
     return {"cpu_s": round(cpu_s, 3), "peak_mb": peak, "added_mb": peak - resting} | facts
 
 
@@ -351,22 +419,57 @@ def tables(rows: list[dict]) -> str:
                 f"{size:,} cells: {titles[name]}",
                 f"{row['value']:.2f}",
                 f"{size / row['value']:,.0f}",
-                f"{row['value'] / row['reading_s']:.2f}",  # of its own run
+                f"{row['value'] / row['reading_s']:.2f}" if "reading_s" in row else "–",  # same run
                 f"{row['peak_mb']:,}",
                 f"{row['added_mb']:,}",
             ]
             for name in titles
-            if (row := here.get(name)) and "reading_s" in row
+            if (row := here.get(name))
         ]
         header = ["file to labels", "CPU-s", "cells per CPU-s", "time / reading"]
         parts.append(table([*header, "peak MB", "added MB"], lines))
-    lines = [[r["what"], f"{r['value']:,.1f}"] for r in rows if "method" not in r]
-    return "\n\n".join([*parts, table(["other jobs", "CPU-s"], lines)])
+    others = [row for row in rows if "method" not in row and "one_s" not in row]
+    parts.append(
+        table(["other jobs", "CPU-s"], [[r["what"], f"{r['value']:,.1f}"] for r in others])
+    )
+    shared = [
+        [
+            row["what"],
+            *(f"{median(row[key]):.1f}" for key in ("one_s", "two_s")),
+            f"{row['value']:.2f}",
+        ]
+        for row in rows
+        if "one_s" in row
+    ]
+    if shared:
+        header = ["two dask workers", "s, one process", "s, two workers", "ratio of wall times"]
+        parts.append(table(header, shared))
+    return "\n\n".join(parts)
+
+
+def measure(speed: Speed, args: argparse.Namespace) -> None:
+    """Measure everything that is asked for."""
+    default = speed.model("default")
+    if not default.exists():
+        what = "train with the class defaults on 2,638 cells × 13,714 genes, from file to model"
+        speed.add(what, [speed.run(TRAINING, default, speed.reference)])
+    able = [s for s in ANNOTATORS if (not args.only or s.name in args.only) and speed.fit(s)]
+    for size in args.sizes:
+        speed.annotate(able, size, max(1, args.runs - (size >= 100_000)))
+    if args.million:
+        speed.annotate([s for s in able if s.name in ("bundled", "streamed")], 1_000_000, 1)
+    if not args.skip_others:
+        what = f"`hdi.annotate`, bundled model, adapted and refined, {N_ADAPTED:,} cells"
+        speed.add(what, [speed.run(ADAPTING, default, speed.query(N_ADAPTED))])
+        what = f"explain {N_EXPLAINED} cells, class defaults, 50 samples per cell"
+        speed.add(what, [speed.run(EXPLAINING, default, speed.query(10_000))])
+        speed.cold(args.runs)
+        speed.share()
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, or act as one of the processes that are measured."""
-    specs = {s.name: s for s in (*ANNOTATORS, TRAINING, ADAPTING, EXPLAINING)}
+    specs = {s.name: s for s in (*ANNOTATORS, TRAINING, ADAPTING, EXPLAINING, SHARING)}
     data = Path(os.environ.get("HDI_DATA", HERE.parents[1] / "shared" / "data"))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path, default=data / "pbmc3k.h5ad")
@@ -376,6 +479,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "speed.json")
     parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "performance.md")
     parser.add_argument("--work", type=Path, default=HERE / ".work" / "speed")
+    parser.add_argument("--dask", action="store_true", help="only two dask workers against one")
     parser.add_argument("--only", nargs="+", choices=[s.name for s in ANNOTATORS], metavar="NAME")
     parser.add_argument("--envs", default=str(HERE / ".envs"), help="as for run.py")
     parser.add_argument("--skip-others", action="store_true", help="leave out the other jobs")
@@ -388,21 +492,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     speed = Speed(Records(args.out), args.reference, args.work, args.envs)
-    default = speed.model("default")
-    if not default.exists():
-        what = "train with the class defaults on 2,638 cells × 13,714 genes, from file to model"
-        speed.add(what, [speed.run(TRAINING, default, speed.reference)])
-    able = [s for s in ANNOTATORS if (not args.only or s.name in args.only) and speed.fit(s)]
-    for size in args.sizes:
-        speed.annotate(able, size, max(1, args.runs - (size >= 100_000)))
-    if args.million:
-        speed.annotate([s for s in able if s.name in ("reading", "bundled")], 1_000_000, 1)
-    if not args.skip_others:
-        what = f"`hdi.annotate`, bundled model, adapted and refined, {N_ADAPTED:,} cells"
-        speed.add(what, [speed.run(ADAPTING, default, speed.query(N_ADAPTED))])
-        what = f"explain {N_EXPLAINED} cells, class defaults, 50 samples per cell"
-        speed.add(what, [speed.run(EXPLAINING, default, speed.query(10_000))])
-        speed.cold(args.runs)
+    if args.dask:
+        speed.share()
+    else:
+        measure(speed, args)
     text = replace_between(args.page.read_text(), "speed", tables(speed.records.rows))
     args.page.write_text(text)
 

@@ -261,7 +261,6 @@ def leave_out(prepared: Prepared, level: str, label: str, model: hdi.SCHDeepInsi
     scores = {
         "lineage_p_value": -result.novelty["lineage_p_value"].to_numpy(),
         "type_p_value": -result.novelty["type_p_value"].to_numpy(),
-        "doublet_score": result.novelty["doublet_score"].to_numpy(),
         "control": 1 - result.node_probabilities[:, leaves].max(axis=1),
     }
     found = {n: float(auroc(values[known], values[novel])) for n, values in scores.items()}
@@ -363,8 +362,8 @@ def table(rows: list[dict]) -> str:
 TABLES = (
     (
         "left out",
-        "| left out | cells | lineage p | type p | two-lineage score | 1 − p |",
-        ("lineage_p_value", "type_p_value", "doublet_score", "control"),
+        "| left out | cells | lineage p | type p | 1 − p |",
+        ("lineage_p_value", "type_p_value", "control"),
     ),
     (
         "coverage",

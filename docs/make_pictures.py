@@ -1,6 +1,6 @@
 """Draw the pictures of the user guide and the README, from what the demo leaves behind.
 
-    $ hdeepinsight demo --out demo_out
+    $ python benchmarks/demo.py demo_out
     $ python docs/make_pictures.py demo_out
 
 writes docs/_static/pictures. The demo trains on half of PBMC 3k and keeps the other half for these.
@@ -70,11 +70,6 @@ def draw_cells(query: ad.AnnData, model: hdi.SCHDeepInsight, result: hdi.Annotat
         mde, query.obs["subtype"], palette=result.colors, legend_loc="right margin"
     )
     save(drawn, "mde", dpi=75)
-    nodes = ["T", "CD8 T", "NK"]
-    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3), layout="constrained")
-    for ax, node in zip(axes, nodes, strict=True):
-        hdi.pl.probability(umap, result, node, size=5, ax=ax)
-    save(figure, "probability", dpi=110)
 
 
 def draw_markers() -> None:
@@ -116,15 +111,12 @@ def draw_labels(query: ad.AnnData, result: hdi.Annotation, plain: hdi.Annotation
     truth = tree.encode_levels(query.obs[list(tree.level_names)])
     right = result.leaf_nodes == truth
     leaf = result.node_probabilities[range(len(result)), result.leaf_nodes]
-    sets = plain.label_sets(alpha=0.05)
     save(hdi.pl.taxonomy(result), "taxonomy")
-    save(hdi.pl.alluvial(result, query.obs["subtype"], heading="known label"), "alluvial")
     clusters = KMeans(9, random_state=0).fit_predict(query.obsm["X_hdi"]).astype(str)
     save(hdi.pl.dotplot(result, clusters), "dotplot")
     for level in ("lineage", "subtype"):
         save(hdi.pl.confusion(tree, truth, result.leaf_nodes, level=level), f"confusion_{level}")
     save(hdi.pl.reliability(leaf, right, n_bins=8), "reliability")
-    save(hdi.pl.label_set_sizes(sets, sets.holds(truth)), "label_set_sizes")
     known = query.obs["subtype"]
     save(hdi.pl.novelty(plain, known, measure="doublet_score"), "doublet_score")
     save(hdi.pl.novelty(plain, known, measure="type_p_value"), "type_p_value")

@@ -22,17 +22,25 @@ def _content(path: Path) -> str:
     return (path / "zarr.json" if path.is_dir() else path).read_text()
 
 
-@pytest.mark.parametrize("old", [None, Path.write_text, _store])
-@pytest.mark.parametrize("new", [Path.write_text, _store])
-def test_existing_file_or_folder_is_replaced(tmp_path, old, new):
-    out = tmp_path / "deep" / "out.zarr"
-    if old is not None:
-        out.parent.mkdir()
-        old(out, "old")
-    with atomic_write(out) as path:
-        new(path, "new")
-    assert _content(out) == "new"
-    assert [found.name for found in out.parent.iterdir()] == ["out.zarr"]
+def test_existing_file_or_folder_is_replaced(tmp_path_factory):
+    for new in [
+        Path.write_text,
+        _store,
+    ]:
+        for old in [
+            None,
+            Path.write_text,
+            _store,
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            out = tmp_path / "deep" / "out.zarr"
+            if old is not None:
+                out.parent.mkdir()
+                old(out, "old")
+            with atomic_write(out) as path:
+                new(path, "new")
+            assert _content(out) == "new"
+            assert [found.name for found in out.parent.iterdir()] == ["out.zarr"]
 
 
 @pytest.mark.parametrize("old", [Path.write_text, _store])
@@ -45,19 +53,26 @@ def test_old_content_is_kept_if_writing_fails(tmp_path, old):
     assert [found.name for found in tmp_path.iterdir()] == ["out.zarr"]
 
 
-@pytest.mark.parametrize("new", [Path.write_text, _store])
-@pytest.mark.parametrize("dangling", [False, True])
-def test_a_link_is_followed(tmp_path, new, dangling):
-    target, link = tmp_path / "there" / "target.csv", tmp_path / "link.csv"
-    target.parent.mkdir()
-    if not dangling:
-        target.write_text("old")
-    link.symlink_to(target)
-    with atomic_write(link) as path:
-        new(path, "new")
-    assert link.is_symlink()
-    assert _content(target) == "new"
-    assert [found.name for found in target.parent.iterdir()] == ["target.csv"]
+def test_a_link_is_followed(tmp_path_factory):
+    for dangling in [
+        False,
+        True,
+    ]:
+        for new in [
+            Path.write_text,
+            _store,
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            target, link = tmp_path / "there" / "target.csv", tmp_path / "link.csv"
+            target.parent.mkdir()
+            if not dangling:
+                target.write_text("old")
+            link.symlink_to(target)
+            with atomic_write(link) as path:
+                new(path, "new")
+            assert link.is_symlink()
+            assert _content(target) == "new"
+            assert [found.name for found in target.parent.iterdir()] == ["target.csv"]
 
 
 def test_file_permissions_follow_the_umask(tmp_path):

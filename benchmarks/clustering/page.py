@@ -35,6 +35,7 @@ SECTIONS = (
     ("Missing genes and gene panels", "corrected_gram", "corrected_gram:table"),
     ("Marker lists without a reference", "markers", "markers:table"),
     ("Small references", "distillation", "distillation:table"),
+    ("Gene tokens and pretraining", "gene_tokens", "gene_tokens:table"),
 )
 #: Figures of topic models, beside the clusters.
 TOPICS = {

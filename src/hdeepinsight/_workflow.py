@@ -23,9 +23,6 @@ from hdeepinsight.annotation import (
     Reject,
     check_decoding,
     leaves_named,
-    match_mean_confidence,
-    mean_confidence,
-    sharpen,
 )
 from hdeepinsight.hub import load_annotator
 
@@ -46,10 +43,8 @@ MIN_CELLS = 50
 #: Smallest weight of the neighbours, from 0 to 1 and relative to the overall label frequencies,
 #: at which labels are smoothed.
 MIN_WEIGHT = 0.05
-#: Power to which probabilities are raised before smoothing, so that neighbours change only
-#: uncertain cells. Adapted models are underconfident: they keep half of the mean confidence that
-#: this adds.
-SHARPENING = 2.0
+#: How far probabilities of a model move to smoothed ones: neighbours are not independent evidence.
+REFINED_SHARE = 0.5
 #: Name of the model that comes with the package.
 BUNDLED = "pbmc"
 #: Value of ``vote`` with the meaning of ``True``, for the command line.
@@ -97,7 +92,7 @@ def annotate(
     model
         Trained model, folder of a saved model, or address of a published model, which is
         downloaded and verified first (:func:`hdeepinsight.hub.resolve_model`); by default the
-        bundled model of human blood cells. It is not modified.
+        bundled model of human blood cells, ``"pbmc"``. It is not modified.
     markers
         Label the cells by a list of marker genes instead of a model: ``"blood"``, a dict, a file,
         or a :class:`hdeepinsight.tl.MarkerScorer`. Nothing is adapted, and there is no verdict.
@@ -169,8 +164,8 @@ def annotate(
     Adaptation reads at most 20,000 cells of the query into memory, refinement reads all of them as
     a sparse matrix; the annotation itself is computed in chunks. After either step, probabilities
     are no longer calibrated on the reference: label sets have no guaranteed coverage after
-    adaptation, and raise an error after refinement. Refinement changes labels but keeps the mean
-    confidence, because neighbouring cells are not independent evidence.
+    adaptation, and raise an error after refinement. Refinement moves probabilities
+    half of the way, because neighbouring cells are not independent evidence.
 
     Examples
     --------
@@ -239,13 +234,8 @@ def annotate(
         if obstacle:
             decisions.append(Decision(step="refine", applied=False, reason=obstacle))
         elif refine != "off":
-            sharpened = result if scorer else sharpen(result, SHARPENING)
-            confidence = mean_confidence(result)
-            if scorer is None and using.is_adapted:  # adapted models are underconfident
-                confidence = (confidence + mean_confidence(sharpened)) / 2
-            result, decision = _refined(
-                result, sharpened, opened, points, refine, batch_key, confidence
-            )
+            share = 1.0 if scorer else REFINED_SHARE
+            result, decision = _refined(result, opened, points, refine, batch_key, share)
             decisions.append(decision)
         if vote:
             result, decision = _voted(result, opened, points, vote)
@@ -367,27 +357,30 @@ def _obstacle(opened: AlignedQuery, refine: Switch, like_a_batch: bool) -> str:
 
 def _refined(
     result: Annotation,
-    sharpened: Annotation,
     opened: AlignedQuery,
     points: Callable[[], NDArray[np.float32]],
     refine: Switch,
     batch_key: str | None,
-    confidence: float,
+    share: float,
 ) -> tuple[Annotation, Decision]:
-    """Smooth the sharpened probabilities over the neighbour graph, at this mean confidence.
+    """Move the probabilities by this share to those smoothed over the neighbour graph.
 
     The annotation is returned unchanged if the graph is uninformative or the step fails.
     """
     try:
         with working("Smoothing labels over the neighbour graph"):
-            refinement = hdi.tl.refine(opened, sharpened, use_rep=points(), batch_key=batch_key)
+            refinement = hdi.tl.refine(opened, result, use_rep=points(), batch_key=batch_key)
     except Exception as error:
         if refine == "on":
             raise
         # The annotation survives a failing optional step, such as numba without a cache folder.
         return result, Decision(step="refine", applied=False, reason=_failure(error, "refine='on'"))
     strength = float(refinement.parameters["lam"])  # estimated without labels
-    weight, changed = strength / (1 + strength), float(refinement.changed.mean())
+    weight = strength / (1 + strength)
+    smooth = refinement.annotation().node_probabilities
+    probabilities = (1 - share) * result.node_probabilities + share * smooth
+    refined = _with(result, probabilities, refine=refinement.parameters)
+    changed = float(np.mean(refined.leaf_nodes != result.leaf_nodes))
     reason = "neighbours in the graph share their labels"
     if weight < MIN_WEIGHT:
         reason = "neighbours in the graph predict labels no better than overall label frequencies"
@@ -397,11 +390,7 @@ def _refined(
         reason = f"{_changed(changed, len(result))}; {reason}"
     figures = {"weight of neighbours": weight, "labels changed": changed}
     decision = Decision(step="refine", applied=applied, reason=reason, figures=figures)
-    if not applied:
-        return result, decision
-    # Neighbouring cells are not independent evidence, so the gain in confidence is removed.
-    refined = match_mean_confidence(refinement.annotation(), confidence)
-    return _with(result, refined.node_probabilities, refine=refinement.parameters), decision
+    return refined if applied else result, decision
 
 
 def _voted(

@@ -10,7 +10,7 @@ from trees import NESTED
 from hdeepinsight.annotation import Annotation
 from hdeepinsight.taxonomy import Taxonomy
 
-SHAPES = {**NESTED, "chain": {"T": {"CD4": ["naive"]}}}
+SHAPES = {"ragged": NESTED["ragged"], "chain": {"T": {"CD4": ["naive"]}}}
 
 
 def _probabilities(taxonomy: Taxonomy, n_cells: int, seed: int = 0, sharpness: float = 2.0):

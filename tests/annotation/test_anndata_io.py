@@ -37,12 +37,17 @@ def query(n_cells, prefix="cell_"):
     return adata
 
 
-@pytest.mark.parametrize("key", ["", "  ", None, 3])
-def test_a_key_that_is_no_name_is_refused(two_levels, annotated, key):
-    adata = query(60)
-    with pytest.raises(ValueError, match="key_added must be a name such as 'hdi', got"):
-        annotated(two_levels).to_adata(adata, key_added=key)
-    assert adata.obs.columns.tolist() == ["donor"]
+def test_a_key_that_is_no_name_is_refused(two_levels, annotated):
+    for key in [
+        "",
+        "  ",
+        None,
+        3,
+    ]:
+        adata = query(60)
+        with pytest.raises(ValueError, match="key_added must be a name such as 'hdi', got"):
+            annotated(two_levels).to_adata(adata, key_added=key)
+        assert adata.obs.columns.tolist() == ["donor"]
 
 
 @pytest.mark.parametrize("key", ["hdi", "mine"])
@@ -131,45 +136,50 @@ def test_a_second_result_replaces_the_first(two_levels, annotated):
     assert adata.uns["hdi"]["threshold"] == "none"
 
 
-@pytest.mark.parametrize(
-    "adata",
-    [
-        pytest.param(query(59), id="fewer_cells"),
-        pytest.param(query(60, prefix="other_"), id="other_cells"),
-        pytest.param(query(60)[::-1].copy(), id="other_order"),
-    ],
-)
-def test_other_cells_are_refused(two_levels, annotated, adata):
-    before = adata.copy()
-    with pytest.raises(ValueError, match=r"The annotation has 60 cells.*not the same.*reorder"):
-        annotated(two_levels).to_adata(adata)
-    assert adata.obs.columns.tolist() == before.obs.columns.tolist()
-    assert set(adata.uns) == set(before.uns)
+def test_other_cells_are_refused(two_levels, annotated):
+    for adata in [
+        query(59),
+        query(60, prefix="other_"),
+        query(60)[::-1].copy(),
+    ]:
+        before = adata.copy()
+        with pytest.raises(ValueError, match=r"The annotation has 60 cells.*not the same.*reorder"):
+            annotated(two_levels).to_adata(adata)
+        assert adata.obs.columns.tolist() == before.obs.columns.tolist()
+        assert set(adata.uns) == set(before.uns)
 
 
-@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
-@pytest.mark.parametrize("n_cells", [60, 1, 0])
-def test_an_annotated_object_survives_the_disk(tmp_path, ragged, annotated, suffix, n_cells):
-    result = annotated(ragged, n_cells=n_cells, recipe={"model": "m", "epochs": 3})
-    adata = query(n_cells)
-    result.to_adata(adata)
-    read = saved(adata, tmp_path / f"annotated{suffix}")
-    for name, column in result.to_frame().items():
-        stored = read.obs[f"hdi_{name}"]
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            stored, column = stored.astype(object), column.astype(object)
-            assert stored.fillna("-").tolist() == column.fillna("-").tolist()
-        else:
-            np.testing.assert_array_equal(stored, column)
-    table = read.obsm["hdi_probabilities"]
-    assert table.columns.tolist() == result.probabilities().columns.tolist()
-    np.testing.assert_array_equal(table.to_numpy(), result.probabilities().to_numpy())
-    notes = read.uns["hdi"]
-    assert Taxonomy.from_json(str(notes["taxonomy"])) == ragged
-    assert {key: str(value) for key, value in notes["recipe"].items()} == {
-        "model": "m",
-        "epochs": "3",
-    }
+def test_an_annotated_object_survives_the_disk(tmp_path_factory, ragged, annotated):
+    for n_cells in [
+        60,
+        1,
+        0,
+    ]:
+        for suffix in [
+            ".h5ad",
+            ".zarr",
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            result = annotated(ragged, n_cells=n_cells, recipe={"model": "m", "epochs": 3})
+            adata = query(n_cells)
+            result.to_adata(adata)
+            read = saved(adata, tmp_path / f"annotated{suffix}")
+            for name, column in result.to_frame().items():
+                stored = read.obs[f"hdi_{name}"]
+                if isinstance(column.dtype, pd.CategoricalDtype):
+                    stored, column = stored.astype(object), column.astype(object)
+                    assert stored.fillna("-").tolist() == column.fillna("-").tolist()
+                else:
+                    np.testing.assert_array_equal(stored, column)
+            table = read.obsm["hdi_probabilities"]
+            assert table.columns.tolist() == result.probabilities().columns.tolist()
+            np.testing.assert_array_equal(table.to_numpy(), result.probabilities().to_numpy())
+            notes = read.uns["hdi"]
+            assert Taxonomy.from_json(str(notes["taxonomy"])) == ragged
+            assert {key: str(value) for key, value in notes["recipe"].items()} == {
+                "model": "m",
+                "epochs": "3",
+            }
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
@@ -320,30 +330,6 @@ def test_ids_are_those_of_the_nearest_label_that_has_one(with_ids, annotated):
     assert "cell_type_ontology_term_id" not in adata.obs
 
 
-@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
-def test_the_cellxgene_schema_gets_its_own_column(tmp_path, with_ids, annotated, suffix):
-    adata, result = cells(), annotated(with_ids, seed=3)
-    result.to_adata(adata, schema="cellxgene")
-    read = saved(adata, tmp_path / f"schema{suffix}")
-    column = read.obs["cell_type_ontology_term_id"]
-    assert column.astype(str).tolist() == result.ontology_term_ids.tolist()
-    assert isinstance(column.dtype, pd.CategoricalDtype)
-    assert not column.isna().any()
-    assert "cell_type" not in read.obs  # the portal adds it, and refuses files that have it
-
-
-def test_ids_are_asked_for_only_where_there_are_some(two_levels, annotated):
-    adata, result = cells(), annotated(two_levels)
-    with pytest.raises(ValueError, match=r"no Cell Ontology ids.*with_annotations"):
-        result.to_adata(adata, schema="cellxgene")
-    with pytest.raises(ValueError, match="schema must be one of 'cellxgene', got 'hca'"):
-        result.to_adata(adata, schema="hca")
-    assert not len(adata.obs.columns)
-    assert not adata.uns
-    result.to_adata(adata)
-    assert "hdi_cell_type_ontology_term_id" not in adata.obs
-
-
 def test_the_immune_tree_gives_ids(annotated):
     immune = Taxonomy.immune()
     found = annotated(immune, threshold=None).ontology_term_ids
@@ -352,22 +338,21 @@ def test_the_immune_tree_gives_ids(annotated):
 
 
 def test_columns_of_the_user_stay(with_ids, annotated):
-    adata = cells(hdi_lineage=["mine"] * 60, cell_type_ontology_term_id=["CL:0000000"] * 60)
+    adata = cells(hdi_lineage=["mine"] * 60)
     adata.uns["hdi"] = "mine"
     before, result = adata.copy(), annotated(with_ids)
-    taken = r"already has obs/cell_type_ontology_term_id, obs/hdi_lineage, uns/hdi.*overwrite"
-    with pytest.raises(ValueError, match=taken):
-        result.to_adata(adata, schema="cellxgene")
+    with pytest.raises(ValueError, match=r"already has obs/hdi_lineage, uns/hdi.*overwrite"):
+        result.to_adata(adata)
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     assert dict(adata.uns) == {"hdi": "mine"}
     assert not adata.obsm
-    result.to_adata(adata, schema="cellxgene", overwrite=True)
+    result.to_adata(adata, overwrite=True)
     assert adata.obs["hdi_lineage"].tolist() == result.labels["lineage"].tolist()
 
 
 def test_an_earlier_result_is_replaced_as_a_whole(tmp_path, with_ids, ragged, annotated):
     adata = cells(donor=["x"] * 60)
-    annotated(with_ids).to_adata(adata, schema="cellxgene")
+    annotated(with_ids).to_adata(adata)
     adata = saved(adata, tmp_path / "first.h5ad")  # the record of what is ours is in the file
     second = annotated(ragged, seed=2)
     second.to_adata(adata)

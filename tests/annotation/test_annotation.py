@@ -76,10 +76,14 @@ def test_stopped_cells_have_a_reason(ragged, annotated):
     }
 
 
-@pytest.mark.parametrize("name", ["supported_depth", "stop_reasons", "node_thresholds"])
-def test_arrays_of_other_cells_or_nodes_are_refused(two_levels, annotated, name):
-    with pytest.raises(ValueError, match=rf"{name} must be an array of shape"):
-        annotated(two_levels, **{name: np.zeros(3)})
+def test_arrays_of_other_cells_or_nodes_are_refused(two_levels, annotated):
+    for name in [
+        "supported_depth",
+        "stop_reasons",
+        "node_thresholds",
+    ]:
+        with pytest.raises(ValueError, match=rf"{name} must be an array of shape"):
+            annotated(two_levels, **{name: np.zeros(3)})
 
 
 @settings_of
@@ -148,11 +152,22 @@ def test_columns_of_a_level_are_labels_where_these_are_distinct(ragged, annotate
     assert {"T > CD4 > naive", "T > CD8 > naive", "B > naive", "NK"} <= set(third)
 
 
-@pytest.mark.parametrize("call", ["probabilities", "label_column", "summary"])
-@pytest.mark.parametrize("level", [0, 3, -1, "organ"])
-def test_levels_that_do_not_exist_are_refused(two_levels, annotated, call, level):
-    with pytest.raises(ValueError, match=r"level.*(Levels are|one of) \['lineage', 'cell_type'\]"):
-        getattr(annotated(two_levels), call)(level)
+def test_levels_that_do_not_exist_are_refused(two_levels, annotated):
+    for level in [
+        0,
+        3,
+        -1,
+        "organ",
+    ]:
+        for call in [
+            "probabilities",
+            "label_column",
+            "summary",
+        ]:
+            with pytest.raises(
+                ValueError, match=r"level.*(Levels are|one of) \['lineage', 'cell_type'\]"
+            ):
+                getattr(annotated(two_levels), call)(level)
 
 
 def test_label_column_picks_a_column(two_levels, annotated):
@@ -162,19 +177,23 @@ def test_label_column_picks_a_column(two_levels, annotated):
     pd.testing.assert_series_equal(result.label_column(), result.labels["stop_label"])
 
 
-@pytest.mark.parametrize("level", [None, 1, "cell_type"])
-def test_summary_counts_the_cells(two_levels, annotated, level):
-    result = annotated(two_levels)
-    summary = result.summary(level)
-    labels = np.asarray(result.label_column(level).astype(str))
-    assert set(summary.index) == set(labels)
-    assert summary["n_cells"].sum() == len(result)
-    assert summary["n_cells"].is_monotonic_decreasing
-    for label, row in summary.iterrows():
-        here = labels == label
-        assert row["n_cells"] == here.sum()
-        assert row["share"] == pytest.approx(here.mean())
-        assert row["confidence"] == pytest.approx(result.confidence[here].mean())
+def test_summary_counts_the_cells(two_levels, annotated):
+    for level in [
+        None,
+        1,
+        "cell_type",
+    ]:
+        result = annotated(two_levels)
+        summary = result.summary(level)
+        labels = np.asarray(result.label_column(level).astype(str))
+        assert set(summary.index) == set(labels)
+        assert summary["n_cells"].sum() == len(result)
+        assert summary["n_cells"].is_monotonic_decreasing
+        for label, row in summary.iterrows():
+            here = labels == label
+            assert row["n_cells"] == here.sum()
+            assert row["share"] == pytest.approx(here.mean())
+            assert row["confidence"] == pytest.approx(result.confidence[here].mean())
 
 
 def test_frame_contains_all_columns(ragged, annotated):
@@ -309,10 +328,16 @@ def test_a_result_is_frozen(two_levels, annotated):
         result.threshold = 0.9
 
 
-@pytest.mark.parametrize("shape", [(3, 8), (4, 7), (4,)])
-def test_probabilities_of_another_shape_are_refused(two_levels, shape):
-    with pytest.raises(ValueError, match=r"an array of shape \(4, 8\), got .*one per node"):
-        Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=np.ones(shape))
+def test_probabilities_of_another_shape_are_refused(two_levels):
+    for shape in [
+        (3, 8),
+        (4, 7),
+        (4,),
+    ]:
+        with pytest.raises(ValueError, match=r"an array of shape \(4, 8\), got .*one per node"):
+            Annotation(
+                taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=np.ones(shape)
+            )
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
@@ -325,21 +350,31 @@ def test_probabilities_that_are_not_finite_are_refused(two_levels, probabilities
         Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=p)
 
 
-@pytest.mark.parametrize("name", ["stop_label", "confidence", "stop_depth"])
-def test_level_names_that_are_taken_are_refused(name):
-    taxonomy = Taxonomy.from_nested({"T": [], "B": []}, level_names=(name,))
-    with pytest.raises(ValueError, match=rf"levels named \['{name}'\].*Rename"):
-        Annotation(taxonomy=taxonomy, obs_names=["a"], node_probabilities=np.ones((1, 3)))
+def test_level_names_that_are_taken_are_refused():
+    for name in [
+        "stop_label",
+        "confidence",
+        "stop_depth",
+    ]:
+        taxonomy = Taxonomy.from_nested({"T": [], "B": []}, level_names=(name,))
+        with pytest.raises(ValueError, match=rf"levels named \['{name}'\].*Rename"):
+            Annotation(taxonomy=taxonomy, obs_names=["a"], node_probabilities=np.ones((1, 3)))
 
 
-@pytest.mark.parametrize("value", [1.5, -0.5, 95.0])
-def test_probabilities_outside_their_range_are_refused(two_levels, probabilities, value):
-    p = probabilities(two_levels, 4)
-    p[1, 2] = value
-    with pytest.raises(ValueError, match=r"1 of 4 cells .* not numbers from 0 to 1.*not logits"):
-        Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=p)
-    half = probabilities(two_levels, 4).astype(np.float16)  # rounds up to 1.0005, and may
-    Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=half * 1.0005)
+def test_probabilities_outside_their_range_are_refused(two_levels, probabilities):
+    for value in [
+        1.5,
+        -0.5,
+        95.0,
+    ]:
+        p = probabilities(two_levels, 4)
+        p[1, 2] = value
+        with pytest.raises(
+            ValueError, match=r"1 of 4 cells .* not numbers from 0 to 1.*not logits"
+        ):
+            Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=p)
+        half = probabilities(two_levels, 4).astype(np.float16)  # rounds up to 1.0005, and may
+        Annotation(taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=half * 1.0005)
 
 
 def test_type_called_unknown_raises(probabilities):

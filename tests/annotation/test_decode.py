@@ -30,20 +30,23 @@ def naive_decode(taxonomy, p, decoder, threshold):
     return leaf, leaf if threshold is None else stop
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("threshold", [None, *THRESHOLDS])
-def test_values_equal_a_plain_loop(taxonomy, probabilities, decoder, threshold):
-    p = probabilities(taxonomy, 80)
-    decoded = decode(taxonomy, p, decoder=decoder, threshold=threshold)
-    expected = [naive_decode(taxonomy, row, decoder, threshold) for row in p]
-    assert list(zip(decoded.leaf, decoded.stop, strict=True)) == expected
+def test_values_equal_a_plain_loop(taxonomy, probabilities):
+    for threshold in [
+        None,
+        *THRESHOLDS,
+    ]:
+        for decoder in DECODERS:
+            p = probabilities(taxonomy, 80)
+            decoded = decode(taxonomy, p, decoder=decoder, threshold=threshold)
+            expected = [naive_decode(taxonomy, row, decoder, threshold) for row in p]
+            assert list(zip(decoded.leaf, decoded.stop, strict=True)) == expected
 
 
-@pytest.mark.parametrize("threshold", THRESHOLDS)
-def test_both_decoders_stop_at_the_same_node(taxonomy, probabilities, threshold):
-    p = probabilities(taxonomy, 300, sharpness=1.0)
-    joint, greedy = (decode(taxonomy, p, decoder=d, threshold=threshold) for d in DECODERS)
-    np.testing.assert_array_equal(joint.stop, greedy.stop)
+def test_both_decoders_stop_at_the_same_node(taxonomy, probabilities):
+    for threshold in THRESHOLDS:
+        p = probabilities(taxonomy, 300, sharpness=1.0)
+        joint, greedy = (decode(taxonomy, p, decoder=d, threshold=threshold) for d in DECODERS)
+        np.testing.assert_array_equal(joint.stop, greedy.stop)
 
 
 @settings(max_examples=40, deadline=None)
@@ -75,13 +78,18 @@ def test_a_tie_at_one_half_moves_up_as_well():
     assert decode(taxonomy, p, threshold=0.51).stop == 0
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("threshold", [None, *THRESHOLDS])
-def test_leaf_lies_under_the_stop_node(taxonomy, probabilities, decoder, threshold):
-    decoded = decode(taxonomy, probabilities(taxonomy, 100), decoder=decoder, threshold=threshold)
-    for leaf, stop in zip(decoded.leaf, decoded.stop, strict=True):
-        assert taxonomy.is_leaf(leaf)
-        assert stop == 0 or stop in taxonomy.ancestors(leaf)
+def test_leaf_lies_under_the_stop_node(taxonomy, probabilities):
+    for threshold in [
+        None,
+        *THRESHOLDS,
+    ]:
+        for decoder in DECODERS:
+            decoded = decode(
+                taxonomy, probabilities(taxonomy, 100), decoder=decoder, threshold=threshold
+            )
+            for leaf, stop in zip(decoded.leaf, decoded.stop, strict=True):
+                assert taxonomy.is_leaf(leaf)
+                assert stop == 0 or stop in taxonomy.ancestors(leaf)
 
 
 def test_the_decoders_differ_where_the_base_is_spread(two_levels):
@@ -137,12 +145,17 @@ def test_no_cells_have_no_path(taxonomy):
             assert decoded.leaf.shape == decoded.stop.shape == (0,)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.49999, 1.00001, float("nan")])
-def test_other_thresholds_are_refused(two_levels, threshold):
-    with pytest.raises(ValueError, match=r"number from 0.5 to 1, or None.*threshold=None"):
-        check_decoding(threshold)
-    with pytest.raises(ValueError, match=f"got {threshold}"):
-        decode(two_levels, np.ones((1, two_levels.n_nodes)), threshold=threshold)
+def test_other_thresholds_are_refused(two_levels):
+    for threshold in [
+        0.0,
+        0.49999,
+        1.00001,
+        float("nan"),
+    ]:
+        with pytest.raises(ValueError, match=r"number from 0.5 to 1, or None.*threshold=None"):
+            check_decoding(threshold)
+        with pytest.raises(ValueError, match=f"got {threshold}"):
+            decode(two_levels, np.ones((1, two_levels.n_nodes)), threshold=threshold)
 
 
 def test_other_decoders_are_refused(two_levels):

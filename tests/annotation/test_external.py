@@ -22,32 +22,41 @@ RECIPE = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
-@pytest.mark.parametrize("threshold", [0.7, None])
-def test_an_annotation_is_read_back(tmp_path, ragged, annotated, suffix, threshold):
-    result = annotated(ragged, threshold=threshold, decoder="greedy", recipe=RECIPE)
-    limit = np.arange(60) % 3
-    verdict = Verdict(light="yellow", sentences=("Half of it fits.",), figures={"share": 0.5})
-    result = replace(
-        result,
-        node_thresholds=np.linspace(0.5, 0.9, ragged.n_nodes),
-        supported_depth=limit,
-        stop_reasons=np.where(limit < 2, "few counts", "").astype(object),
-        verdict=verdict,
-    )
-    adata = cells()
-    result.to_adata(adata, key_added="a/b")
-    read = Annotation.from_adata(saved(adata, tmp_path / f"back{suffix}"), "a/b")
-    pd.testing.assert_frame_equal(
-        read.to_frame(), result.to_frame(), check_index_type=False, check_dtype=False
-    )
-    np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
-    assert (read.taxonomy, read.threshold, read.decoder) == (ragged, threshold, "greedy")
-    assert read.recipe == RECIPE | {"split": [1, 2]}
-    assert read.verdict == verdict
-    assert set(read.stop_reason) >= {"few counts", ""}
-    with pytest.raises(KeyError, match="no annotation under 'hdi'"):
-        Annotation.from_adata(adata)
+def test_an_annotation_is_read_back(tmp_path_factory, ragged, annotated):
+    for threshold in [
+        0.7,
+        None,
+    ]:
+        for suffix in [
+            ".h5ad",
+            ".zarr",
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            result = annotated(ragged, threshold=threshold, decoder="greedy", recipe=RECIPE)
+            limit = np.arange(60) % 3
+            verdict = Verdict(
+                light="yellow", sentences=("Half of it fits.",), figures={"share": 0.5}
+            )
+            result = replace(
+                result,
+                node_thresholds=np.linspace(0.5, 0.9, ragged.n_nodes),
+                supported_depth=limit,
+                stop_reasons=np.where(limit < 2, "few counts", "").astype(object),
+                verdict=verdict,
+            )
+            adata = cells()
+            result.to_adata(adata, key_added="a/b")
+            read = Annotation.from_adata(saved(adata, tmp_path / f"back{suffix}"), "a/b")
+            pd.testing.assert_frame_equal(
+                read.to_frame(), result.to_frame(), check_index_type=False, check_dtype=False
+            )
+            np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
+            assert (read.taxonomy, read.threshold, read.decoder) == (ragged, threshold, "greedy")
+            assert read.recipe == RECIPE | {"split": [1, 2]}
+            assert read.verdict == verdict
+            assert set(read.stop_reason) >= {"few counts", ""}
+            with pytest.raises(KeyError, match="no annotation under 'hdi'"):
+                Annotation.from_adata(adata)
 
 
 def test_labels_of_another_tool_are_kept(ragged):
@@ -69,18 +78,15 @@ def test_labels_of_another_tool_are_kept(ragged):
     assert certain.labels["stop_label"].tolist()[3] == "memory"
 
 
-@pytest.mark.parametrize(
-    "confidence",
-    [
-        pytest.param([0.5], id="too_few"),
-        pytest.param([0.5, 8.0], id="a_count"),
-        pytest.param([0.5, np.nan], id="not_finite"),
-    ],
-)
-def test_confidence_is_a_probability_a_cell(two_levels, confidence):
-    labels = pd.Series(["CD4", "B"], index=["a", "b"])
-    with pytest.raises(ValueError, match=r"one probability .* per label, .* for 2 labels"):
-        Annotation.from_labels(labels, two_levels, confidence=confidence)
+def test_confidence_is_a_probability_a_cell(two_levels):
+    for confidence in [
+        [0.5],
+        [0.5, 8.0],
+        [0.5, np.nan],
+    ]:
+        labels = pd.Series(["CD4", "B"], index=["a", "b"])
+        with pytest.raises(ValueError, match=r"one probability .* per label, .* for 2 labels"):
+            Annotation.from_labels(labels, two_levels, confidence=confidence)
 
 
 def test_unknown_labels_are_named(two_levels):
@@ -106,39 +112,6 @@ def test_equal_halves_are_no_majority(two_levels):
     assert result.labels["stop_label"].tolist() == ["B"]
 
 
-def test_a_table_for_celltypist_comes_back(ragged, annotated):
-    result = annotated(ragged, seed=3)
-    table = result.to_table("celltypist")
-    assert table.columns.tolist() == ["predicted_labels", "conf_score"]
-    stop = result.labels["stop_label"].astype(str).replace("Unknown", "Unassigned")
-    assert table["predicted_labels"].tolist() == stop.tolist()
-    np.testing.assert_array_equal(table["conf_score"], result.confidence)
-    unique = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": ["b1", "b2"], "NK": []})
-    result = annotated(unique, seed=3)
-    table = result.to_table("celltypist")
-    back = Annotation.from_labels(table["predicted_labels"], unique, confidence=table["conf_score"])
-    np.testing.assert_array_equal(back.stop_nodes, result.stop_nodes)
-    known = result.stop_nodes > 0
-    np.testing.assert_allclose(back.confidence[known], result.confidence[known])
-
-
-def test_a_table_of_a_level_has_the_labels_of_the_level(ragged, annotated):
-    result = annotated(ragged)
-    table = result.to_table("popv", level="level_2")
-    assert table.columns.tolist() == [
-        "popv_hdeepinsight_prediction",
-        "popv_hdeepinsight_prediction_probabilities",
-    ]
-    labels = result.labels["level_2"].astype(str).replace("Unknown", "unknown")
-    assert table["popv_hdeepinsight_prediction"].tolist() == labels.tolist()
-    unknown = (labels == "unknown").to_numpy()
-    own = table["popv_hdeepinsight_prediction_probabilities"].to_numpy()
-    assert unknown.any()
-    np.testing.assert_array_equal(own[unknown], result.confidence[unknown])
-    with pytest.raises(ValueError, match="style must be one of 'celltypist', 'popv'"):
-        result.to_table("azimuth")
-
-
 def test_words_for_no_label_are_labels_where_the_tree_has_them():
     labels = pd.Series(["Unassigned", "T", "unknown"], index=list("abc"))
     tree = Taxonomy.from_nested({"T": [], "Unassigned": []})
@@ -154,11 +127,6 @@ def test_a_label_goes_down_to_the_end_of_a_chain(ragged):
     chain = Taxonomy.from_nested({"T": {"CD4": ["naive"]}})
     found = Annotation.from_labels(labels[-2:], chain).stop_depth
     assert found.tolist() == [3, 0]
-
-
-def test_the_root_is_no_level_of_a_table(ragged, annotated):
-    with pytest.raises(ValueError, match=r"level must be one of .*, got 0, which is the root"):
-        annotated(ragged, n_cells=2).to_table("celltypist", level=0)
 
 
 def test_confidence_in_another_order_is_refused(ragged):

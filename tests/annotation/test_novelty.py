@@ -107,38 +107,49 @@ def test_a_sorted_population_keeps_its_labels(bank):
     assert (depth == 0).mean() < 0.05
 
 
-@pytest.mark.parametrize("kind", ["shuffled", "renamed", "random"])
-def test_noise_gets_no_label(bank, kind):
-    rng = np.random.default_rng(5)
-    counts = known_cells(300, rng)[0].toarray()
-    if kind == "shuffled":
-        counts = rng.permuted(counts, axis=1)
-    elif kind == "renamed":
-        counts = counts[:, rng.permutation(N_GENES)]
-    else:
-        counts = rng.negative_binomial(0.5, 0.2, size=counts.shape).astype(np.float32)
-    comparison, _, depth, reasons = compare(bank, sparse.csr_matrix(counts))
-    assert comparison.similarity < 0.5
-    assert (depth == 0).all()
-    assert set(reasons) == {"the query does not look like the reference"}
+def test_noise_gets_no_label(bank):
+    for kind in [
+        "shuffled",
+        "renamed",
+        "random",
+    ]:
+        rng = np.random.default_rng(5)
+        counts = known_cells(300, rng)[0].toarray()
+        if kind == "shuffled":
+            counts = rng.permuted(counts, axis=1)
+        elif kind == "renamed":
+            counts = counts[:, rng.permutation(N_GENES)]
+        else:
+            counts = rng.negative_binomial(0.5, 0.2, size=counts.shape).astype(np.float32)
+        comparison, _, depth, reasons = compare(bank, sparse.csr_matrix(counts))
+        assert comparison.similarity < 0.5
+        assert (depth == 0).all()
+        assert set(reasons) == {"the query does not look like the reference"}
 
 
-@pytest.mark.parametrize("depth", [20, 100, 500])
-@pytest.mark.parametrize("alone", [True, False])
-def test_empty_droplets_get_no_label(bank, depth, alone):
-    rng = np.random.default_rng(6)
-    cells, _ = known_cells(500, rng)
-    soup = np.asarray(cells.sum(axis=0)).ravel()
-    empty = rng.multinomial(depth, soup / soup.sum(), size=200).astype(np.float32)
-    query = sparse.csr_matrix(empty if alone else np.vstack([cells.toarray(), empty]))
-    _, _, allowed, reasons = compare(bank, query)
-    assert (allowed[-200:] == 0).mean() > 0.9
-    if not alone:
-        assert (allowed[:500] == 0).mean() < 0.05
-    if depth == 20 and not alone:
-        assert "the cell has too few counts to distinguish it from an empty droplet" in set(
-            reasons[-200:]
-        )
+def test_empty_droplets_get_no_label(bank):
+    for alone in [
+        True,
+        False,
+    ]:
+        for depth in [
+            20,
+            100,
+            500,
+        ]:
+            rng = np.random.default_rng(6)
+            cells, _ = known_cells(500, rng)
+            soup = np.asarray(cells.sum(axis=0)).ravel()
+            empty = rng.multinomial(depth, soup / soup.sum(), size=200).astype(np.float32)
+            query = sparse.csr_matrix(empty if alone else np.vstack([cells.toarray(), empty]))
+            _, _, allowed, reasons = compare(bank, query)
+            assert (allowed[-200:] == 0).mean() > 0.9
+            if not alone:
+                assert (allowed[:500] == 0).mean() < 0.05
+            if depth == 20 and not alone:
+                assert "the cell has too few counts to distinguish it from an empty droplet" in set(
+                    reasons[-200:]
+                )
 
 
 def test_doublets_of_two_lineages_are_found(bank):
@@ -151,6 +162,25 @@ def test_doublets_of_two_lineages_are_found(bank):
     _, columns, *_ = compare(bank, sparse.vstack([cells, both], format="csr"))
     assert columns["is_doublet"][:700].mean() < 0.06
     assert columns["is_doublet"][700:].mean() > 0.8
+
+
+def test_a_query_of_one_lineage_has_no_doublets(bank):
+    counts = draw(np.repeat(PROFILES[1:3], 200, axis=0), np.random.default_rng(16))
+    comparison, columns, depth, _ = compare(bank, counts)
+    assert not columns["is_doublet"].any()
+    assert "doublet_power" not in comparison.figures(columns, depth)
+
+
+def test_the_share_of_doublets_does_not_hide_them(bank):
+    rng = np.random.default_rng(17)
+    cells, nodes = known_cells(600, rng)
+    lineage = TREE.node_at_level[nodes, 0]
+    one, other = rng.integers(600, size=(2, 600))
+    two = np.flatnonzero(lineage[one] != lineage[other])[:150]
+    both = cells[one[two]] + cells[other[two]]
+    _, columns, *_ = compare(bank, sparse.vstack([cells, both], format="csr"))
+    assert columns["is_doublet"][:600].mean() < 0.06
+    assert columns["is_doublet"][600:].mean() > 0.8
 
 
 def test_doublets_of_a_large_cell_and_a_small_one_are_found(bank):
@@ -309,17 +339,20 @@ def novel_cells(taxonomy, annotated):
     return annotated(taxonomy, n_cells=80, novelty=pd.DataFrame(p, index=result.obs_names))
 
 
-@pytest.mark.parametrize("unknown", ["lineage", "type"])
-def test_rejection_only_moves_up_the_path(novel_cells, unknown):
-    tree = novel_cells.taxonomy
-    steps = [novel_cells.rejected(alpha, unknown=unknown) for alpha in (0.0, 0.1, 0.4, 1.0)]
-    np.testing.assert_array_equal(steps[0].stop_nodes, novel_cells.stop_nodes)
-    for lower, higher in pairwise(steps):
-        for below, above in zip(lower.stop_nodes, higher.stop_nodes, strict=True):
-            assert tree.lca(int(below), int(above)) == above
-    assert (steps[-1].stop_nodes == 0).all()
-    assert set(steps[-1].labels["stop_label"]) == {"Unknown"}
-    np.testing.assert_array_equal(steps[-1].leaf_nodes, novel_cells.leaf_nodes)
+def test_rejection_only_moves_up_the_path(novel_cells):
+    for unknown in [
+        "lineage",
+        "type",
+    ]:
+        tree = novel_cells.taxonomy
+        steps = [novel_cells.rejected(alpha, unknown=unknown) for alpha in (0.0, 0.1, 0.4, 1.0)]
+        np.testing.assert_array_equal(steps[0].stop_nodes, novel_cells.stop_nodes)
+        for lower, higher in pairwise(steps):
+            for below, above in zip(lower.stop_nodes, higher.stop_nodes, strict=True):
+                assert tree.lca(int(below), int(above)) == above
+        assert (steps[-1].stop_nodes == 0).all()
+        assert set(steps[-1].labels["stop_label"]) == {"Unknown"}
+        np.testing.assert_array_equal(steps[-1].leaf_nodes, novel_cells.leaf_nodes)
 
 
 def test_rejected_cells_stop_where_the_rule_says(novel_cells):
@@ -365,11 +398,16 @@ def test_p_values_follow_the_labels_in_the_frame(novel_cells):
     np.testing.assert_array_equal(frame["lineage_p_value"], novel_cells.novelty["lineage_p_value"])
 
 
-@pytest.mark.parametrize("cell_type", ["B", "NK", "CD4 T", "Monocyte"])
-def test_sorted_cells_are_not_called_empty_droplets(cell_type):
-    cells = hdi.datasets.pbmc3k()
-    sorted_cells = cells[cells.obs["cell_type"] == cell_type].copy()
-    result = hdi.hub.pull("pbmc").annotate(sorted_cells)
-    assert result.verdict.light != "red"
-    assert not result.novelty["is_ambient"].any()
-    assert (result.stop_nodes == 0).mean() < 0.02
+def test_sorted_cells_are_not_called_empty_droplets():
+    for cell_type in [
+        "B",
+        "NK",
+        "CD4 T",
+        "Monocyte",
+    ]:
+        cells = hdi.datasets.pbmc3k()
+        sorted_cells = cells[cells.obs["cell_type"] == cell_type].copy()
+        result = hdi.hub.pull("pbmc").annotate(sorted_cells)
+        assert result.verdict.light != "red"
+        assert not result.novelty["is_ambient"].any()
+        assert (result.stop_nodes == 0).mean() < 0.02

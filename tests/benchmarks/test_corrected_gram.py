@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 
 
-@pytest.mark.parametrize("setting", corrected_gram.PANELS)
-def test_panels_share_as_many_genes_as_they_say(setting):
-    shared, rate = corrected_gram.PANELS[setting]
-    table = corrected_gram.draw_panels(setting, 3, 200, np.random.default_rng(0))
-    assert table.all(axis=0).mean() == pytest.approx(shared)
-    assert table.any(axis=0).all()
-    if rate is None:
-        assert sorted(table.sum(axis=1).tolist()) == [100, 200, 200]
-    elif rate == 0:
-        assert set(table.sum(axis=0).tolist()) == {1, 3}
+def test_panels_share_as_many_genes_as_they_say():
+    for setting in corrected_gram.PANELS:
+        shared, rate = corrected_gram.PANELS[setting]
+        table = corrected_gram.draw_panels(setting, 3, 200, np.random.default_rng(0))
+        assert table.all(axis=0).mean() == pytest.approx(shared)
+        assert table.any(axis=0).all()
+        if rate is None:
+            assert sorted(table.sum(axis=1).tolist()) == [100, 200, 200]
+        elif rate == 0:
+            assert set(table.sum(axis=0).tolist()) == {1, 3}
 
 
 def test_complete_data_score_themselves():

@@ -63,9 +63,8 @@ class Payload:
         return os.mkdir, (self.target,)
 
 
-@pytest.mark.parametrize(
-    ("payload", "says"),
-    [
+def test_trust_does_not_accept_other_files(hdeepinsight, tmp_path_factory):
+    for payload, says in [
         ({"attr_dict": {"registry_": {"model_name": "SCVI"}, "x": {1}}}, "holds a SCVI"),
         ({"weights": torch.zeros(2), "x": {1}}, "not a model of hdeepinsight"),
         ([1, 2], "holds a list"),
@@ -73,15 +72,14 @@ class Payload:
             {"attr_dict": {"registry_": {"model_name": "AdaptedSCHDeepInsight"}, "x": {1}}},
             "pickled query model",
         ),
-    ],
-)
-def test_trust_does_not_accept_other_files(hdeepinsight, tmp_path, payload, says):
-    (tmp_path / "old").mkdir()
-    torch.save(payload, tmp_path / "old" / "model.pt")
-    done = hdeepinsight("convert", "--trust", tmp_path / "old", tmp_path / "new")
-    assert done.exit_code == 1
-    assert says in " ".join(done.stderr.split())
-    assert not (tmp_path / "new").exists()
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        (tmp_path / "old").mkdir()
+        torch.save(payload, tmp_path / "old" / "model.pt")
+        done = hdeepinsight("convert", "--trust", tmp_path / "old", tmp_path / "new")
+        assert done.exit_code == 1
+        assert says in " ".join(done.stderr.split())
+        assert not (tmp_path / "new").exists()
 
 
 def test_without_trust_no_code_runs(hdeepinsight, tmp_path):

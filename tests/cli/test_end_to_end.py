@@ -59,29 +59,39 @@ def test_info_of_a_data_file_is_the_input_report(files, hdeepinsight, name):
     assert "lineage: " in done.stdout
 
 
-@pytest.mark.parametrize("source", ["query", "query_zarr"])
-@pytest.mark.parametrize("ending", [".h5ad", ".zarr", ".csv"])
 def test_annotate_writes_the_labels_of_hdi_annotate(
-    files, hdeepinsight, expected, sha256, tmp_path, source, ending
+    files, hdeepinsight, expected, sha256, tmp_path_factory
 ):
-    query, out = getattr(files, source), tmp_path / f"annotated{ending}"
-    before = sha256(query)
-    done = hdeepinsight("annotate", query, "--model", files.model, "--out", out)
-    assert done.exit_code == 0, done.stderr
-    assert sha256(query) == before
-    assert [path.name for path in tmp_path.iterdir()] == [out.name]  # nothing unfinished is left
-    table = expected.to_frame()
-    if ending == ".csv":
-        labels = pd.read_csv(out, index_col="cell", keep_default_na=False)
-        assert list(labels) == list(table)
-    else:
-        labels = (ad.read_h5ad if ending == ".h5ad" else ad.read_zarr)(out).obs
-    for name, column in table.items():
-        written = labels[name if ending == ".csv" else f"hdi_{name}"]
-        if column.dtype.kind == "f":
-            np.testing.assert_allclose(written, column, atol=1e-5)
-        else:
-            assert written.astype(str).tolist() == column.astype(str).tolist()
+    for ending in [
+        ".h5ad",
+        ".zarr",
+        ".csv",
+    ]:
+        for source in [
+            "query",
+            "query_zarr",
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            query, out = getattr(files, source), tmp_path / f"annotated{ending}"
+            before = sha256(query)
+            done = hdeepinsight("annotate", query, "--model", files.model, "--out", out)
+            assert done.exit_code == 0, done.stderr
+            assert sha256(query) == before
+            assert [path.name for path in tmp_path.iterdir()] == [
+                out.name
+            ]  # nothing unfinished is left
+            table = expected.to_frame()
+            if ending == ".csv":
+                labels = pd.read_csv(out, index_col="cell", keep_default_na=False)
+                assert list(labels) == list(table)
+            else:
+                labels = (ad.read_h5ad if ending == ".h5ad" else ad.read_zarr)(out).obs
+            for name, column in table.items():
+                written = labels[name if ending == ".csv" else f"hdi_{name}"]
+                if column.dtype.kind == "f":
+                    np.testing.assert_allclose(written, column, atol=1e-5)
+                else:
+                    assert written.astype(str).tolist() == column.astype(str).tolist()
 
 
 @pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
@@ -207,21 +217,19 @@ def test_options_equal_the_arguments_of_hdi_annotate(files, hdeepinsight, tmp_pa
         assert table[f"{level}_runner_up"].tolist() == runner_up.tolist()
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "says"),
-    [
-        pytest.param(["--types", "CD4 X"], 1, "no node 'CD4 X'", id="no_such_type"),
-        pytest.param(["--types", "T,"], 2, "Remove the stray comma", id="stray_comma"),
-        pytest.param(["--vote", "leiden"], 1, "Pass --vote auto", id="no_such_column"),
-        pytest.param(["--threshold", "0.3"], 2, "from 0.5 to 1, or none", id="low_threshold"),
-    ],
-)
-def test_invalid_options_raise(files, hdeepinsight, tmp_path, options, code, says):
-    out = tmp_path / "labels.csv"
-    done = hdeepinsight("annotate", files.query, "-m", files.model, "-o", out, *options)
-    assert done.exit_code == code, done.output
-    assert says in " ".join(done.stderr.replace("│", " ").split())
-    assert not out.exists()
+def test_invalid_options_raise(files, hdeepinsight, tmp_path_factory):
+    for options, code, says in [
+        (["--types", "CD4 X"], 1, "no node 'CD4 X'"),
+        (["--types", "T,"], 2, "Remove the stray comma"),
+        (["--vote", "leiden"], 1, "Pass --vote auto"),
+        (["--threshold", "0.3"], 2, "from 0.5 to 1, or none"),
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        out = tmp_path / "labels.csv"
+        done = hdeepinsight("annotate", files.query, "-m", files.model, "-o", out, *options)
+        assert done.exit_code == code, done.output
+        assert says in " ".join(done.stderr.replace("│", " ").split())
+        assert not out.exists()
 
 
 @pytest.mark.parametrize("light", ["green", "yellow", "red"])
@@ -261,25 +269,23 @@ def test_evaluate_equals_model_evaluate(files, hdeepinsight):
     assert found["levels"][0]["accuracy"] > 0.9  # lineages of the synthetic data are easy
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        pytest.param(["--labels-key", "type_too"], id="one_column"),
-        pytest.param(["--labels-keys", "lineage,type_too"], id="a_list"),
-        pytest.param(["-l", "lineage", "-l", "type_too"], id="repeated"),
-        pytest.param(["--labels-key", "lineage", "--labels-keys", "type_too"], id="both_names"),
-    ],
-)
-def test_evaluate_reads_other_columns(files, hdeepinsight, tmp_path, columns):
-    query = ad.read_h5ad(files.query)
-    query.obs["type_too"] = query.obs["cell_type"].astype(str)
-    query.obs.iloc[:10, query.obs.columns.get_loc("type_too")] = "Unknown"
-    path = tmp_path / "other.h5ad"
-    query[:, :].copy().write_h5ad(path)
-    done = hdeepinsight("evaluate", path, "--model", files.model, *columns, "--json")
-    assert done.exit_code == 0, done.stderr
-    fine = json.loads(done.stdout)["levels"][1]
-    assert fine["n_cells"] == query.n_obs - 10
+def test_evaluate_reads_other_columns(files, hdeepinsight, tmp_path_factory):
+    for columns in [
+        ["--labels-key", "type_too"],
+        ["--labels-keys", "lineage,type_too"],
+        ["-l", "lineage", "-l", "type_too"],
+        ["--labels-key", "lineage", "--labels-keys", "type_too"],
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        query = ad.read_h5ad(files.query)
+        query.obs["type_too"] = query.obs["cell_type"].astype(str)
+        query.obs.iloc[:10, query.obs.columns.get_loc("type_too")] = "Unknown"
+        path = tmp_path / "other.h5ad"
+        query[:, :].copy().write_h5ad(path)
+        done = hdeepinsight("evaluate", path, "--model", files.model, *columns, "--json")
+        assert done.exit_code == 0, done.stderr
+        fine = json.loads(done.stdout)["levels"][1]
+        assert fine["n_cells"] == query.n_obs - 10
 
 
 def test_evaluate_prints_a_table(files, hdeepinsight):

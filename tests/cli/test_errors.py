@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import anndata as ad
 import numpy as np
-import pytest
 from scipy import sparse
 
 from hdeepinsight import Taxonomy
@@ -83,17 +82,18 @@ def assert_readable(done, code: int, says: str = "") -> None:
     assert "\n\n" not in done.stderr.strip()
 
 
-@pytest.mark.parametrize("name", BAD_QUERIES)
-def test_bad_queries(files, halves, hdeepinsight, sha256, tmp_path, name):
-    query = tmp_path / "query.h5ad"
-    BAD_QUERIES[name].spoil(halves[1].copy()).write_h5ad(query)
-    before = sha256(query)
-    out = tmp_path / "out.h5ad"
-    done = hdeepinsight("annotate", query, "--fast", "--model", files.model, "--out", out)
-    assert_readable(done, 1, BAD_QUERIES[name].says)
-    assert done.stderr.startswith("Error: ")
-    assert not out.exists()
-    assert sha256(query) == before
+def test_bad_queries(files, halves, hdeepinsight, sha256, tmp_path_factory):
+    for name in BAD_QUERIES:
+        tmp_path = tmp_path_factory.mktemp("case")
+        query = tmp_path / "query.h5ad"
+        BAD_QUERIES[name].spoil(halves[1].copy()).write_h5ad(query)
+        before = sha256(query)
+        out = tmp_path / "out.h5ad"
+        done = hdeepinsight("annotate", query, "--fast", "--model", files.model, "--out", out)
+        assert_readable(done, 1, BAD_QUERIES[name].says)
+        assert done.stderr.startswith("Error: ")
+        assert not out.exists()
+        assert sha256(query) == before
 
 
 GOOD_QUERIES = {
@@ -109,19 +109,20 @@ def _normalised(query):
     return query
 
 
-@pytest.mark.parametrize("name", GOOD_QUERIES)
-def test_repaired_queries(files, halves, hdeepinsight, tmp_path, name):
-    good, query = tmp_path / "good.csv", tmp_path / "query.h5ad"
-    GOOD_QUERIES[name](halves[1].copy()).write_h5ad(query)
-    command = ["annotate", files.query, "--fast", "-m", files.model, "-o", good]
-    assert hdeepinsight(*command).exit_code == 0
-    out = tmp_path / "out.csv"
-    done = hdeepinsight("annotate", query, "--fast", "--model", files.model, "--out", out)
-    assert done.exit_code == 0, done.stderr
-    lines, wanted = out.read_text().splitlines(), good.read_text().splitlines()
-    labels = [line.split(",")[:4] for line in lines]
-    assert labels == [line.split(",")[:4] for line in wanted[: len(lines)]]
-    assert ("recovered" in done.stdout) == (name == "logged_counts")
+def test_repaired_queries(files, halves, hdeepinsight, tmp_path_factory):
+    for name in GOOD_QUERIES:
+        tmp_path = tmp_path_factory.mktemp("case")
+        good, query = tmp_path / "good.csv", tmp_path / "query.h5ad"
+        GOOD_QUERIES[name](halves[1].copy()).write_h5ad(query)
+        command = ["annotate", files.query, "--fast", "-m", files.model, "-o", good]
+        assert hdeepinsight(*command).exit_code == 0
+        out = tmp_path / "out.csv"
+        done = hdeepinsight("annotate", query, "--fast", "--model", files.model, "--out", out)
+        assert done.exit_code == 0, done.stderr
+        lines, wanted = out.read_text().splitlines(), good.read_text().splitlines()
+        labels = [line.split(",")[:4] for line in lines]
+        assert labels == [line.split(",")[:4] for line in wanted[: len(lines)]]
+        assert ("recovered" in done.stdout) == (name == "logged_counts")
 
 
 def _damaged(model: Path, copy: Path) -> Path:
@@ -150,68 +151,50 @@ def _empty(model: Path, copy: Path) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("spoil", [_damaged, _foreign, _no_torch_file, _empty])
-@pytest.mark.parametrize("command", ["annotate", "evaluate", "info"])
-def test_bad_models(files, hdeepinsight, tmp_path, spoil, command):
-    model = spoil(files.model, tmp_path / "model")
-    arguments = {
-        "annotate": [files.query, "--model", model, "--out", tmp_path / "out.csv"],
-        "evaluate": [files.query, "--model", model],
-        "info": [model],
-    }
-    done = hdeepinsight(command, *arguments[command])
-    assert_readable(done, 1, str(model))
+def test_bad_models(files, hdeepinsight, tmp_path_factory):
+    for command in [
+        "annotate",
+        "evaluate",
+        "info",
+    ]:
+        for spoil in [
+            _damaged,
+            _foreign,
+            _no_torch_file,
+            _empty,
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            model = spoil(files.model, tmp_path / "model")
+            arguments = {
+                "annotate": [files.query, "--model", model, "--out", tmp_path / "out.csv"],
+                "evaluate": [files.query, "--model", model],
+                "info": [model],
+            }
+            done = hdeepinsight(command, *arguments[command])
+            assert_readable(done, 1, str(model))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        pytest.param(["annotate", "{folder}/none.h5ad"], 1, "does not exist", id="no_query"),
-        pytest.param(["annotate", "{model}/model.pt"], 1, "cannot be opened", id="no_h5ad"),
-        pytest.param(
-            ["annotate", "{query}", "--layer", "none"], 1, "layers['none']", id="no_layer"
-        ),
-        pytest.param(
-            ["annotate", "{query}", "--key-added", "a/b"], 2, "without a slash", id="slash_in_key"
-        ),
-        pytest.param(["annotate", "{query}", "--threshold", "0.3"], 2, "0.5", id="low_threshold"),
-        pytest.param(["annotate", "{query}", "--scale", "log"], 2, "auto", id="unknown_scale"),
-        pytest.param(
-            ["annotate", "{query}", "--out", "{query}", "--overwrite"],
-            2,
-            "never changed",
-            id="output_is_the_input",
-        ),
-        pytest.param(
-            ["annotate", "{query_zarr}", "--out", "{query_zarr}/x.csv"],
-            2,
-            "never changed",
-            id="output_in_the_input",
-        ),
-        pytest.param(
-            ["annotate", "{query}", "--out", "{folder}/x.loom"], 2, ".h5ad or .zarr", id="ending"
-        ),
-        pytest.param(
-            ["annotate", "{query}", "--out", "{folder}"],
-            2,
-            "ends in 'nothing'",
-            id="output_without_an_ending",
-        ),
-        pytest.param(
-            ["annotate", "{query}", "--out", "{reference}/x.csv"],
-            2,
-            "is not a folder",
-            id="output_below_a_file",
-        ),
-    ],
-)
-def test_bad_annotate_commands(files, hdeepinsight, sha256, tmp_path, arguments, code, says):
-    before = sha256(files.query), sha256(files.query_zarr)
-    filled = [argument.format(**vars(files)) for argument in arguments]
-    out = [] if "--out" in filled else ["--out", tmp_path / "out.csv"]
-    done = hdeepinsight(*filled, "--model", files.model, *out)
-    assert_readable_or_usage(done, code, says)
-    assert (sha256(files.query), sha256(files.query_zarr)) == before
+def test_bad_annotate_commands(files, hdeepinsight, sha256, tmp_path_factory):
+    for arguments, code, says in [
+        (["annotate", "{folder}/none.h5ad"], 1, "does not exist"),
+        (["annotate", "{model}/model.pt"], 1, "cannot be opened"),
+        (["annotate", "{query}", "--layer", "none"], 1, "layers['none']"),
+        (["annotate", "{query}", "--key-added", "a/b"], 2, "without a slash"),
+        (["annotate", "{query}", "--threshold", "0.3"], 2, "0.5"),
+        (["annotate", "{query}", "--scale", "log"], 2, "auto"),
+        (["annotate", "{query}", "--out", "{query}", "--overwrite"], 2, "never changed"),
+        (["annotate", "{query_zarr}", "--out", "{query_zarr}/x.csv"], 2, "never changed"),
+        (["annotate", "{query}", "--out", "{folder}/x.loom"], 2, ".h5ad or .zarr"),
+        (["annotate", "{query}", "--out", "{folder}"], 2, "ends in 'nothing'"),
+        (["annotate", "{query}", "--out", "{reference}/x.csv"], 2, "is not a folder"),
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        before = sha256(files.query), sha256(files.query_zarr)
+        filled = [argument.format(**vars(files)) for argument in arguments]
+        out = [] if "--out" in filled else ["--out", tmp_path / "out.csv"]
+        done = hdeepinsight(*filled, "--model", files.model, *out)
+        assert_readable_or_usage(done, code, says)
+        assert (sha256(files.query), sha256(files.query_zarr)) == before
 
 
 def assert_readable_or_usage(done, code: int, says: str) -> None:
@@ -221,77 +204,49 @@ def assert_readable_or_usage(done, code: int, says: str) -> None:
     assert says in " ".join(done.stderr.split())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        pytest.param([], 2, "No label column", id="no_labels"),
-        pytest.param(
-            ["--labels-key", "none"], 1, "it has 'lineage', 'cell_type'", id="no_such_column"
-        ),
-        pytest.param(["--labels-keys", "lineage,"], 2, "empty name", id="stray_comma"),
-        pytest.param(
-            ["--labels-key", "depth"], 1, "got int in column 'depth'", id="labels_are_numbers"
-        ),
-        pytest.param(
-            ["--labels-key", "cell_type", "--batch-key", "donor"], 1, "'donor'", id="no_batch"
-        ),
-        pytest.param(["--labels-key", "cell_type", "--layer", "x"], 1, "layer", id="no_layer"),
-        pytest.param(
-            ["--labels-key", "cell_type", "--backbone", "x"], 1, "backbone", id="backbone"
-        ),
-        pytest.param(
+def test_bad_train_commands(files, halves, hdeepinsight, tmp_path_factory):
+    for arguments, code, says in [
+        ([], 2, "No label column"),
+        (["--labels-key", "none"], 1, "it has 'lineage', 'cell_type'"),
+        (["--labels-keys", "lineage,"], 2, "empty name"),
+        (["--labels-key", "depth"], 1, "got int in column 'depth'"),
+        (["--labels-key", "cell_type", "--batch-key", "donor"], 1, "'donor'"),
+        (["--labels-key", "cell_type", "--layer", "x"], 1, "layer"),
+        (["--labels-key", "cell_type", "--backbone", "x"], 1, "backbone"),
+        (
             ["--labels-key", "cell_type", "--n-members", "many"],
             1,
             "--n-members must be an integer >= 1, got 'many'",
-            id="n_members",
         ),
-        pytest.param(
+        (
             ["--labels-keys", "cell_type,lineage", "--split-key", "batch", "--max-epochs", "0"],
             2,
             "epochs",
-            id="no_epochs",
         ),
-        pytest.param(
-            ["--labels-key", "cell_type", "--taxonomy", "{folder}/no.json"],
-            1,
-            "got no file",
-            id="no_taxonomy",
-        ),
-        pytest.param(
-            ["--labels-key", "cell_type", "--taxonomy", "{query}"],
-            1,
-            "not JSON",
-            id="no_json",
-        ),
-        pytest.param(
-            ["--labels-key", "lineage", "--taxonomy", "{tree}"],
-            1,
-            "Myeloid",
-            id="label_not_in_taxonomy",
-        ),
-        pytest.param(
+        (["--labels-key", "cell_type", "--taxonomy", "{folder}/no.json"], 1, "got no file"),
+        (["--labels-key", "cell_type", "--taxonomy", "{query}"], 1, "not JSON"),
+        (["--labels-key", "lineage", "--taxonomy", "{tree}"], 1, "Myeloid"),
+        (
             ["--labels-key", "cell_type", "--taxonomy", "{cycle}"],
             1,
             "node 1 ('T') with the parent 2",
-            id="taxonomy_with_a_cycle",
         ),
-    ],
-)
-def test_bad_train_commands(files, halves, hdeepinsight, tmp_path, arguments, code, says):
-    tree, cycle = tmp_path / "tree.json", tmp_path / "cycle.json"
-    Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}).to_json(tree)
-    record = Taxonomy.from_nested({"T": ["CD4"]}).to_dict()
-    record["nodes"][0]["parent"] = 2
-    cycle.write_text(json.dumps(record))
-    filled = [a.format(**vars(files), tree=tree, cycle=cycle) for a in arguments]
-    reference, out = halves[0].copy(), tmp_path / "model"
-    reference.obs["depth"] = np.arange(reference.n_obs)
-    reference.write_h5ad(tmp_path / "reference.h5ad")
-    done = hdeepinsight(
-        "train", tmp_path / "reference.h5ad", "--out", out, "--layout", "random", *filled
-    )
-    assert_readable_or_usage(done, code, says)
-    assert not out.exists()
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        tree, cycle = tmp_path / "tree.json", tmp_path / "cycle.json"
+        Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []}).to_json(tree)
+        record = Taxonomy.from_nested({"T": ["CD4"]}).to_dict()
+        record["nodes"][0]["parent"] = 2
+        cycle.write_text(json.dumps(record))
+        filled = [a.format(**vars(files), tree=tree, cycle=cycle) for a in arguments]
+        reference, out = halves[0].copy(), tmp_path / "model"
+        reference.obs["depth"] = np.arange(reference.n_obs)
+        reference.write_h5ad(tmp_path / "reference.h5ad")
+        done = hdeepinsight(
+            "train", tmp_path / "reference.h5ad", "--out", out, "--layout", "random", *filled
+        )
+        assert_readable_or_usage(done, code, says)
+        assert not out.exists()
 
 
 def test_train_checks_the_output_before_reading(files, hdeepinsight, tmp_path):
@@ -307,17 +262,14 @@ def test_train_does_not_replace_a_model(files, hdeepinsight, sha256):
     assert sha256(files.model) == before
 
 
-@pytest.mark.parametrize(
-    ("columns", "says"),
-    [
-        pytest.param(["--labels-key", "none"], "'none'", id="no_such_column"),
-        pytest.param(["--labels-key", "batch"], "first", id="labels_of_another_taxonomy"),
-        pytest.param(["--labels-keys", "lineage,batch"], "first", id="levels_of_another_taxonomy"),
-    ],
-)
-def test_evaluate_with_bad_labels(files, hdeepinsight, columns, says):
-    done = hdeepinsight("evaluate", files.query, "--model", files.model, *columns)
-    assert_readable(done, 1, says)
+def test_evaluate_with_bad_labels(files, hdeepinsight):
+    for columns, says in [
+        (["--labels-key", "none"], "'none'"),
+        (["--labels-key", "batch"], "first"),
+        (["--labels-keys", "lineage,batch"], "first"),
+    ]:
+        done = hdeepinsight("evaluate", files.query, "--model", files.model, *columns)
+        assert_readable(done, 1, says)
 
 
 def test_evaluate_without_known_labels(files, halves, hdeepinsight, tmp_path):

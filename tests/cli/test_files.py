@@ -51,87 +51,103 @@ def test_read_only_folder_raises_early(tmp_path, monkeypatch):
 
 # anndata 0.12 announces the defaults of its next version whenever it writes zarr.
 @pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
-@pytest.mark.parametrize("source", [".h5ad", ".zarr"])
-@pytest.mark.parametrize("out", [".h5ad", ".zarr"])
-def test_copy_contains_colours_ids_and_annotation(tmp_path, source, out):
-    tree = Taxonomy.from_nested(
-        {"T": ["CD4", "CD8"], "B": []}, level_names=("lineage", "cell_type")
-    ).with_annotations(ontology_ids={"T": "CL:0000084", "B": "CL:0000236"})
-    query, path = cells(4), tmp_path / f"query{source}"
-    query.uns["note"] = "kept"
-    query = saved(query, path)
-    labels = pd.Series(["CD4", "T", "B", None], index=query.obs_names)
-    result = Annotation.from_labels(labels, tree, confidence=[0.9, 0.8, 0.7, 0.0])
-    copy_path = tmp_path / f"copy{out}"
-    prepare_output(open_store(path), source=path, out=copy_path, key_added="hdi")(result)
-    copy = ad.read_h5ad(copy_path) if out == ".h5ad" else ad.read_zarr(copy_path)
-    assert copy.uns["note"] == "kept"
-    np.testing.assert_array_equal(copy.X, query.X)
-    ids = ["CL:0000084", "CL:0000084", "CL:0000236", "unknown"]
-    assert copy.obs["hdi_cell_type_ontology_term_id"].astype(str).tolist() == ids
-    for name in ("lineage", "cell_type", "stop_label"):
-        categories = copy.obs[f"hdi_{name}"].cat.categories
-        wanted = [result.colors[label] for label in categories]
-        assert list(copy.uns[f"hdi_{name}_colors"]) == wanted
-    read = Annotation.from_adata(copy)
-    assert read.labels["stop_label"].astype(str).tolist() == ["CD4", "T", "B", "Unknown"]
-    np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
+def test_copy_contains_colours_ids_and_annotation(tmp_path_factory):
+    for out in [
+        ".h5ad",
+        ".zarr",
+    ]:
+        for source in [
+            ".h5ad",
+            ".zarr",
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            tree = Taxonomy.from_nested(
+                {"T": ["CD4", "CD8"], "B": []}, level_names=("lineage", "cell_type")
+            ).with_annotations(ontology_ids={"T": "CL:0000084", "B": "CL:0000236"})
+            query, path = cells(4), tmp_path / f"query{source}"
+            query.uns["note"] = "kept"
+            query = saved(query, path)
+            labels = pd.Series(["CD4", "T", "B", None], index=query.obs_names)
+            result = Annotation.from_labels(labels, tree, confidence=[0.9, 0.8, 0.7, 0.0])
+            copy_path = tmp_path / f"copy{out}"
+            prepare_output(open_store(path), source=path, out=copy_path, key_added="hdi")(result)
+            copy = ad.read_h5ad(copy_path) if out == ".h5ad" else ad.read_zarr(copy_path)
+            assert copy.uns["note"] == "kept"
+            np.testing.assert_array_equal(copy.X, query.X)
+            ids = ["CL:0000084", "CL:0000084", "CL:0000236", "unknown"]
+            assert copy.obs["hdi_cell_type_ontology_term_id"].astype(str).tolist() == ids
+            for name in ("lineage", "cell_type", "stop_label"):
+                categories = copy.obs[f"hdi_{name}"].cat.categories
+                wanted = [result.colors[label] for label in categories]
+                assert list(copy.uns[f"hdi_{name}_colors"]) == wanted
+            read = Annotation.from_adata(copy)
+            assert read.labels["stop_label"].astype(str).tolist() == ["CD4", "T", "B", "Unknown"]
+            np.testing.assert_array_equal(read.node_probabilities, result.node_probabilities)
 
 
 @pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
-@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
-@pytest.mark.parametrize(
-    ("part", "name"),
-    [("obsm", "hdi_probabilities"), ("uns", "hdi"), ("uns", "hdi_level_1_colors")],
-)
-def test_entries_of_the_query_are_not_replaced(tmp_path, ending, part, name):
-    query, path, out = cells(3), tmp_path / f"query{ending}", tmp_path / f"copy{ending}"
-    getattr(query, part)[name] = np.arange(3.0)[:, None] if part == "obsm" else ["mine"]
-    query = saved(query, path)
-    tree = Taxonomy.from_nested({"T": [], "B": []})
-    result = Annotation.from_labels(pd.Series(["T", "B", "T"], index=query.obs_names), tree)
-    store = open_store(path)
-    with pytest.raises(UsageProblem, match=f"already has {part}/{name}.*Pass another name"):
-        prepare_output(store, source=path, out=out, key_added="hdi")
-    assert [found.name for found in tmp_path.iterdir()] == [path.name]
-    prepare_output(store, source=path, out=out, key_added="other")(result)
-    copy = ad.read_h5ad(out) if ending == ".h5ad" else ad.read_zarr(out)
-    np.testing.assert_array_equal(getattr(copy, part)[name], getattr(query, part)[name])
+def test_entries_of_the_query_are_not_replaced(tmp_path_factory):
+    for part, name in [
+        ("obsm", "hdi_probabilities"),
+        ("uns", "hdi"),
+        ("uns", "hdi_level_1_colors"),
+    ]:
+        for ending in [
+            ".h5ad",
+            ".zarr",
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            query, path, out = cells(3), tmp_path / f"query{ending}", tmp_path / f"copy{ending}"
+            getattr(query, part)[name] = np.arange(3.0)[:, None] if part == "obsm" else ["mine"]
+            query = saved(query, path)
+            tree = Taxonomy.from_nested({"T": [], "B": []})
+            result = Annotation.from_labels(pd.Series(["T", "B", "T"], index=query.obs_names), tree)
+            store = open_store(path)
+            with pytest.raises(UsageProblem, match=f"already has {part}/{name}.*Pass another name"):
+                prepare_output(store, source=path, out=out, key_added="hdi")
+            assert [found.name for found in tmp_path.iterdir()] == [path.name]
+            prepare_output(store, source=path, out=out, key_added="other")(result)
+            copy = ad.read_h5ad(out) if ending == ".h5ad" else ad.read_zarr(out)
+            np.testing.assert_array_equal(getattr(copy, part)[name], getattr(query, part)[name])
 
 
 @pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
-@pytest.mark.parametrize("source", [".h5ad", ".zarr"])
-@pytest.mark.parametrize("out", [".h5ad", ".zarr"])
-def test_columns_of_the_query_are_unchanged(tmp_path, source, out):
-    columns = {
-        "text": pd.array(["a", None, "c"], dtype="string"),
-        "whole": pd.array([1, None, 3], dtype="Int64"),
-        "truth": pd.array([True, None, False], dtype="boolean"),
-        "ordered": pd.Categorical(["lo", "hi", None], ["lo", "mid", "hi"], ordered=True),
-    }
-    path, copy_path = tmp_path / f"query{source}", tmp_path / f"copy{out}"
-    with ad.settings.override(allow_write_nullable_strings=True):
-        query = saved(cells(3, **columns), path)
-    result = Annotation.from_labels(
-        pd.Series(["T", "B", "T"], index=query.obs_names), Taxonomy.from_nested(["T", "B"])
-    )
-    prepare_output(open_store(path), source=path, out=copy_path, key_added="hdi")(result)
-    copy = ad.read_h5ad(copy_path) if out == ".h5ad" else ad.read_zarr(copy_path)
-    pd.testing.assert_frame_equal(copy.obs[list(columns)], query.obs)
+def test_columns_of_the_query_are_unchanged(tmp_path_factory):
+    for out in [
+        ".h5ad",
+        ".zarr",
+    ]:
+        for source in [
+            ".h5ad",
+            ".zarr",
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            columns = {
+                "text": pd.array(["a", None, "c"], dtype="string"),
+                "whole": pd.array([1, None, 3], dtype="Int64"),
+                "truth": pd.array([True, None, False], dtype="boolean"),
+                "ordered": pd.Categorical(["lo", "hi", None], ["lo", "mid", "hi"], ordered=True),
+            }
+            path, copy_path = tmp_path / f"query{source}", tmp_path / f"copy{out}"
+            with ad.settings.override(allow_write_nullable_strings=True):
+                query = saved(cells(3, **columns), path)
+            result = Annotation.from_labels(
+                pd.Series(["T", "B", "T"], index=query.obs_names), Taxonomy.from_nested(["T", "B"])
+            )
+            prepare_output(open_store(path), source=path, out=copy_path, key_added="hdi")(result)
+            copy = ad.read_h5ad(copy_path) if out == ".h5ad" else ad.read_zarr(copy_path)
+            pd.testing.assert_frame_equal(copy.obs[list(columns)], query.obs)
 
 
-@pytest.mark.parametrize(
-    ("query", "out"),
-    [
+def test_default_output_is_next_to_the_query():
+    for query, out in [
         ("run.h5", "run.annotated.h5ad"),
         ("query.h5ad.gz", "query.annotated.h5ad"),
         ("a.b.csv", "a.b.annotated.h5ad"),
         ("filtered_feature_bc_matrix", "filtered_feature_bc_matrix.annotated.h5ad"),
         ("sample.1", "sample.1.annotated.h5ad"),
-    ],
-)
-def test_default_output_is_next_to_the_query(query, out):
-    assert default_output(Path("data") / query, ".annotated.h5ad") == Path("data") / out
+    ]:
+        assert default_output(Path("data") / query, ".annotated.h5ad") == Path("data") / out
 
 
 def test_unwritable_tables_raise_early(tmp_path):

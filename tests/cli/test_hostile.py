@@ -78,37 +78,38 @@ COMMANDS = {
     "evaluate_debug": (1, "evaluate {query} -m {model} --labels-key none --debug"),
     "evaluate_other_labels": (1, "evaluate {query} -m {model} --labels-key {column}"),
     "explain": (0, "explain {query} -m {model} -o {out}.csv --n-samples 2"),
-    "report": (0, "report {query} --fast -m {model} -o {out}.html --clusters {column}"),
-    "report_no_embedding": (1, "report {query} -m {model} -o {out}.html --embedding none"),
     "train_no_column": (1, "train {query} --labels-key none --out {out}"),
     "models": (0, "models --where bundled"),
     "convert": (0, "convert {model} {out}"),
-    "publish": (0, "publish -m {model} --card {card} --no-features {out}"),
+    "publish": (0, "publish -m {model} --card {card} {out}"),
 }
 
 
 @pytest.mark.filterwarnings("ignore:Variable names are not unique:UserWarning")
-@pytest.mark.parametrize("name", COMMANDS)
-def test_no_escape_sequence_reaches_the_terminal_or_a_page(evil, hdeepinsight, tmp_path, name):
-    folder, trained = evil
-    code, command = COMMANDS[name]
-    card = tmp_path / "card.json"
-    card.write_text('{"title": "\\u001b[2J", "license": "mit", "organism": "human", "tissues": []}')
-    places = {
-        "query": folder / "query.h5ad",
-        "model": folder / "model",
-        "out": tmp_path / "out",
-        "column": f"col{ATTACK}",
-        "other": folder / "other.h5ad",
-        "card": card,
-    }
-    done = hdeepinsight(*(word.format(**places) for word in command.split()))
-    if name != "publish":  # a hub may refuse the card, in words
-        assert done.exit_code == code, done.output
-    for text in (done.stdout, done.stderr, trained.stdout, trained.stderr):
-        assert HIDDEN.findall(text) == []
-    for page in tmp_path.glob("*.html"):
-        assert HIDDEN.findall(unquote(page.read_text(encoding="utf-8"))) == []
+def test_no_escape_sequence_reaches_the_terminal_or_a_page(evil, hdeepinsight, tmp_path_factory):
+    for name in COMMANDS:
+        tmp_path = tmp_path_factory.mktemp("case")
+        folder, trained = evil
+        code, command = COMMANDS[name]
+        card = tmp_path / "card.json"
+        card.write_text(
+            '{"title": "\\u001b[2J", "license": "mit", "organism": "human", "tissues": []}'
+        )
+        places = {
+            "query": folder / "query.h5ad",
+            "model": folder / "model",
+            "out": tmp_path / "out",
+            "column": f"col{ATTACK}",
+            "other": folder / "other.h5ad",
+            "card": card,
+        }
+        done = hdeepinsight(*(word.format(**places) for word in command.split()))
+        if name != "publish":  # a hub may refuse the card, in words
+            assert done.exit_code == code, done.output
+        for text in (done.stdout, done.stderr, trained.stdout, trained.stderr):
+            assert HIDDEN.findall(text) == []
+        for page in tmp_path.glob("*.html"):
+            assert HIDDEN.findall(unquote(page.read_text(encoding="utf-8"))) == []
 
 
 def test_escaped_names_are_readable(evil, hdeepinsight):
@@ -200,13 +201,14 @@ def test_full_disk_keeps_the_old_file(files, hdeepinsight, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     owner, function = WRITERS[name]
-    command = "report" if name.endswith(".html") else "annotate"
+    page = name.endswith(".html")
+    options = ["-o", tmp_path.with_suffix(".csv"), "--report", out] if page else ["-o", out]
     with monkeypatch.context() as patched:
         patched.setattr(
             *((f"{owner}.{function}",) if owner == "shutil" else (owner, function)), full
         )
-        words = [files.query, "--fast", "-m", files.model, "-o", out, "--overwrite"]
-        done = hdeepinsight(command, *words)
+        words = [files.query, "--fast", "-m", files.model, *options, "--overwrite"]
+        done = hdeepinsight("annotate", *words)
     assert done.exit_code == 1
     assert "No space left on device" in done.stderr
     assert out.read_text() == "precious"

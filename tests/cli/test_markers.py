@@ -47,30 +47,19 @@ def test_custom_marker_list_gives_labels_and_report(hdeepinsight, blood, tmp_pat
     assert "<html" in page.read_text()[:200]
 
 
-def test_report_compares_with_known_labels(hdeepinsight, blood, tmp_path):
-    out = tmp_path / "page.html"
-    done = hdeepinsight(
-        "report", blood, "--markers", "blood", "-l", "lineage", "--out", out, "--fast"
-    )
-    assert done.exit_code == 0, done.stderr
-    assert out.exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_options_that_conflict_with_markers_raise(hdeepinsight, blood, tmp_path_factory):
+    for options, message in [
         (["--model", "elsewhere"], "--markers must be passed without a model"),
         (["--adapt", "on"], "--markers must be passed without --adapt on"),
         (["--stream", "--out", "labels.csv"], "--markers needs all cells at once"),
         (["--types", "Neuron"], "Neuron"),
-    ],
-)
-def test_options_that_conflict_with_markers_raise(hdeepinsight, blood, tmp_path, options, message):
-    if "--out" not in options:
-        options = [*options, "--out", tmp_path / "out.csv"]
-    done = hdeepinsight("annotate", blood, "--markers", "blood", *options)
-    assert done.exit_code in (1, 2)
-    assert message in " ".join(done.stderr.split())
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        if "--out" not in options:
+            options = [*options, "--out", tmp_path / "out.csv"]
+        done = hdeepinsight("annotate", blood, "--markers", "blood", *options)
+        assert done.exit_code in (1, 2)
+        assert message in " ".join(done.stderr.split())
 
 
 def test_malformed_marker_list_raises_with_the_line(hdeepinsight, blood, tmp_path):

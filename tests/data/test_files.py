@@ -153,29 +153,32 @@ ZOO = [
 ]
 
 
-@pytest.mark.parametrize("spoil", ZOO, ids=lambda spoil: spoil.__name__)
-def test_a_path_gives_what_read_h5ad_gives(small, tmp_path, spoil):
-    adata, path = with_raw(small), tmp_path / "odd.h5ad"
-    adata.write_h5ad(path)
-    with h5py.File(path, "r+") as file:
-        spoil(file, adata)
-    wanted, found = open_store(ad.read_h5ad(path)), open_store(path)
-    assert list(found.slots) == list(wanted.slots)
-    assert (found.log_base, sorted(found.uns)) == (wanted.log_base, sorted(wanted.uns))
-    pd.testing.assert_frame_equal(found.obs, wanted.obs)
-    for name in wanted.obsm:
-        np.testing.assert_array_equal(found.obsm[name](), wanted.obsm[name]())
-    for slot in wanted.slots:
-        use_raw = slot == ".raw"
-        layer = None if slot in ("X", ".raw") else slot[8:-2]
-        pd.testing.assert_frame_equal(found.genes(use_raw), wanted.genes(use_raw))
-        blocks = [
-            sparse.vstack([sparse.csr_matrix(b) for _, b in s.matrix(layer, use_raw).blocks(20)])
-            for s in (found, wanted)
-        ]
-        assert (blocks[0] != blocks[1]).nnz == 0
-    whole = read_anndata(path)
-    pd.testing.assert_frame_equal(whole.obs, ad.read_h5ad(path).obs)
+def test_a_path_gives_what_read_h5ad_gives(small, tmp_path_factory):
+    for spoil in ZOO:
+        tmp_path = tmp_path_factory.mktemp("case")
+        adata, path = with_raw(small), tmp_path / "odd.h5ad"
+        adata.write_h5ad(path)
+        with h5py.File(path, "r+") as file:
+            spoil(file, adata)
+        wanted, found = open_store(ad.read_h5ad(path)), open_store(path)
+        assert list(found.slots) == list(wanted.slots)
+        assert (found.log_base, sorted(found.uns)) == (wanted.log_base, sorted(wanted.uns))
+        pd.testing.assert_frame_equal(found.obs, wanted.obs)
+        for name in wanted.obsm:
+            np.testing.assert_array_equal(found.obsm[name](), wanted.obsm[name]())
+        for slot in wanted.slots:
+            use_raw = slot == ".raw"
+            layer = None if slot in ("X", ".raw") else slot[8:-2]
+            pd.testing.assert_frame_equal(found.genes(use_raw), wanted.genes(use_raw))
+            blocks = [
+                sparse.vstack(
+                    [sparse.csr_matrix(b) for _, b in s.matrix(layer, use_raw).blocks(20)]
+                )
+                for s in (found, wanted)
+            ]
+            assert (blocks[0] != blocks[1]).nnz == 0
+        whole = read_anndata(path)
+        pd.testing.assert_frame_equal(whole.obs, ad.read_h5ad(path).obs)
 
 
 def packed_with(path: Path, number: int, name: bytes) -> None:
@@ -309,25 +312,27 @@ WITHOUT_TYPES = {
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_formats_are_detected_by_content(cells, tmp_path, name):
-    opened = open_query(FORMATS[name](cells, tmp_path), GENES)
-    assert list(opened.obs_names) == list(cells.obs_names)
-    assert opened.measured.tolist() == [True] * 4 + [False]  # the last one is an antibody
-    np.testing.assert_array_equal(opened.read().toarray()[:, :4], cells.X.toarray()[:, :4])
-    assert "1 column is not a gene (Antibody Capture)" in str(opened.input_report)
+def test_formats_are_detected_by_content(cells, tmp_path_factory):
+    for name in FORMATS:
+        tmp_path = tmp_path_factory.mktemp("case")
+        opened = open_query(FORMATS[name](cells, tmp_path), GENES)
+        assert list(opened.obs_names) == list(cells.obs_names)
+        assert opened.measured.tolist() == [True] * 4 + [False]  # the last one is an antibody
+        np.testing.assert_array_equal(opened.read().toarray()[:, :4], cells.X.toarray()[:, :4])
+        assert "1 column is not a gene (Antibody Capture)" in str(opened.input_report)
 
 
-@pytest.mark.parametrize("name", WITHOUT_TYPES)
-def test_formats_without_feature_types(cells, tmp_path, name):
-    opened = open_query(WITHOUT_TYPES[name](cells, tmp_path), GENES[:4])
-    assert list(opened.obs_names) == list(cells.obs_names)
-    np.testing.assert_array_equal(opened.read().toarray(), cells.X.toarray()[:, :4])
-    said = str(opened.input_report)
-    form = {"10x_2": "10x h5", "mtx_2": "mtx"}.get(name, "text table")
-    assert f" in X ({form})" in said
-    turned = "The table was transposed" in said
-    assert turned == (name == "csv_of_genes_by_cells")
+def test_formats_without_feature_types(cells, tmp_path_factory):
+    for name in WITHOUT_TYPES:
+        tmp_path = tmp_path_factory.mktemp("case")
+        opened = open_query(WITHOUT_TYPES[name](cells, tmp_path), GENES[:4])
+        assert list(opened.obs_names) == list(cells.obs_names)
+        np.testing.assert_array_equal(opened.read().toarray(), cells.X.toarray()[:, :4])
+        said = str(opened.input_report)
+        form = {"10x_2": "10x h5", "mtx_2": "mtx"}.get(name, "text table")
+        assert f" in X ({form})" in said
+        turned = "The table was transposed" in said
+        assert turned == (name == "csv_of_genes_by_cells")
 
 
 def test_a_table_keeps_columns_that_are_not_numbers(tmp_path):
@@ -337,20 +342,18 @@ def test_a_table_keeps_columns_that_are_not_numbers(tmp_path):
     assert store.genes(False).index.tolist() == ["CD3D", "NKG7"]
 
 
-@pytest.mark.parametrize(
-    "heading",
-    [
-        pytest.param("# made by A, B\n# in 2024, twice\ngene,c_1,c_2,c_3", id="comments"),
-        pytest.param("# one\n#gene,c_1,c_2,c_3", id="heading-with-a-sign"),
-        pytest.param("gene,17,40,41", id="cells-by-number"),
-        pytest.param(",0,1,2", id="cells-counted"),
-    ],
-)
-def test_a_table_keeps_its_first_gene_whatever_is_above_it(tmp_path, heading):
-    (tmp_path / "cells.csv").write_text(f"{heading}\nCD3D,3,1,0\nNKG7,1,2,5\n")
-    found = read_anndata(tmp_path / "cells.csv")
-    assert found.var_names.tolist() == ["CD3D", "NKG7"]
-    assert found.X.toarray().tolist() == [[3, 1], [1, 2], [0, 5]]
+def test_a_table_keeps_its_first_gene_whatever_is_above_it(tmp_path_factory):
+    for heading in [
+        "# made by A, B\n# in 2024, twice\ngene,c_1,c_2,c_3",
+        "# one\n#gene,c_1,c_2,c_3",
+        "gene,17,40,41",
+        ",0,1,2",
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        (tmp_path / "cells.csv").write_text(f"{heading}\nCD3D,3,1,0\nNKG7,1,2,5\n")
+        found = read_anndata(tmp_path / "cells.csv")
+        assert found.var_names.tolist() == ["CD3D", "NKG7"]
+        assert found.X.toarray().tolist() == [[3, 1], [1, 2], [0, 5]]
 
 
 def test_a_table_as_r_writes_it_has_one_name_less_in_its_first_line(tmp_path):
@@ -400,85 +403,43 @@ def test_files_of_two_samples_in_one_folder_are_kept_apart(cells, tmp_path):
     assert list(open_store(both / "GSM_b_matrix.mtx").obs.index) == list(cells.obs_names[10:])
 
 
-@pytest.mark.parametrize(
-    ("write", "found", "advice"),
-    [
-        pytest.param(lambda p: p.write_bytes(b"RDX3\nX\n"), "an R file", "writeH5AD", id="rdata"),
-        pytest.param(
-            lambda p: p.write_bytes(gzip.compress(b"X\n\0\0")), "an R file", "writeH5AD", id="rds"
-        ),
-        pytest.param(lambda p: p.write_bytes(b"PK\3\4"), "Excel", "as .csv", id="excel"),
-        pytest.param(
-            lambda p: p.write_bytes(pickle.dumps([1])), "pickle", "write_h5ad", id="pickle"
-        ),
-        pytest.param(
-            lambda p: p.write_bytes(b"\0\1\2"), "not text", "convert the file", id="bytes"
-        ),
-        pytest.param(lambda p: p.write_bytes(b""), "empty", "Check the path", id="empty"),
-        pytest.param(lambda p: p.mkdir(), "without a zarr store", "Check", id="folder"),
-        pytest.param(
-            lambda p: p.write_text("a,b\nc,d\n"),
-            "no column contains numbers",
-            "write_h5ad",
-            id="words",
-        ),
-        pytest.param(
-            lambda p: p.write_text("<!DOCTYPE html>\n<p>1, 2</p>"), "a web page", "Down", id="html"
-        ),
-        pytest.param(
+def test_unknown_formats_raise_with_their_kind(tmp_path_factory):
+    for write, found, advice in [
+        (lambda p: p.write_bytes(b"RDX3\nX\n"), "an R file", "writeH5AD"),
+        (lambda p: p.write_bytes(gzip.compress(b"X\n\0\0")), "an R file", "writeH5AD"),
+        (lambda p: p.write_bytes(b"PK\3\4"), "Excel", "as .csv"),
+        (lambda p: p.write_bytes(pickle.dumps([1])), "pickle", "write_h5ad"),
+        (lambda p: p.write_bytes(b"\0\1\2"), "not text", "convert the file"),
+        (lambda p: p.write_bytes(b""), "empty", "Check the path"),
+        (lambda p: p.mkdir(), "without a zarr store", "Check"),
+        (lambda p: p.write_text("a,b\nc,d\n"), "no column contains numbers", "write_h5ad"),
+        (lambda p: p.write_text("<!DOCTYPE html>\n<p>1, 2</p>"), "a web page", "Down"),
+        (
             lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\nsize 1\n"),
             "Git LFS",
             "git lfs pull",
-            id="lfs",
         ),
-        pytest.param(
+        (
             lambda p: p.write_text(",c_1,c_2\nCD3D,3,n/d\nNKG7,1,2\nLYZ,1,2\n"),
             "1 value of column 'c_2'",
             "Correct the table",
-            id="word-in-table",
         ),
-        pytest.param(
-            lambda p: p.write_text("CD3D,3,3,0\nNKG7,1,2,5\n"),
-            "first line",
-            "would be lost",
-            id="no-names",
-        ),
-        pytest.param(
-            lambda p: p.write_text("c_1,3,1,0\nc_2,1,2,5\n"),
-            "first line",
-            "would be lost",
-            id="no-genes",
-        ),
-        pytest.param(
-            lambda p: p.write_text("CD3D,3,1,0\nNKG7,1,2,5\n"),
-            "first line",
-            "would be lost",
-            id="no-cells",
-        ),
-        pytest.param(
-            lambda p: p.write_text("0.5 0 2\n1 2.5 5\n"),
-            "first line",
-            "would be lost",
-            id="savetxt",
-        ),
-        pytest.param(
+        (lambda p: p.write_text("CD3D,3,3,0\nNKG7,1,2,5\n"), "first line", "would be lost"),
+        (lambda p: p.write_text("c_1,3,1,0\nc_2,1,2,5\n"), "first line", "would be lost"),
+        (lambda p: p.write_text("CD3D,3,1,0\nNKG7,1,2,5\n"), "first line", "would be lost"),
+        (lambda p: p.write_text("0.5 0 2\n1 2.5 5\n"), "first line", "would be lost"),
+        (
             lambda p: p.write_text("cell;CD3D;NKG7\na;1,5;0\nb;2,5;1\n"),
             "column 'CD3D'.* have a comma: '1,5', '2,5'",
             "decimal=','",
-            id="decimal-comma",
         ),
-        pytest.param(
-            lambda p: p.write_bytes(b"cell,CD3D\nR\xe9mi,1\n"), "byte 0xe9", "iconv", id="latin1"
-        ),
-        pytest.param(
-            lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "opened", "again", id="cut"
-        ),
-    ],
-)
-def test_unknown_formats_raise_with_their_kind(tmp_path, write, found, advice):
-    write(tmp_path / "cells")
-    with pytest.raises(InputError, match=f"{found}.*{advice}"):
-        open_store(tmp_path / "cells")
+        (lambda p: p.write_bytes(b"cell,CD3D\nR\xe9mi,1\n"), "byte 0xe9", "iconv"),
+        (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "opened", "again"),
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        write(tmp_path / "cells")
+        with pytest.raises(InputError, match=f"{found}.*{advice}"):
+            open_store(tmp_path / "cells")
 
 
 def test_a_seurat_file_is_named(tmp_path):
@@ -605,15 +566,21 @@ def test_element_of_unexpected_type_raises(path):
     refused(path, "cannot be opened")
 
 
-@pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr", "cells.h5mu", "device.h5ad"])
-def test_a_pipe_or_a_device_is_refused_at_once(tmp_path, name):
-    place = tmp_path / name
-    if name.startswith("device"):
-        place.symlink_to("/dev/zero")
-    else:
-        os.mkfifo(place)
-    with pytest.raises(InputError, match=r"neither a file nor a folder.*pipe or device"):
-        (open_paired if name.endswith("h5mu") else open_counts)(place)
+def test_a_pipe_or_a_device_is_refused_at_once(tmp_path_factory):
+    for name in [
+        "cells.h5ad",
+        "cells.zarr",
+        "cells.h5mu",
+        "device.h5ad",
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        place = tmp_path / name
+        if name.startswith("device"):
+            place.symlink_to("/dev/zero")
+        else:
+            os.mkfifo(place)
+        with pytest.raises(InputError, match=r"neither a file nor a folder.*pipe or device"):
+            (open_paired if name.endswith("h5mu") else open_counts)(place)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -95,51 +95,25 @@ def test_limits_themselves_are_accepted():
         align_genes(genes[:1], genes)
 
 
-@pytest.mark.parametrize(
-    ("names", "model", "advice"),
-    [
-        pytest.param(
+def test_mismatches_are_explained():
+    for names, model, advice in [
+        (
             [n.capitalize() for n in MODEL],
             MODEL,
             "looks like mouse.*model like human.*fold_case=True",
-            id="mouse_on_human",
         ),
-        pytest.param(
-            MODEL,
-            [n.capitalize() for n in MODEL],
-            "looks like human.*model like mouse",
-            id="human_on_mouse",
-        ),
-        pytest.param(
-            IDS,
-            MODEL,
-            "query has ensembl names and the model symbol.*var_names",
-            id="ensembl_on_symbols",
-        ),
-        pytest.param(
-            MODEL, IDS, "query has symbol names and the model ensembl", id="symbols_on_ensembl"
-        ),
-        pytest.param(["0", "1", "2"], MODEL, "no gene names.*set adata.var_names", id="numbers"),
-        pytest.param(
-            ["AAACATACAACCAC-1", "TTTGCATGCCTCAC-1"],
-            MODEL,
-            "look like cells.*adata.T",
-            id="transposed",
-        ),
-        pytest.param(
-            ["ACTB", "GAPDH"],
-            MODEL,
-            "Check that.*same genes.*such as ACTB, GAPDH",
-            id="other_genes",
-        ),
-        pytest.param(
-            [n.lower() for n in MODEL], MODEL, "4 names differ only in case", id="lower_case"
-        ),
-    ],
-)
-def test_mismatches_are_explained(names, model, advice):
-    with pytest.raises(GeneMatchError, match=f"0 of the model's 4 genes.*At least 10%.*{advice}"):
-        align_genes(names, model)
+        (MODEL, [n.capitalize() for n in MODEL], "looks like human.*model like mouse"),
+        (IDS, MODEL, "query has ensembl names and the model symbol.*var_names"),
+        (MODEL, IDS, "query has symbol names and the model ensembl"),
+        (["0", "1", "2"], MODEL, "no gene names.*set adata.var_names"),
+        (["AAACATACAACCAC-1", "TTTGCATGCCTCAC-1"], MODEL, "look like cells.*adata.T"),
+        (["ACTB", "GAPDH"], MODEL, "Check that.*same genes.*such as ACTB, GAPDH"),
+        ([n.lower() for n in MODEL], MODEL, "4 names differ only in case"),
+    ]:
+        with pytest.raises(
+            GeneMatchError, match=f"0 of the model's 4 genes.*At least 10%.*{advice}"
+        ):
+            align_genes(names, model)
 
 
 def test_mouse_symbols_in_upper_case_match_and_are_noted():
@@ -199,20 +173,17 @@ def test_missing_names_in_a_column_match_nothing():
     ]
 
 
-@pytest.mark.parametrize(
-    ("genes", "weights", "message"),
-    [
-        pytest.param(["A", "B", "A"], None, "unique names, got 'A'", id="repeated"),
-        pytest.param([], None, "none at all", id="no_genes"),
-        pytest.param(["A", "B"], [1.0], "2 finite numbers.*shape .1,", id="wrong_length"),
-        pytest.param(["A", "B"], [0.0, 0.0], "sum 0", id="all_zero"),
-        pytest.param(["A", "B"], [2.0, -1.0], "from 0 up", id="negative"),
-        pytest.param(["A", "B"], [np.nan, 1.0], "finite", id="nan"),
-    ],
-)
-def test_a_broken_model_is_refused(genes, weights, message):
-    with pytest.raises(ValueError, match=message):
-        align_genes(["A", "B"], genes, weights=None if weights is None else np.array(weights))
+def test_a_broken_model_is_refused():
+    for genes, weights, message in [
+        (["A", "B", "A"], None, "unique names, got 'A'"),
+        ([], None, "none at all"),
+        (["A", "B"], [1.0], "2 finite numbers.*shape .1,"),
+        (["A", "B"], [0.0, 0.0], "sum 0"),
+        (["A", "B"], [2.0, -1.0], "from 0 up"),
+        (["A", "B"], [np.nan, 1.0], "finite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            align_genes(["A", "B"], genes, weights=None if weights is None else np.array(weights))
 
 
 def test_report_reads_well_and_is_plain():
@@ -249,14 +220,17 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("side", ["query", "model"])
-def test_systematic_change_is_applied(change, side):
-    changed = [CHANGES[change](gene) for gene in GENES]
-    names, model = (changed, GENES) if side == "query" else (GENES, changed)
-    alignment = align_genes(names, model)
-    assert alignment.source.tolist() == list(range(8))
-    assert any(text.startswith("8 genes matched") for text in alignment.report.messages)
+def test_systematic_change_is_applied():
+    for side in [
+        "query",
+        "model",
+    ]:
+        for change in CHANGES:
+            changed = [CHANGES[change](gene) for gene in GENES]
+            names, model = (changed, GENES) if side == "query" else (GENES, changed)
+            alignment = align_genes(names, model)
+            assert alignment.source.tolist() == list(range(8))
+            assert any(text.startswith("8 genes matched") for text in alignment.report.messages)
 
 
 def test_a_prefix_of_the_genome_leaves_the_other_species_out():
@@ -305,64 +279,72 @@ def test_prefix_and_case_are_reported_together():
         align_genes([f"mm10_{gene.capitalize()}" for gene in GENES], GENES)
 
 
-@pytest.mark.parametrize("name", [str, lambda i: f"{i}.0", lambda i: f"V{i + 1}"])
-def test_numbers_match_nothing(name):
-    numbers = [name(i) for i in range(8)]
-    with pytest.raises(
-        GeneMatchError, match=r"0 of the model's 8 genes.*model's genes are numbers"
-    ):
-        align_genes(numbers, numbers)
-    with pytest.raises(GeneMatchError, match="no gene names"):
-        align_genes(numbers, GENES)
-    var = pd.DataFrame({"kind": "gene", "features": GENES}, index=numbers)
-    report = align_genes(var, GENES).report
-    assert report.n_measured == 8
-    assert "var['features'], because var_names are numbers" in report.messages[0]
+def test_numbers_match_nothing():
+    for name in [
+        str,
+        lambda i: f"{i}.0",
+        lambda i: f"V{i + 1}",
+    ]:
+        numbers = [name(i) for i in range(8)]
+        with pytest.raises(
+            GeneMatchError, match=r"0 of the model's 8 genes.*model's genes are numbers"
+        ):
+            align_genes(numbers, numbers)
+        with pytest.raises(GeneMatchError, match="no gene names"):
+            align_genes(numbers, GENES)
+        var = pd.DataFrame({"kind": "gene", "features": GENES}, index=numbers)
+        report = align_genes(var, GENES).report
+        assert report.n_measured == 8
+        assert "var['features'], because var_names are numbers" in report.messages[0]
 
 
-@pytest.mark.parametrize(
-    ("column", "gene", "other"),
-    [
-        ("feature_types", "Gene Expression", "Antibody Capture"),
-        ("feature_types", "Gene Expression", "CRISPR Guide Capture"),
-        ("feature_types", "Gene Expression", "Multiplexing Capture"),
-        ("feature_types", "Gene Expression", "Custom"),
-        ("feature_types", "Gene Expression", "Peaks"),
-        ("modality", "rna", "something else"),
-        ("feature_biotype", "gene", "spike-in"),
-        ("gene_biotype", "protein_coding", "Antibody Capture"),
-        ("gene_biotype", "lncRNA", "ADT"),
-        ("Feature_Types", "Gene Expression", "hashtag"),
-        ("Feature Types", "Gene Expression", "hashtag"),
-        ("type", "Gene Expression", "Antibody Capture"),
-        ("feature_types", None, "protein"),
-    ],
-)
-@pytest.mark.parametrize("dtype", [object, "category"])
-def test_other_feature_types_match_nothing(column, gene, other, dtype):
-    kinds = pd.Series([gene] * 6 + [other] * 2, index=GENES, dtype=object).astype(dtype)
-    alignment = align_genes(pd.DataFrame({column: kinds}), GENES)
-    assert alignment.measured.tolist() == [True] * 6 + [False] * 2
-    assert f"2 columns are not genes ({other}) and are ignored." in alignment.report.messages
+def test_other_feature_types_match_nothing():
+    for dtype in [
+        object,
+        "category",
+    ]:
+        for column, gene, other in [
+            ("feature_types", "Gene Expression", "Antibody Capture"),
+            ("feature_types", "Gene Expression", "CRISPR Guide Capture"),
+            ("feature_types", "Gene Expression", "Multiplexing Capture"),
+            ("feature_types", "Gene Expression", "Custom"),
+            ("feature_types", "Gene Expression", "Peaks"),
+            ("modality", "rna", "something else"),
+            ("feature_biotype", "gene", "spike-in"),
+            ("gene_biotype", "protein_coding", "Antibody Capture"),
+            ("gene_biotype", "lncRNA", "ADT"),
+            ("Feature_Types", "Gene Expression", "hashtag"),
+            ("Feature Types", "Gene Expression", "hashtag"),
+            ("type", "Gene Expression", "Antibody Capture"),
+            ("feature_types", None, "protein"),
+        ]:
+            kinds = pd.Series([gene] * 6 + [other] * 2, index=GENES, dtype=object).astype(dtype)
+            alignment = align_genes(pd.DataFrame({column: kinds}), GENES)
+            assert alignment.measured.tolist() == [True] * 6 + [False] * 2
+            assert (
+                f"2 columns are not genes ({other}) and are ignored." in alignment.report.messages
+            )
 
 
-@pytest.mark.parametrize("kinds", ["protein_coding", "protein coding", "lncRNA", "TR_V_gene"])
-def test_types_of_genes_are_genes(kinds):
-    var = pd.DataFrame({"gene_biotype": ["misc_RNA", *[kinds] * 7]}, index=GENES)
-    assert align_genes(var, GENES).measured.all()
+def test_types_of_genes_are_genes():
+    for kinds in [
+        "protein_coding",
+        "protein coding",
+        "lncRNA",
+        "TR_V_gene",
+    ]:
+        var = pd.DataFrame({"gene_biotype": ["misc_RNA", *[kinds] * 7]}, index=GENES)
+        assert align_genes(var, GENES).measured.all()
 
 
-@pytest.mark.parametrize(
-    "marks",
-    [
+def test_genes_that_were_filtered_count_as_not_measured():
+    for marks in [
         [False] * 6 + [True] * 2,
         pd.array([False] * 5 + [None] + [True] * 2, dtype="boolean"),
         pd.Categorical(["False"] * 6 + ["True"] * 2),
-    ],
-)
-def test_genes_that_were_filtered_count_as_not_measured(marks):
-    alignment = align_genes(pd.DataFrame({"feature_is_filtered": marks}, index=GENES), GENES)
-    assert alignment.measured.tolist() == [True] * 6 + [False] * 2
+    ]:
+        alignment = align_genes(pd.DataFrame({"feature_is_filtered": marks}, index=GENES), GENES)
+        assert alignment.measured.tolist() == [True] * 6 + [False] * 2
 
 
 def test_a_column_fits_after_a_change_of_its_names():
@@ -372,10 +354,15 @@ def test_a_column_fits_after_a_change_of_its_names():
     assert found.report.column == "name"
 
 
-@pytest.mark.parametrize("name", ["\ufeffCD3D", " CD3D", '"CD3D"', "CD3D\u200b"])
-def test_one_name_with_odd_characters_is_matched(name):
-    found = align_genes([name, "NKG7", "LYZ"], ["LYZ", "CD3D", "NKG7"])
-    assert found.target.tolist() == [1, 2, 0]
+def test_one_name_with_odd_characters_is_matched():
+    for name in [
+        "\ufeffCD3D",
+        " CD3D",
+        '"CD3D"',
+        "CD3D\u200b",
+    ]:
+        found = align_genes([name, "NKG7", "LYZ"], ["LYZ", "CD3D", "NKG7"])
+        assert found.target.tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("by_column", [True, False], ids=["column", "prefix"])

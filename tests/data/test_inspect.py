@@ -65,34 +65,37 @@ def make_scale(name: str, counts: np.ndarray, normalise) -> np.ndarray:
     }[name]()
 
 
-@pytest.mark.parametrize(
-    ("values", "scale", "evidence"),
-    [
-        ("counts", "counts", "all values are whole numbers from 0 to"),
-        ("binary", "binary", "0 or 1"),
-        ("log1p_cp10k", "log1p_counts", "after expm1, .* integer multiples of one unit"),
-        ("log1p_of_counts", "log1p_counts", "after expm1"),
-        ("log1p_tpm", "log1p", "same sum, and in none of the bases e, 2 and 10"),
-        ("imputed", "log1p", "fractions up to"),
-        ("cp10k", "normalized", "integer multiples of one unit"),
-        ("tpm", "normalized", "same sum"),
-        ("ambient_corrected", "fractional_counts", "not whole numbers"),
-        ("some_estimated", "fractional_counts", "not whole numbers"),
-        ("halves", "fractional_counts", "not whole numbers"),
-        ("scaled", "scaled", "values are negative"),
-        ("zeros", "empty", "all values are zero"),
-        ("no_cells", "empty", "0 cells × 60 genes"),
-        ("no_genes", "empty", "97 cells × 0 genes"),
-    ],
-)
-@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, sparse.csc_array])
-def test_scale_is_detected(small, normalise, values, scale, evidence, form):
-    counts = np.delete(small.X.toarray(), 13, axis=0) if values == "tpm" else small.X.toarray()
-    report = inspect_input(ad.AnnData(form(make_scale(values, counts, normalise))))
-    assert report.scale == scale, report.evidence
-    assert re.search(evidence, report.evidence)
-    accepted = scale in ("counts", "binary", "log1p_counts")
-    assert any("looks" in text for text in report.problems) is not accepted
+def test_scale_is_detected(small, normalise):
+    for form in [
+        np.asarray,
+        sparse.csr_matrix,
+        sparse.csc_array,
+    ]:
+        for values, scale, evidence in [
+            ("counts", "counts", "all values are whole numbers from 0 to"),
+            ("binary", "binary", "0 or 1"),
+            ("log1p_cp10k", "log1p_counts", "after expm1, .* integer multiples of one unit"),
+            ("log1p_of_counts", "log1p_counts", "after expm1"),
+            ("log1p_tpm", "log1p", "same sum, and in none of the bases e, 2 and 10"),
+            ("imputed", "log1p", "fractions up to"),
+            ("cp10k", "normalized", "integer multiples of one unit"),
+            ("tpm", "normalized", "same sum"),
+            ("ambient_corrected", "fractional_counts", "not whole numbers"),
+            ("some_estimated", "fractional_counts", "not whole numbers"),
+            ("halves", "fractional_counts", "not whole numbers"),
+            ("scaled", "scaled", "values are negative"),
+            ("zeros", "empty", "all values are zero"),
+            ("no_cells", "empty", "0 cells × 60 genes"),
+            ("no_genes", "empty", "97 cells × 0 genes"),
+        ]:
+            counts = (
+                np.delete(small.X.toarray(), 13, axis=0) if values == "tpm" else small.X.toarray()
+            )
+            report = inspect_input(ad.AnnData(form(make_scale(values, counts, normalise))))
+            assert report.scale == scale, report.evidence
+            assert re.search(evidence, report.evidence)
+            accepted = scale in ("counts", "binary", "log1p_counts")
+            assert any("looks" in text for text in report.problems) is not accepted
 
 
 def test_every_value_is_checked_not_a_sample(small):
@@ -289,63 +292,51 @@ def named(genes: list[str]) -> ad.AnnData:
     return ad.AnnData(np.full((1, len(genes)), 2.0), var=pd.DataFrame(index=genes))
 
 
-@pytest.mark.parametrize(
-    ("names", "kind", "species"),
-    [
-        pytest.param(HUMAN, "symbol", "human", id="human_symbols"),
-        pytest.param(MOUSE, "symbol", "mouse", id="mouse_symbols"),
-        pytest.param([n.upper() for n in MOUSE], "symbol", "mouse", id="mouse_in_upper_case"),
-        pytest.param(ENSEMBL, "ensembl", "human", id="ensembl"),
-        pytest.param(VERSIONED, "ensembl", "human", id="ensembl_with_versions"),
-        pytest.param(
-            [f"ENSMUSG0000003209{i}" for i in range(3)], "ensembl", "mouse", id="ensembl_mouse"
-        ),
-        pytest.param(["ENSDARG00000036008"], "ensembl", "unknown", id="ensembl_fish"),
-        pytest.param(ENSEMBL + HUMAN[:2], "mixed", "human", id="mixed"),
-        pytest.param(["0", "1", "2", "915"], "unknown", "unknown", id="numbers"),
-        pytest.param(["AAACATACAACCAC-1", "TTTGCATGCCTCAC-1"], "unknown", "unknown", id="barcodes"),
-        pytest.param([], "unknown", "unknown", id="none"),
-    ],
-)
-def test_kind_and_species(names, kind, species):
-    report = inspect_input(named(names))
-    assert (report.identifiers, report.species) == (kind, species)
+def test_kind_and_species():
+    for names, kind, species in [
+        (HUMAN, "symbol", "human"),
+        (MOUSE, "symbol", "mouse"),
+        ([n.upper() for n in MOUSE], "symbol", "mouse"),
+        (ENSEMBL, "ensembl", "human"),
+        (VERSIONED, "ensembl", "human"),
+        ([f"ENSMUSG0000003209{i}" for i in range(3)], "ensembl", "mouse"),
+        (["ENSDARG00000036008"], "ensembl", "unknown"),
+        (ENSEMBL + HUMAN[:2], "mixed", "human"),
+        (["0", "1", "2", "915"], "unknown", "unknown"),
+        (["AAACATACAACCAC-1", "TTTGCATGCCTCAC-1"], "unknown", "unknown"),
+        ([], "unknown", "unknown"),
+    ]:
+        report = inspect_input(named(names))
+        assert (report.identifiers, report.species) == (kind, species)
 
 
-@pytest.mark.parametrize(
-    ("name", "is_barcode"),
-    [
+def test_barcodes_are_told_from_genes():
+    for name, is_barcode in [
         ("AAACATACAACCAC-1", True),
         ("donor1_AAACCTGCAAGGTTCT-1-ctrl", True),
         ("CTCGAAATCGGATGTT", True),
         ("ACTG1", False),
         ("GATA3", False),
         ("CD3D", False),
-    ],
-)
-def test_barcodes_are_told_from_genes(name, is_barcode):
-    genes, cells = named([name]), named(["NKG7"]).T
-    cells.var_names, cells.obs_names = [name], ["NKG7"]
-    assert inspect_input(cells).looks_transposed == is_barcode
-    cells.var_names, cells.obs_names = ["AAACATACAACCAC-1"], [name]
-    assert inspect_input(cells).looks_transposed == (not is_barcode)
-    assert inspect_input(genes).identifiers == ("unknown" if is_barcode else "symbol")
+    ]:
+        genes, cells = named([name]), named(["NKG7"]).T
+        cells.var_names, cells.obs_names = [name], ["NKG7"]
+        assert inspect_input(cells).looks_transposed == is_barcode
+        cells.var_names, cells.obs_names = ["AAACATACAACCAC-1"], [name]
+        assert inspect_input(cells).looks_transposed == (not is_barcode)
+        assert inspect_input(genes).identifiers == ("unknown" if is_barcode else "symbol")
 
 
-@pytest.mark.parametrize(
-    ("name", "stripped"),
-    [
+def test_only_ensembl_versions_are_stripped():
+    for name, stripped in [
         ("ENSG00000167286.9", "ENSG00000167286"),
         ("ENSMUSG00000032094.12", "ENSMUSG00000032094"),
         ("ENSG00000167286", "ENSG00000167286"),
         ("AL627309.1", "AL627309.1"),
         ("RP11-34P13.7", "RP11-34P13.7"),
-        # the copy on the other chromosome is another gene
         ("ENSG00000182378.15_PAR_Y", "ENSG00000182378.15_PAR_Y"),
-    ],
-)
-def test_only_ensembl_versions_are_stripped(name, stripped):
-    assert strip_version(name) == stripped
+    ]:
+        assert strip_version(name) == stripped
 
 
 def test_versions_are_noticed():
@@ -358,13 +349,18 @@ def test_examples_say_how_many_more_there_are():
     assert examples(range(1003)) == "0, 1, 2 and 1,000 more"
 
 
-@pytest.mark.parametrize("total", [1, 100, 1e4, 1e6])
-def test_fractions_are_not_logs(total):
-    rates = np.random.default_rng(0).gamma(0.3, 1.0, (60, 200)) + 1e-3
-    shares = (total * rates / rates.sum(1, keepdims=True)).astype(np.float32)
-    report = inspect_input(ad.AnnData(shares))
-    assert report.scale == "normalized"
-    assert f"the same sum, {total:.4g}" in report.evidence
+def test_fractions_are_not_logs():
+    for total in [
+        1,
+        100,
+        1e4,
+        1e6,
+    ]:
+        rates = np.random.default_rng(0).gamma(0.3, 1.0, (60, 200)) + 1e-3
+        shares = (total * rates / rates.sum(1, keepdims=True)).astype(np.float32)
+        report = inspect_input(ad.AnnData(shares))
+        assert report.scale == "normalized"
+        assert f"the same sum, {total:.4g}" in report.evidence
 
 
 def test_shares_of_some_genes_are_shares():

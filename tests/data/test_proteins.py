@@ -27,9 +27,8 @@ def modality(names, counts=None, layers=None):
     return ad.AnnData(np.asarray(counts, dtype=np.float32), var=var, layers=layers)
 
 
-@pytest.mark.parametrize(
-    ("name", "cleaned"),
-    [
+def test_vendor_affixes_are_removed():
+    for name, cleaned in [
         ("CD3_TotalSeqB", "CD3"),
         ("CD3-TotalSeqC", "CD3"),
         ("CD3_TotalC", "CD3"),
@@ -51,45 +50,36 @@ def modality(names, counts=None, layers=None):
         ("IgG1_control_TotalSeqB", "IgG1_control"),
         ("TotalSeq", "TotalSeq"),
         ("---", "---"),
-    ],
-)
-def test_vendor_affixes_are_removed(name, cleaned):
-    assert clean_protein_name(name) == cleaned
+    ]:
+        assert clean_protein_name(name) == cleaned
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        pytest.param(("CD16", "FCGR3A", "anti-CD16_TotalSeqB", "cd16"), id="gene"),
-        pytest.param(("CD279", "PD1", "PD-1", "PDCD1"), id="common_name"),
-        pytest.param(("CD8", "CD8a", "CD8A_TotalSeqC"), id="chain"),
-        pytest.param(("CD366", "Tim3", "TIM-3", "HAVCR2"), id="case_and_hyphen"),
-        pytest.param(("TCRab", "TCR_alpha_beta"), id="receptor"),
-        pytest.param(("HLA-DR", "HLA.DR", "HLADR"), id="punctuation"),
-    ],
-)
-def test_all_names_of_a_protein_have_one_key(names):
-    assert len({protein_key(name) for name in names}) == 1
+def test_all_names_of_a_protein_have_one_key():
+    for names in [
+        ("CD16", "FCGR3A", "anti-CD16_TotalSeqB", "cd16"),
+        ("CD279", "PD1", "PD-1", "PDCD1"),
+        ("CD8", "CD8a", "CD8A_TotalSeqC"),
+        ("CD366", "Tim3", "TIM-3", "HAVCR2"),
+        ("TCRab", "TCR_alpha_beta"),
+        ("HLA-DR", "HLA.DR", "HLADR"),
+    ]:
+        assert len({protein_key(name) for name in names}) == 1
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        pytest.param(("CD45", "CD45RA", "CD45RO", "CD45RB"), id="isoforms"),
-        pytest.param(("CD41", "CD4", "CD42b"), id="digits"),
-        pytest.param(("CD1a", "CD1c", "CD10"), id="letters"),
-        pytest.param(("CD11a", "CD11b", "CD11c"), id="chains"),
-        pytest.param(("IgG1", "IgG2a", "IgG2b"), id="isotypes"),
-        pytest.param(("CD158", "CD158b", "CD158e1"), id="receptors"),
-    ],
-)
-def test_different_proteins_have_different_keys(names):
-    assert len({protein_key(name) for name in names}) == len(names)
+def test_different_proteins_have_different_keys():
+    for names in [
+        ("CD45", "CD45RA", "CD45RO", "CD45RB"),
+        ("CD41", "CD4", "CD42b"),
+        ("CD1a", "CD1c", "CD10"),
+        ("CD11a", "CD11b", "CD11c"),
+        ("IgG1", "IgG2a", "IgG2b"),
+        ("CD158", "CD158b", "CD158e1"),
+    ]:
+        assert len({protein_key(name) for name in names}) == len(names)
 
 
-@pytest.mark.parametrize(
-    ("name", "genes"),
-    [
+def test_proteins_know_their_genes():
+    for name, genes in [
         ("CD3", ("CD3D", "CD3E", "CD3G")),
         ("CD16", ("FCGR3A",)),
         ("CD56_TotalSeqB", ("NCAM1",)),
@@ -99,11 +89,9 @@ def test_different_proteins_have_different_keys(names):
         ("CD8a", ("CD8A", "CD8B")),
         ("IgG1", ()),
         ("CD161", ()),
-    ],
-)
-def test_proteins_know_their_genes(name, genes):
-    known = ["CD3E", "CD3D", "CD3G", "FCGR3A", "NCAM1", "PTPRC", "HLA-DRA", "HLA-DRB1"]
-    assert protein_genes(name, [*known, "CD14", "CD8B", "CD8A"]) == genes
+    ]:
+        known = ["CD3E", "CD3D", "CD3G", "FCGR3A", "NCAM1", "PTPRC", "HLA-DRA", "HLA-DRB1"]
+        assert protein_genes(name, [*known, "CD14", "CD8B", "CD8A"]) == genes
 
 
 def test_every_entry_of_the_table_is_reached_by_its_own_names():
@@ -142,38 +130,39 @@ def test_rows_of_other_cells_are_followed():
     assert found.measured.any(axis=1).tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("kind", ["sparse", "layer", "integers"])
-def test_storage_does_not_matter(kind):
-    plain = modality(["CD4", "CD8"])
-    expected = read_proteins(plain, ["CD8", "CD4"]).counts
-    if kind == "sparse":
-        plain.X = sparse.csc_matrix(plain.X)
-    elif kind == "integers":
-        plain.X = plain.X.astype(np.int64)
-    else:
-        plain = modality(["CD4", "CD8"], np.zeros((4, 2)), {"counts": plain.X})
-    layer = "counts" if kind == "layer" else None
-    np.testing.assert_array_equal(
-        read_proteins(plain, ["CD8", "CD4"], layer=layer).counts, expected
-    )
+def test_storage_does_not_matter():
+    for kind in [
+        "sparse",
+        "layer",
+        "integers",
+    ]:
+        plain = modality(["CD4", "CD8"])
+        expected = read_proteins(plain, ["CD8", "CD4"]).counts
+        if kind == "sparse":
+            plain.X = sparse.csc_matrix(plain.X)
+        elif kind == "integers":
+            plain.X = plain.X.astype(np.int64)
+        else:
+            plain = modality(["CD4", "CD8"], np.zeros((4, 2)), {"counts": plain.X})
+        layer = "counts" if kind == "layer" else None
+        np.testing.assert_array_equal(
+            read_proteins(plain, ["CD8", "CD4"], layer=layer).counts, expected
+        )
 
 
-@pytest.mark.parametrize(
-    ("adata", "message"),
-    [
-        pytest.param(modality(["X1", "X2"]), "None of the 2 proteins", id="no_name_matches"),
-        pytest.param(modality(["CD4", "CD8"], np.zeros((4, 2))), "are zero", id="zeros"),
-        pytest.param(modality([], np.zeros((4, 0))), "empty", id="no_columns"),
-        pytest.param(modality(["CD4"], np.zeros((0, 1))), "empty", id="no_cells"),
-    ],
-)
-def test_unusable_modality_warns_and_is_not_measured(adata, message):
-    rows = np.full(4, -1) if not adata.n_obs else None
-    with pytest.warns(ProteinCoverageWarning, match=message):
-        found = read_proteins(adata, ["CD4", "CD8"], rows=rows)
-    assert found.counts.shape == (4, 2)
-    assert not found.measured.any()
-    assert "RNA alone" in found.message
+def test_unusable_modality_warns_and_is_not_measured():
+    for adata, message in [
+        (modality(["X1", "X2"]), "None of the 2 proteins"),
+        (modality(["CD4", "CD8"], np.zeros((4, 2))), "are zero"),
+        (modality([], np.zeros((4, 0))), "empty"),
+        (modality(["CD4"], np.zeros((0, 1))), "empty"),
+    ]:
+        rows = np.full(4, -1) if not adata.n_obs else None
+        with pytest.warns(ProteinCoverageWarning, match=message):
+            found = read_proteins(adata, ["CD4", "CD8"], rows=rows)
+        assert found.counts.shape == (4, 2)
+        assert not found.measured.any()
+        assert "RNA alone" in found.message
 
 
 def test_centred_values_raise():

@@ -14,12 +14,19 @@ from scipy import sparse
 from hdeepinsight.data import Denormalizer, InputError, recover_counts
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("target", [1e3, 1e4, 1e6])
-def test_known_counts_come_back_exactly(small, normalise, dtype, target):
-    found = recover_counts(normalise(small.X, target, dtype))
-    np.testing.assert_array_equal(found.X.toarray(), small.X.toarray())
-    assert found.X.dtype == np.float32
+def test_known_counts_come_back_exactly(small, normalise):
+    for target in [
+        1e3,
+        1e4,
+        1e6,
+    ]:
+        for dtype in [
+            "float32",
+            "float64",
+        ]:
+            found = recover_counts(normalise(small.X, target, dtype))
+            np.testing.assert_array_equal(found.X.toarray(), small.X.toarray())
+            assert found.X.dtype == np.float32
 
 
 def test_counts_normalised_by_scanpy_are_recovered(small):
@@ -110,32 +117,26 @@ def test_one_bad_cell_is_enough_to_refuse(small, normalise):
         recover_counts(values)
 
 
-@pytest.mark.parametrize(
-    ("matrix", "message"),
-    [
-        pytest.param([[1.5, np.nan]], "1 NaN and 0 infinite", id="nan"),
-        pytest.param([[1.5, np.inf]], "0 NaN and 1 infinite", id="inf"),
-        pytest.param([[1.5, -0.5]], "1 value is negative.*before scaling", id="scaled"),
-        pytest.param([[1.0, 3.0]], "looks counts.*Use them", id="counts_already"),
-        pytest.param([[0.0, 0.0]], "all values are zero", id="zeros"),
-    ],
-)
-def test_values_that_are_not_normalised_counts_are_refused(matrix, message):
-    with pytest.raises(InputError, match=message):
-        recover_counts(np.array(matrix))
+def test_values_that_are_not_normalised_counts_are_refused():
+    for matrix, message in [
+        ([[1.5, np.nan]], "1 NaN and 0 infinite"),
+        ([[1.5, np.inf]], "0 NaN and 1 infinite"),
+        ([[1.5, -0.5]], "1 value is negative.*before scaling"),
+        ([[1.0, 3.0]], "looks counts.*Use them"),
+        ([[0.0, 0.0]], "all values are zero"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            recover_counts(np.array(matrix))
 
 
-@pytest.mark.parametrize(
-    ("data", "found"),
-    [
-        pytest.param("cells.h5ad", "cells.h5ad does not exist", id="path"),
-        pytest.param([[1.5, 2.5]], "a list", id="list"),
-        pytest.param(np.ones(3), "a ndarray", id="one_cell_flat"),
-    ],
-)
-def test_other_types_raise(data, found):
-    with pytest.raises(InputError, match=f"{found}.*Expected an AnnData"):
-        recover_counts(data)
+def test_other_types_raise():
+    for data, found in [
+        ("cells.h5ad", "cells.h5ad does not exist"),
+        ([[1.5, 2.5]], "a list"),
+        (np.ones(3), "a ndarray"),
+    ]:
+        with pytest.raises(InputError, match=f"{found}.*Expected an AnnData"):
+            recover_counts(data)
 
 
 def rows_of(*rows) -> sparse.csr_matrix:
@@ -195,17 +196,14 @@ def test_a_later_value_can_decide_an_earlier_one():
     assert decoded.toarray().tolist() == [[1, 30, 1000]]
 
 
-@pytest.mark.parametrize(
-    ("row", "grid"),
-    [
-        pytest.param([1.0, np.e, np.pi], 0.0, id="no_common_unit"),
-        pytest.param([1.0, 1000.0], 0.04, id="too_coarse_to_tell_counts_apart"),
-        pytest.param([17.0, 18.0], 0.0, id="smallest_count_above_the_limit"),
-    ],
-)
-def test_rows_without_a_unit_are_not_solved(row, grid):
-    _, solved = solve(rows_of(row), grid)
-    assert not solved.any()
+def test_rows_without_a_unit_are_not_solved():
+    for row, grid in [
+        ([1.0, np.e, np.pi], 0.0),
+        ([1.0, 1000.0], 0.04),
+        ([17.0, 18.0], 0.0),
+    ]:
+        _, solved = solve(rows_of(row), grid)
+        assert not solved.any()
 
 
 def test_empty_rows_are_solved_and_rows_do_not_touch_each_other():
@@ -220,18 +218,22 @@ def test_no_values_at_all():
     assert decoded.nnz == 0
 
 
-@pytest.mark.parametrize("target", [1e3, 1e4, 1e6])
-def test_what_float32_and_decimals_round_away_is_tolerated(target):
-    counts = np.random.default_rng(0).integers(1, 2000, size=(200, 50))
-    counts[:, 0] = 1
-    single = counts.astype(np.float32)
-    scaled = single / (single.sum(1, keepdims=True) / np.float32(target))
-    for scale, values in (("normalized", scaled), ("log1p", np.log1p(scaled))):
-        decoded, solved = Denormalizer(scale, values.dtype).denormalize(values)
+def test_what_float32_and_decimals_round_away_is_tolerated():
+    for target in [
+        1e3,
+        1e4,
+        1e6,
+    ]:
+        counts = np.random.default_rng(0).integers(1, 2000, size=(200, 50))
+        counts[:, 0] = 1
+        single = counts.astype(np.float32)
+        scaled = single / (single.sum(1, keepdims=True) / np.float32(target))
+        for scale, values in (("normalized", scaled), ("log1p", np.log1p(scaled))):
+            decoded, solved = Denormalizer(scale, values.dtype).denormalize(values)
+            assert solved.all()
+            np.testing.assert_array_equal(decoded.toarray(), counts)
+        few = np.minimum(counts, 20)
+        rounded = np.round(np.log1p(few / few.sum(1, keepdims=True) * target), 4)
+        decoded, solved = Denormalizer("log1p", rounded.dtype, 1e-4).denormalize(rounded)
         assert solved.all()
-        np.testing.assert_array_equal(decoded.toarray(), counts)
-    few = np.minimum(counts, 20)
-    rounded = np.round(np.log1p(few / few.sum(1, keepdims=True) * target), 4)
-    decoded, solved = Denormalizer("log1p", rounded.dtype, 1e-4).denormalize(rounded)
-    assert solved.all()
-    np.testing.assert_array_equal(decoded.toarray(), few)
+        np.testing.assert_array_equal(decoded.toarray(), few)

@@ -1,12 +1,8 @@
-"""A local file server with simulated failures, and a minimal Census."""
+"""A minimal Census."""
 
 import contextlib
-import gc
 import sys
-import threading
 import types
-import warnings
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import anndata as ad
 import numpy as np
@@ -20,59 +16,6 @@ CENSUS_TYPES = {
     "CL:0000895": ("naive thymus-derived CD4-positive, alpha-beta T cell", 40),
     "CL:0001054": ("CD14-positive monocyte", 8),
 }
-
-
-class Files:
-    """Contents by path, failures of the next requests, and received requests."""
-
-    def __init__(self):
-        self.contents, self.faults, self.requests = {}, [], []
-        handler = type("Handler", (_Handler,), {"files": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def go_offline(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.files.requests.append(self.path)
-        fault = self.files.faults.pop(0) if self.files.faults else None
-        content = self.files.contents.get(self.path)
-        if content is None or isinstance(fault, int):
-            self.send_error(fault or 404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if fault == "truncate" else content)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def files():
-    """Server of a test."""
-    server = Files()
-    yield server
-    server.go_offline()
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """Empty cache, without delays between retries."""
-    monkeypatch.setenv("HDEEPINSIGHT_CACHE", str(tmp_path))
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    yield tmp_path / "datasets"
-    with warnings.catch_warnings():
-        # pooch does not close the connection of a failed response.
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hdeepinsight import Taxonomy
-from hdeepinsight.datasets import DatasetError, census
+from hdeepinsight.datasets import census
 
 TERMS = ["CL:0000236", "CL:0000895", "CL:0001054"]
 
@@ -56,16 +56,26 @@ def test_a_copy_is_opened_instead(client):
     assert client.opened == [{"uri": "/mirror/census"}]
 
 
-@pytest.mark.parametrize("cell_types", [["B cell"], [], ["CL:1"], ["CL:0000236' or 1 == 1"]])
-def test_invalid_terms_are_refused(client, cell_types):
-    with pytest.raises(ValueError, match="must be one or more Cell Ontology ids"):
-        census(cell_types)
+def test_invalid_terms_are_refused(client):
+    for cell_types in [
+        ["B cell"],
+        [],
+        ["CL:1"],
+        ["CL:0000236' or 1 == 1"],
+    ]:
+        with pytest.raises(ValueError, match="must be one or more Cell Ontology ids"):
+            census(cell_types)
 
 
-@pytest.mark.parametrize("value", ["", "blood' or True", ["blood", '"'], []])
-def test_invalid_filter_values_are_refused(client, value):
-    with pytest.raises(ValueError, match="tissue_general"):
-        census(TERMS, tissue=value)
+def test_invalid_filter_values_are_refused(client):
+    for value in [
+        "",
+        "blood' or True",
+        ["blood", '"'],
+        [],
+    ]:
+        with pytest.raises(ValueError, match="tissue_general"):
+            census(TERMS, tissue=value)
 
 
 def test_no_labelled_cell_is_an_error(client):
@@ -78,9 +88,7 @@ def test_the_error_without_a_connection_is_one_sentence(client, monkeypatch):
         raise ConnectionError("<urlopen error [Errno -2]>")
 
     monkeypatch.setattr(client, "open_soma", unreachable)
-    with pytest.raises(
-        DatasetError, match=r"could not be opened .* Connect and try again"
-    ) as error:
+    with pytest.raises(OSError, match=r"could not be opened .* Connect and try again") as error:
         census(TERMS)
     assert "\n" not in str(error.value)
 

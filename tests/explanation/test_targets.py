@@ -69,17 +69,14 @@ def test_the_root_is_no_level_to_explain(tree):
         Targets.of(tree, level=0)
 
 
-@pytest.mark.parametrize(
-    ("nodes", "options", "words"),
-    [
-        pytest.param("root", {}, "root has probability 1", id="root"),
-        pytest.param([], {}, "nodes is empty", id="nothing"),
-        pytest.param("Trge", {}, "Treg", id="misspelt"),
-        pytest.param("Treg", {"against": "Treg"}, "against itself", id="itself"),
-        pytest.param("Treg", {"against": "B", "kind": "logit"}, "log-odds", id="logits"),
-        pytest.param("Treg", {"kind": "proba"}, "'conditional', 'joint', 'logit'", id="target"),
-    ],
-)
-def test_invalid_targets_are_refused(tree, nodes, options, words):
-    with pytest.raises(ValueError, match=words):
-        Targets.of(tree, nodes, **options)
+def test_invalid_targets_are_refused(tree):
+    for nodes, options, words in [
+        ("root", {}, "root has probability 1"),
+        ([], {}, "nodes is empty"),
+        ("Trge", {}, "Treg"),
+        ("Treg", {"against": "Treg"}, "against itself"),
+        ("Treg", {"against": "B", "kind": "logit"}, "log-odds"),
+        ("Treg", {"kind": "proba"}, "'conditional', 'joint', 'logit'"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            Targets.of(tree, nodes, **options)

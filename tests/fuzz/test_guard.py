@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,11 @@ DEEDS = {
 }
 
 
-@pytest.mark.parametrize("deed", DEEDS)
-def test_a_deed_is_reported(deed):
-    with pytest.raises(Violation):
-        watched(DEEDS[deed], (Exception,))
-    assert not Path("/tmp/hdi-fuzz-outside").exists()
+def test_a_deed_is_reported():
+    for deed in DEEDS:
+        with pytest.raises(Violation):
+            watched(DEEDS[deed], (Exception,))
+        assert not Path("/tmp/hdi-fuzz-outside").exists()
 
 
 def test_a_deed_is_reported_even_where_it_is_hushed_up():
@@ -72,12 +73,14 @@ def test_memory_is_bounded(monkeypatch):
         watched(lambda: np.ones(2**40), ())
 
 
-@pytest.mark.parametrize(
-    "text", ["no", "invalid literal for int()", "Found 3. Valid is 2. " + "x" * 2000 + "."]
-)
-def test_an_unclear_error_is_reported(text):
-    with pytest.raises(Violation, match="unclear"):
-        watched(lambda: refuse(text), (ValueError,))
+def test_an_unclear_error_is_reported():
+    for text in [
+        "no",
+        "invalid literal for int()",
+        "Found 3. Valid is 2. " + "x" * 2000 + ".",
+    ]:
+        with pytest.raises(Violation, match="unclear"):
+            watched(partial(refuse, text), (ValueError,))
 
 
 def test_what_is_allowed():

@@ -74,37 +74,39 @@ def gram(values, mask, estimator, *, center=False, size=None, keep=True):
     return CorrectedGram(read, mask, estimator=estimator, center=center, keep=keep)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_operator_is_the_dense_formula(estimator, kind):
-    values, mask, observed = case(kind)
-    expected = reference(values, observed, estimator)
-    rng = np.random.default_rng(1)
-    for given, size, keep in (
-        (values, None, True),
-        (sp.csr_matrix(values), None, True),
-        (sp.csr_matrix(values), 17, False),
-        (values, 25, False),
-    ):
-        found = gram(given, mask, estimator, size=size, keep=keep)
+def test_operator_is_the_dense_formula():
+    for estimator in ESTIMATORS:
+        for kind in KINDS:
+            values, mask, observed = case(kind)
+            expected = reference(values, observed, estimator)
+            rng = np.random.default_rng(1)
+            for given, size, keep in (
+                (values, None, True),
+                (sp.csr_matrix(values), None, True),
+                (sp.csr_matrix(values), 17, False),
+                (values, 25, False),
+            ):
+                found = gram(given, mask, estimator, size=size, keep=keep)
+                np.testing.assert_allclose(found.todense(), expected, atol=1e-10)
+                np.testing.assert_allclose(found.diagonal(), np.diagonal(expected), atol=1e-10)
+                u, v = rng.normal(size=(2, N_CELLS))
+                assert u @ (found @ v) == pytest.approx(v @ (found @ u), abs=1e-9)
+                both = found.matmat(np.column_stack([u, v]))
+                np.testing.assert_allclose(
+                    both, np.column_stack([found.matvec(u), found.matvec(v)])
+                )
+                assert found.H is found or np.allclose(found.H @ u, found @ u)
+
+
+def test_centring_is_that_of_rows_and_columns():
+    for estimator in ESTIMATORS:
+        values, mask, observed = case("panels" if estimator == "pairwise" else "dense")
+        centring = np.eye(N_CELLS) - 1 / N_CELLS
+        expected = centring @ reference(values, observed, estimator) @ centring
+        found = gram(values, mask, estimator, center=True)
         np.testing.assert_allclose(found.todense(), expected, atol=1e-10)
         np.testing.assert_allclose(found.diagonal(), np.diagonal(expected), atol=1e-10)
-        u, v = rng.normal(size=(2, N_CELLS))
-        assert u @ (found @ v) == pytest.approx(v @ (found @ u), abs=1e-9)
-        both = found.matmat(np.column_stack([u, v]))
-        np.testing.assert_allclose(both, np.column_stack([found.matvec(u), found.matvec(v)]))
-        assert found.H is found or np.allclose(found.H @ u, found @ u)
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_centring_is_that_of_rows_and_columns(estimator):
-    values, mask, observed = case("panels" if estimator == "pairwise" else "dense")
-    centring = np.eye(N_CELLS) - 1 / N_CELLS
-    expected = centring @ reference(values, observed, estimator) @ centring
-    found = gram(values, mask, estimator, center=True)
-    np.testing.assert_allclose(found.todense(), expected, atol=1e-10)
-    np.testing.assert_allclose(found.diagonal(), np.diagonal(expected), atol=1e-10)
-    assert abs(found @ np.ones(N_CELLS)).max() < 1e-10
+        assert abs(found @ np.ones(N_CELLS)).max() < 1e-10
 
 
 def test_without_missing_entries_it_is_the_centred_product():
@@ -167,32 +169,43 @@ def test_invariances(estimator):
     np.testing.assert_allclose(permuted, expected[np.ix_(cells, cells)], atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["missing", "panels", "sparse"])
-def test_missing_values_of_a_sparse_matrix_are_never_read(kind):
-    values, mask, observed = case(kind)
-    hidden = sp.csr_matrix(np.where(observed, values, np.nan))
-    found = gram(hidden, mask, "mean_fill").todense()
-    np.testing.assert_allclose(found, gram(values, mask, "mean_fill").todense(), atol=1e-12)
+def test_missing_values_of_a_sparse_matrix_are_never_read():
+    for kind in [
+        "missing",
+        "panels",
+        "sparse",
+    ]:
+        values, mask, observed = case(kind)
+        hidden = sp.csr_matrix(np.where(observed, values, np.nan))
+        found = gram(hidden, mask, "mean_fill").todense()
+        np.testing.assert_allclose(found, gram(values, mask, "mean_fill").todense(), atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("form", ["csr", "csc", "dense"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_inputs_are_not_modified(kind, form, dtype):
-    values, mask, _ = case(kind)
-    values = values.astype(dtype)
-    given = values if form == "dense" else sp.csr_matrix(values)
-    if form != "dense":
-        given.data[::9] = 0.0  # explicit zeros
-        given = given.asformat(form)
-        before = given.copy()
-    read = given if form != "csc" else given.tocsr()
-    gram(read, mask, "rank1") @ np.ones(N_CELLS)
-    if form == "dense":
-        np.testing.assert_array_equal(given, values)
-    else:
-        for part in ("data", "indices", "indptr"):
-            np.testing.assert_array_equal(getattr(given, part), getattr(before, part))
+def test_inputs_are_not_modified():
+    for kind in KINDS:
+        for form in [
+            "csr",
+            "csc",
+            "dense",
+        ]:
+            for dtype in [
+                np.float32,
+                np.float64,
+            ]:
+                values, mask, _ = case(kind)
+                values = values.astype(dtype)
+                given = values if form == "dense" else sp.csr_matrix(values)
+                if form != "dense":
+                    given.data[::9] = 0.0  # explicit zeros
+                    given = given.asformat(form)
+                    before = given.copy()
+                read = given if form != "csc" else given.tocsr()
+                gram(read, mask, "rank1") @ np.ones(N_CELLS)
+                if form == "dense":
+                    np.testing.assert_array_equal(given, values)
+                else:
+                    for part in ("data", "indices", "indptr"):
+                        np.testing.assert_array_equal(getattr(given, part), getattr(before, part))
 
 
 def test_invalid_input_is_refused():
@@ -254,14 +267,18 @@ def test_eigenvalues_are_those_of_the_dense_matrix(center):
     assert expected[0] < 0  # the estimate is no product of a matrix with itself
 
 
-@pytest.mark.parametrize("kind", ["dense", "missing", "dropout"])
-def test_vectors_satisfy_the_relation_of_fitted_cells(kind):
-    values, mask, observed = case(kind)
-    found = gram(values, mask, "rank1")
-    w, v = leading_eigenpairs(found, 3)
-    r, p, c = observed.mean(1), observed.mean(0), observed.mean()
-    z = observed * (values - (observed * values).sum(0) / observed.sum(0))
-    a, k = z / r[:, None], c**2 / (p @ p)
-    delta = c * (z**2).sum(1) / (r * p.sum()) - k * (a**2).sum(1)
-    right = k * a @ (a.T @ v)
-    np.testing.assert_allclose((w - delta[:, None]) * v, right, atol=1e-8)
+def test_vectors_satisfy_the_relation_of_fitted_cells():
+    for kind in [
+        "dense",
+        "missing",
+        "dropout",
+    ]:
+        values, mask, observed = case(kind)
+        found = gram(values, mask, "rank1")
+        w, v = leading_eigenpairs(found, 3)
+        r, p, c = observed.mean(1), observed.mean(0), observed.mean()
+        z = observed * (values - (observed * values).sum(0) / observed.sum(0))
+        a, k = z / r[:, None], c**2 / (p @ p)
+        delta = c * (z**2).sum(1) / (r * p.sum()) - k * (a**2).sum(1)
+        right = k * a @ (a.T @ v)
+        np.testing.assert_allclose((w - delta[:, None]) * v, right, atol=1e-8)

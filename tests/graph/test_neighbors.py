@@ -64,16 +64,13 @@ def test_approximate_search_repeats_itself_and_finds_nearly_all(points):
     assert np.array_equal(across[:, 0], np.arange(20))
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "k", "message"),
-    [
+def test_bad_input_is_refused():
+    for x, y, k, message in [
         (np.zeros(3), None, 1, r"x of shape \(3,\)"),
         (np.zeros((3, 2)), np.zeros((3, 4)), 1, "same number of columns, got 2 and 4"),
         (np.zeros((3, 2)), None, 3, "k must be from 1 to 2, .*, got 3"),
         (np.zeros((3, 2)), None, 0, "k must be .*, got 0"),
         (np.full((3, 2), np.nan), None, 1, "3 of 3 rows of x"),
-    ],
-)
-def test_bad_input_is_refused(x, y, k, message):
-    with pytest.raises(ValueError, match=message):
-        nearest_neighbors(x, y, k=k)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            nearest_neighbors(x, y, k=k)

@@ -12,14 +12,17 @@ from hdeepinsight.graph import degrees, dirichlet_energy, knn_graph, laplacian, 
 KINDS = ("rw", "comb", "sym")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("lam", [0.3, 5.0])
-def test_solvers_equal_the_dense_inverse(graph, scores, kind, lam):
-    system = np.eye(len(scores)) + lam * laplacian(graph, kind).toarray()
-    expected = np.linalg.inv(system) @ scores
-    for solver in ("direct", "cg"):
-        found = smooth(graph, scores, lam=lam, laplacian=kind, solver=solver, tol=1e-9)
-        np.testing.assert_allclose(found, expected, atol=1e-7)
+def test_solvers_equal_the_dense_inverse(graph, scores):
+    for lam in [
+        0.3,
+        5.0,
+    ]:
+        for kind in KINDS:
+            system = np.eye(len(scores)) + lam * laplacian(graph, kind).toarray()
+            expected = np.linalg.inv(system) @ scores
+            for solver in ("direct", "cg"):
+                found = smooth(graph, scores, lam=lam, laplacian=kind, solver=solver, tol=1e-9)
+                np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,9 +133,8 @@ def test_scores_are_not_modified(graph, scores):
 PAIR = sp.csr_matrix([[0.0, 1.0], [1.0, 0.0]])
 
 
-@pytest.mark.parametrize(
-    ("graph", "scores", "settings", "message"),
-    [
+def test_bad_input_is_refused():
+    for graph, scores, settings, message in [
         (
             sp.csr_matrix([[0.0, 1.0], [0.0, 0.0]]),
             np.eye(2),
@@ -148,8 +150,6 @@ PAIR = sp.csr_matrix([[0.0, 1.0], [1.0, 0.0]])
         (PAIR, np.eye(2), {"lam": -1}, "lam must be a finite number >= 0, got -1"),
         (PAIR, np.eye(2), {"laplacian": "signed"}, "laplacian must be one of .*, got 'signed'"),
         (PAIR, np.eye(2), {"solver": "guess"}, "solver must be one of .*, got 'guess'"),
-    ],
-)
-def test_bad_input_is_refused(graph, scores, settings, message):
-    with pytest.raises(ValueError, match=message):
-        smooth(graph, scores, **settings)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            smooth(graph, scores, **settings)

@@ -2,14 +2,12 @@
 
 import hashlib
 import re
-import shutil
 
-import numpy as np
 import pytest
 import yaml
 
 import hdeepinsight as hdi
-from hdeepinsight.hub import HubError, ModelCard, reference_features
+from hdeepinsight.hub import ModelCard
 
 HELD_OUT = "held-out cells of the reference"
 
@@ -149,7 +147,6 @@ def test_model_without_a_taxonomy_is_published(card, home):
     assert "## Taxonomy" not in shared.card
     assert "## Evaluation" not in shared.card
     assert "| seed | 3 |" in section(shared.card, "Recipe")
-    assert shared.reference().n_obs == 0
 
 
 def test_other_reference_raises(shared_model, card, home, monkeypatch):
@@ -189,10 +186,6 @@ def test_bad_options_are_refused(shared_model, card, home):
         hdi.hub.publish(shared_model, home / "x", card="card.json")
     with pytest.raises(ValueError, match=r"scored_on must be a mapping.*got 'AnnData'"):
         hdi.hub.publish(shared_model, home / "x", card=card, scored_on=shared_model.adata)
-    other = reference_features(hdi.hub.pull("pbmc"), max_cells_per_type=0)
-    for wrong in (other, shared_model.adata, "counts", None):
-        with pytest.raises(ValueError, match=r"'none' or a result of reference_features"):
-            hdi.hub.publish(shared_model, home / "x", card=card, reference=wrong)
     with pytest.raises(ValueError, match="has no branches"):
         hdi.hub.publish(shared_model, home / "x", card=card, revision="v1")
 
@@ -203,47 +196,3 @@ def test_an_untrained_model_is_refused(synthetic_hierarchy, card, home):
     model = hdi.SCHDeepInsight(adata, layout="random", n_latent=8)
     with pytest.raises(ValueError, match="not trained"):
         hdi.hub.publish(model, home / "x", card=card)
-
-
-def test_features_contain_only_labels(published_folder, shared_model):
-    file = hdi.hub.download(published_folder).reference()
-    assert (file.X, file.n_vars, file.raw, len(file.layers)) == (None, 0, None, 0)
-    assert list(file.obs) == ["node", "label"]
-    assert list(file.obsm) == ["X_hdi_latent"]
-    own = set(shared_model.adata.obs_names)
-    assert not own & set(file.obs_names), "names of cells stay at home"
-    about = file.uns["hdeepinsight_reference"]
-    assert hdi.Taxonomy.from_json(about["taxonomy"]) == shared_model.taxonomy
-    assert about["n_reference"].sum() == 300
-    latent = shared_model.get_latent_representation()
-    np.testing.assert_array_equal(file.obsm["X_hdi_latent"], latent.astype(np.float16))
-    truth = shared_model.adata.obs["cell_type"].astype(str)
-    assert [label.split(" > ")[1] for label in file.obs["label"]] == truth.tolist()
-
-
-def test_features_sample_equal_numbers_per_label(shared_model):
-    first, again, other = (
-        reference_features(shared_model, max_cells_per_type=5, seed=seed) for seed in (3, 3, 4)
-    )
-    assert first.obs["node"].value_counts().tolist() == [5] * 7
-    latent, same, different = (cells.obsm["X_hdi_latent"] for cells in (first, again, other))
-    np.testing.assert_array_equal(latent, same)
-    assert not np.array_equal(latent, different)
-
-
-@pytest.mark.parametrize("n", [-1, 2.5, True])
-def test_invalid_number_of_cells_raises(shared_model, n):
-    with pytest.raises(ValueError, match=r"max_cells_per_type must be an integer >= 0"):
-        reference_features(shared_model, max_cells_per_type=n)
-
-
-def test_file_without_features_raises(published_folder, synthetic_hierarchy, home):
-    for name in ("counts", "text", "model"):
-        shutil.copytree(published_folder, home / name)
-    synthetic_hierarchy.write_h5ad(home / "counts" / "adata.h5ad")
-    (home / "text" / "adata.h5ad").write_text("not hdf5")
-    shutil.copy(published_folder / "model.pt", home / "model" / "adata.h5ad")
-    for folder in sorted(home.glob("*")):
-        shared = hdi.hub.SharedModel("a/b", "0" * 40, folder)
-        with pytest.raises(HubError, match="holds no features of a reference"):
-            shared.reference()

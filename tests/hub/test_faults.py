@@ -309,9 +309,6 @@ def test_a_wrong_clock_does_not_change_what_is_newest(published, fake_hub, monke
 
 def test_branches(shared_model, card, fake_hub, writer):
     first = hdi.hub.publish(shared_model, "atlas/blood", card=card)
-    second = hdi.hub.publish(
-        shared_model, "atlas/blood", card=card, reference="none", revision="bare"
-    )
+    second = hdi.hub.publish(shared_model, "atlas/blood", card=card, revision="bare")
     assert hdi.hub.download("atlas/blood", "bare").revision == second.revision
     assert hdi.hub.download("atlas/blood").revision == first.revision
-    assert hdi.hub.download("atlas/blood", "bare").reference().n_obs == 0

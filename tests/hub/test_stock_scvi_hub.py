@@ -94,12 +94,6 @@ def test_pull_ours_from_a_bucket(shared_model, card, bucket, query, expected, tm
     assert_same(HubModel.pull_from_s3(bucket, "blood", cache_dir=str(tmp_path)), query, expected)
 
 
-def test_a_model_without_reference_features_loads_too(shared_model, card, home, query, expected):
-    hdi.hub.publish(shared_model, home / "bare", card=card, reference="none")
-    assert_same(HubModel(str(home / "bare")), query, expected)
-    assert hdi.hub.download(home / "bare").reference().n_obs == 0
-
-
 @pytest.mark.slow
 def test_another_process_needs_only_the_environment(published, query, expected, home):
     query.write_h5ad(home / "query.h5ad")

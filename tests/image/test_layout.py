@@ -24,12 +24,18 @@ def modules(n_cells: int = 150, n_modules: int = 6, size: int = 10, seed: int = 
     return np.log1p(rng.poisson(3 * factor))
 
 
-@pytest.mark.parametrize(
-    ("n_genes", "side"), [(1, 8), (64, 8), (65, 16), (3136, 56), (3137, 64), (4096, 64), (4097, 72)]
-)
-def test_side_is_the_smallest_multiple_of_eight_that_holds_the_genes(n_genes, side):
-    assert GeneLayout.random(names(n_genes)).side == side
-    assert side**2 >= n_genes
+def test_side_is_the_smallest_multiple_of_eight_that_holds_the_genes():
+    for n_genes, side in [
+        (1, 8),
+        (64, 8),
+        (65, 16),
+        (3136, 56),
+        (3137, 64),
+        (4096, 64),
+        (4097, 72),
+    ]:
+        assert GeneLayout.random(names(n_genes)).side == side
+        assert side**2 >= n_genes
 
 
 @pytest.mark.parametrize("method", ["tsne", UMAP, "mde", "random"])
@@ -90,19 +96,23 @@ def test_one_cell_and_equal_profiles():
     assert from_middle.max() < 3.0
 
 
-@pytest.mark.parametrize("as_matrix", [np.asarray, sparse.csr_array, sparse.csc_matrix])
-def test_genes_without_expression_are_placed_at_the_edge(as_matrix):
-    x = modules()
-    with_silent = np.zeros((150, 65))
-    with_silent[:, 5:] = x
-    layout = GeneLayout.fit(as_matrix(with_silent), names(65), side=16)
-    alone = GeneLayout.fit(as_matrix(x), names(60), side=16)
-    np.testing.assert_array_equal(layout.pixel[5:], alone.pixel)
-    taken = set(alone.pixel.tolist())
-    rim = [i for i in range(256) if {0, 15} & {*divmod(i, 16)} and i not in taken]
-    assert layout.pixel[:5].tolist() == rim[:5]
-    assert layout.report["silent_genes"] == 5
-    assert layout.report["neighbors_kept"] == alone.report["neighbors_kept"]
+def test_genes_without_expression_are_placed_at_the_edge():
+    for as_matrix in [
+        np.asarray,
+        sparse.csr_array,
+        sparse.csc_matrix,
+    ]:
+        x = modules()
+        with_silent = np.zeros((150, 65))
+        with_silent[:, 5:] = x
+        layout = GeneLayout.fit(as_matrix(with_silent), names(65), side=16)
+        alone = GeneLayout.fit(as_matrix(x), names(60), side=16)
+        np.testing.assert_array_equal(layout.pixel[5:], alone.pixel)
+        taken = set(alone.pixel.tolist())
+        rim = [i for i in range(256) if {0, 15} & {*divmod(i, 16)} and i not in taken]
+        assert layout.pixel[:5].tolist() == rim[:5]
+        assert layout.report["silent_genes"] == 5
+        assert layout.report["neighbors_kept"] == alone.report["neighbors_kept"]
 
 
 def test_duplicated_profiles_share_a_neighbourhood():
@@ -188,50 +198,37 @@ def test_repr_is_one_line():
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "match"),
-    [
-        pytest.param(
-            {"genes": ("A", "A", "B")}, ValueError, r"repeated names: \['A'\]", id="twice"
-        ),
-        pytest.param({"genes": ("A", 1, "B")}, TypeError, "strings", id="not_a_name"),
-        pytest.param({"genes": ("A", None, "B")}, TypeError, "None of type NoneType", id="no_name"),
-        pytest.param({"genes": "CD4"}, TypeError, "the string 'CD4'", id="text"),
-        pytest.param({"genes": (), "pixel": []}, ValueError, "at least one", id="no_gene"),
-        pytest.param({"pixel": [0, 1]}, ValueError, "3 genes and pixels of shape", id="too_short"),
-        pytest.param({"pixel": [0, 1, 1]}, ValueError, "first is pixel 1", id="shared_pixel"),
-        pytest.param({"pixel": [0, 1, 4]}, ValueError, r"\[0, 3\]", id="outside"),
-        pytest.param({"pixel": [0, -1, 2]}, ValueError, "got -1 to 2", id="negative"),
-        pytest.param({"pixel": [0.0, 1.0, 2.0]}, TypeError, "integers", id="fractions"),
-        pytest.param({"side": 1}, ValueError, "integer >= 2, got 1", id="side_too_small"),
-        pytest.param({"side": 2.0}, ValueError, "integer", id="side_not_integer"),
-        pytest.param({"side": -2}, ValueError, "integer >= 2", id="side_negative"),
-    ],
-)
-def test_invalid_layouts_are_refused(changes, error, match):
-    with pytest.raises(error, match=match):
-        GeneLayout(**{"genes": ("A", "B", "C"), "pixel": [0, 1, 2], "side": 2} | changes)
+def test_invalid_layouts_are_refused():
+    for changes, error, match in [
+        ({"genes": ("A", "A", "B")}, ValueError, r"repeated names: \['A'\]"),
+        ({"genes": ("A", 1, "B")}, TypeError, "strings"),
+        ({"genes": ("A", None, "B")}, TypeError, "None of type NoneType"),
+        ({"genes": "CD4"}, TypeError, "the string 'CD4'"),
+        ({"genes": (), "pixel": []}, ValueError, "at least one"),
+        ({"pixel": [0, 1]}, ValueError, "3 genes and pixels of shape"),
+        ({"pixel": [0, 1, 1]}, ValueError, "first is pixel 1"),
+        ({"pixel": [0, 1, 4]}, ValueError, r"\[0, 3\]"),
+        ({"pixel": [0, -1, 2]}, ValueError, "got -1 to 2"),
+        ({"pixel": [0.0, 1.0, 2.0]}, TypeError, "integers"),
+        ({"side": 1}, ValueError, "integer >= 2, got 1"),
+        ({"side": 2.0}, ValueError, "integer"),
+        ({"side": -2}, ValueError, "integer >= 2"),
+    ]:
+        with pytest.raises(error, match=match):
+            GeneLayout(**{"genes": ("A", "B", "C"), "pixel": [0, 1, 2], "side": 2} | changes)
 
 
-@pytest.mark.parametrize(
-    ("x", "options", "match"),
-    [
-        pytest.param(np.ones((5, 4)), {}, r"got the shape \(5, 4\)", id="wrong_shape"),
-        pytest.param(np.ones(3), {}, "one column per name", id="one_dimension"),
-        pytest.param(np.zeros((5, 3)), {}, "GeneLayout.random", id="no_expression"),
-        pytest.param(np.full((5, 3), np.nan), {}, "NaN or infinite", id="nan"),
-        pytest.param(np.ones((5, 3)), {"method": "pca"}, "one of 'tsne'", id="unknown_method"),
-        pytest.param(
-            np.ones((5, 3)),
-            {"side": 1},
-            "Each of 3 genes",
-            id="side_too_small",
-        ),
-    ],
-)
-def test_bad_input_is_refused_with_a_reason(x, options, match):
-    with pytest.raises(ValueError, match=match):
-        GeneLayout.fit(x, names(3), **options)
+def test_bad_input_is_refused_with_a_reason():
+    for x, options, match in [
+        (np.ones((5, 4)), {}, r"got the shape \(5, 4\)"),
+        (np.ones(3), {}, "one column per name"),
+        (np.zeros((5, 3)), {}, "GeneLayout.random"),
+        (np.full((5, 3), np.nan), {}, "NaN or infinite"),
+        (np.ones((5, 3)), {"method": "pca"}, "one of 'tsne'"),
+        (np.ones((5, 3)), {"side": 1}, "Each of 3 genes"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            GeneLayout.fit(x, names(3), **options)
 
 
 def test_from_dict_names_what_is_missing():

@@ -7,7 +7,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from hdeepinsight import SCHDeepInsight
+from hdeepinsight import SCHDeepInsight, SCLabelNet
 from hdeepinsight.models import ModuleConfig
 
 LEVELS = ["lineage", "cell_type"]
@@ -68,4 +68,5 @@ def truth(_synthetic_hierarchy: ad.AnnData) -> np.ndarray:
 @pytest.fixture
 def network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disable mean profiles, which are used because types have few cells here."""
-    monkeypatch.setattr(SCHDeepInsight, "combined_profiles", None)
+    for model_class in (SCHDeepInsight, SCLabelNet):
+        monkeypatch.setattr(model_class, "combined_profiles", None)

@@ -395,62 +395,63 @@ def manifest(parts: object) -> bytes:
     return f'{body}{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'.encode()
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [
-        pytest.param({"../model.pt": GOOD}, id="traversal"),
-        pytest.param({"/etc/passwd": GOOD, "model.pt": GOOD}, id="absolute"),
-        pytest.param({"model.pt": GOOD, "x/model.json": GOOD}, id="folder"),
-        pytest.param({}, id="none"),
-        pytest.param({"adata.h5ad": GOOD}, id="no_model"),
-        pytest.param({"model.json": GOOD}, id="another_format"),
-        pytest.param({"model.pt": {}}, id="nothing_said"),
-        pytest.param({"model.pt": {"bytes": "3", "sha256": "0" * 64}}, id="text"),
-        pytest.param({"model.pt": {"bytes": 3.0, "sha256": "0" * 64}}, id="fraction"),
-        pytest.param({"model.pt": {"bytes": 3, "sha256": "0"}}, id="short"),
-        pytest.param({"model.pt": {"bytes": 3, "sha256": ABC, "more": 1}}, id="another_key"),
-        pytest.param({"model.pt": 3}, id="number"),
-        pytest.param([], id="list"),
-        pytest.param([["model.pt", GOOD]], id="list_of_pairs"),
-        pytest.param(None, id="null"),
-        pytest.param({str(i): GOOD for i in range(10**4)}, id="endless"),
-    ],
-)
-def test_hostile_manifests(parts, tmp_path, bounded):
-    (tmp_path / "model.pt").write_bytes(b"abc")
-    (tmp_path / "manifest.json").write_bytes(manifest(parts))
-    with pytest.raises(ModelFileError, match=r"damaged|no model"):
-        ModelFolder(tmp_path).read()
+def test_hostile_manifests(tmp_path_factory, bounded):
+    for parts in [
+        {"../model.pt": GOOD},
+        {"/etc/passwd": GOOD, "model.pt": GOOD},
+        {"model.pt": GOOD, "x/model.json": GOOD},
+        {},
+        {"adata.h5ad": GOOD},
+        {"model.json": GOOD},
+        {"model.pt": {}},
+        {"model.pt": {"bytes": "3", "sha256": "0" * 64}},
+        {"model.pt": {"bytes": 3.0, "sha256": "0" * 64}},
+        {"model.pt": {"bytes": 3, "sha256": "0"}},
+        {"model.pt": {"bytes": 3, "sha256": ABC, "more": 1}},
+        {"model.pt": 3},
+        [],
+        [["model.pt", GOOD]],
+        None,
+        {str(i): GOOD for i in range(10**4)},
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        (tmp_path / "model.pt").write_bytes(b"abc")
+        (tmp_path / "manifest.json").write_bytes(manifest(parts))
+        with pytest.raises(ModelFileError, match=r"damaged|no model"):
+            ModelFolder(tmp_path).read()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(b'{"parts": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", id="nested_lists"),
-        pytest.param(b'{"parts":' * 10**5, id="nested_mappings"),
-        pytest.param(b"9" * 10**6, id="endless_number"),
-        pytest.param(b'"\\' * 10**5, id="endless_text"),
-        pytest.param(b"\xff\xfe\0", id="no_text"),
-        pytest.param(b"", id="empty"),
-        pytest.param(b"[]", id="list"),
-        pytest.param(b'{"parts": {"model.pt": {"bytes": 3, "sha256": "' + ABC.encode() + b'"}}}',
-                     id="not_as_ours"),
-    ],
-)  # fmt: skip
-def test_files_that_are_not_manifests(content, tmp_path, bounded):
-    (tmp_path / "model.pt").write_bytes(b"abc")
-    (tmp_path / "manifest.json").write_bytes(content)
-    with pytest.raises(ModelFileError, match=r"manifest\.json is damaged.*not the list"):
-        ModelFolder(tmp_path).read()
+def test_files_that_are_not_manifests(tmp_path_factory, bounded):
+    for content in [
+        b'{"parts": ' + b"[" * 10**5 + b"]" * 10**5 + b"}",
+        b'{"parts":' * 10**5,
+        b"9" * 10**6,
+        b'"\\' * 10**5,
+        b"\xff\xfe\0",
+        b"",
+        b"[]",
+        b'{"parts": {"model.pt": {"bytes": 3, "sha256": "' + ABC.encode() + b'"}}}',
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        (tmp_path / "model.pt").write_bytes(b"abc")
+        (tmp_path / "manifest.json").write_bytes(content)
+        with pytest.raises(ModelFileError, match=r"manifest\.json is damaged.*not the list"):
+            ModelFolder(tmp_path).read()
 
 
-@pytest.mark.parametrize("size", [0, 2, HUGE, -1])
-def test_a_manifest_with_a_wrong_size(tmp_path, size):
-    (tmp_path / "model.pt").write_bytes(b"abc")
-    parts = {"model.pt": {"bytes": size, "sha256": ABC}}
-    (tmp_path / "manifest.json").write_bytes(manifest(parts))
-    with pytest.raises(ModelFileError, match=r"model\.pt is damaged.*(not what|at most)"):
-        ModelFolder(tmp_path).read()
+def test_a_manifest_with_a_wrong_size(tmp_path_factory):
+    for size in [
+        0,
+        2,
+        HUGE,
+        -1,
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        (tmp_path / "model.pt").write_bytes(b"abc")
+        parts = {"model.pt": {"bytes": size, "sha256": ABC}}
+        (tmp_path / "manifest.json").write_bytes(manifest(parts))
+        with pytest.raises(ModelFileError, match=r"model\.pt is damaged.*(not what|at most)"):
+            ModelFolder(tmp_path).read()
 
 
 # Files that never end, or are larger than they are.
@@ -523,10 +524,16 @@ def test_a_manifest_of_three_gigabytes_is_not_read(folder, at_once, bounded):
             read()
 
 
-@pytest.mark.parametrize("prefix", ["../", "a/b", "..", "a\\b", "a\0"])
-def test_a_prefix_stays_in_the_folder(tmp_path, prefix):
-    with pytest.raises(ValueError, match=re.escape(repr(prefix))):
-        ModelFolder(tmp_path, prefix)
+def test_a_prefix_stays_in_the_folder(tmp_path):
+    for prefix in [
+        "../",
+        "a/b",
+        "..",
+        "a\\b",
+        "a\0",
+    ]:
+        with pytest.raises(ValueError, match=re.escape(repr(prefix))):
+            ModelFolder(tmp_path, prefix)
 
 
 def test_fuzzed_pickles_are_read_or_refused():

@@ -134,17 +134,24 @@ def room_on_disk(room: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("room", [0, 100, 20_000, 239_000, 240_010])
-def test_a_full_disk_leaves_the_old_model(tmp_path, room):
-    weights = torch.full((300, 200), 1.0)
-    old, new = ({"model_state_dict": {"w": value * weights}} for value in (1, 2))
-    folder = ModelFolder(tmp_path / "model")
-    folder.write(old)
-    with pytest.raises(OSError, match="large") as error, room_on_disk(room):
-        folder.write(new)
-    assert error.value.errno == errno.EFBIG
-    assert (folder.read()["model_state_dict"]["w"] == weights).all()
-    assert hidden(folder) == []
+def test_a_full_disk_leaves_the_old_model(tmp_path_factory):
+    for room in [
+        0,
+        100,
+        20_000,
+        239_000,
+        240_010,
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        weights = torch.full((300, 200), 1.0)
+        old, new = ({"model_state_dict": {"w": value * weights}} for value in (1, 2))
+        folder = ModelFolder(tmp_path / "model")
+        folder.write(old)
+        with pytest.raises(OSError, match="large") as error, room_on_disk(room):
+            folder.write(new)
+        assert error.value.errno == errno.EFBIG
+        assert (folder.read()["model_state_dict"]["w"] == weights).all()
+        assert hidden(folder) == []
 
 
 @pytest.fixture

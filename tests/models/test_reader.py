@@ -1,11 +1,14 @@
-"""Parallel processing in several threads, each with one torch thread."""
+"""Blocks of cells: parallel processing, each thread with one torch thread, and memory."""
 
 import threading
+import tracemalloc
 
+import anndata as ad
 import numpy as np
 import pytest
 import torch
 
+import hdeepinsight as hdi
 from hdeepinsight.models._base._reader import in_order
 
 
@@ -54,3 +57,21 @@ def test_an_error_of_a_worker_reaches_the_caller(three_threads):
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_no_items_give_no_results(n_workers):
     assert list(in_order(np.sum, [], n_workers)) == []
+
+
+@pytest.mark.filterwarnings("ignore::hdeepinsight.data.GeneCoverageWarning")
+def test_memory_of_blocks_does_not_grow_with_the_matrix(tmp_path):
+    few, model = hdi.datasets.demo().query, hdi.hub.load_annotator("pbmc")
+
+    def measure(n_cells):
+        rows = np.random.default_rng(0).integers(few.n_obs, size=n_cells)
+        cells = ad.AnnData(few.X[rows].astype(np.float32), var=few.var[[]])
+        cells.write_h5ad(tmp_path / "cells.h5ad")
+        tracemalloc.start()
+        assert sum(map(len, model.annotate_blocks(tmp_path / "cells.h5ad"))) == n_cells
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return cells.X.data.nbytes + cells.X.indices.nbytes, peak
+
+    (small, least), (large, most) = measure(8_000), measure(24_000)
+    assert most - least < (large - small) / 5

@@ -110,9 +110,8 @@ def test_settings_reach_plan_splitter_and_trainer(reference):
     assert model.trainer.global_step == 2 * (210 // 50)
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "says"),
-    [
+def test_settings_without_effect_are_refused(reference):
+    for options, error, says in [
         ({"max_lr": 0.1}, TypeError, r"got max_lr.*plan_kwargs=\{'lr'"),
         ({"datamodule": object()}, ValueError, "without a reference"),
         ({"devices": 2, "early_stopping": True}, ValueError, "no effect on several devices"),
@@ -132,18 +131,16 @@ def test_settings_reach_plan_splitter_and_trainer(reference):
         ),
         ({"n_epochs": 3}, TypeError, "number of epochs as max_epochs"),
         ({"train_size": 1.5, "validation_size": None}, ValueError, "train_size must be .* 1.5"),
-    ],
-)
-def test_settings_without_effect_are_refused(reference, options, error, says):
-    quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
-    if "train_size" not in options and "datamodule" not in options:
-        quiet["validation_size"] = 0.2
-    model = built(reference)
-    before = weights(model)
-    with pytest.raises(error, match=says):
-        model.train(max_epochs=1, **(quiet | options))
-    assert not model.is_trained
-    assert all(map(torch.equal, before, weights(model)))
+    ]:
+        quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
+        if "train_size" not in options and "datamodule" not in options:
+            quiet["validation_size"] = 0.2
+        model = built(reference)
+        before = weights(model)
+        with pytest.raises(error, match=says):
+            model.train(max_epochs=1, **(quiet | options))
+        assert not model.is_trained
+        assert all(map(torch.equal, before, weights(model)))
 
 
 def test_an_external_split_is_used(reference):
@@ -273,17 +270,14 @@ def test_uninformative_columns_of_a_query_raise_a_warning(model, query):
         SCHDeepInsight.load_query_data(query, model, labels_key="cluster")
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
+def test_numbers_of_the_model_out_of_range_are_refused(reference):
+    for options, says in [
         ({"seed": "x"}, "seed must be an integer >= 0, got 'x'"),
         ({"seed": -1}, "seed must be an integer >= 0, got -1"),
         ({"n_genes": 50.5}, "n_genes must be an integer >= 1, got 50.5"),
-    ],
-)
-def test_numbers_of_the_model_out_of_range_are_refused(reference, options, says):
-    with pytest.raises(ValueError, match=says):
-        built(reference, **options)
+    ]:
+        with pytest.raises(ValueError, match=says):
+            built(reference, **options)
 
 
 def test_deregister_manager_does_nothing(model, reference):
@@ -352,9 +346,8 @@ def test_a_datamodule_that_counts_all_cells_trains_the_model(splitter, query):
     assert len(model.predict(query)) == query.n_obs
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_mini_batches_of_a_datamodule_are_checked(splitter):
+    for change, message in [
         (lambda b: {"X": b["X"]}, "lacks 'labels'. It must contain the counts 'X'"),
         (lambda b: {"labels": b["labels"]}, "lacks 'X'"),
         (lambda b: b | {"X": b["X"] / 3}, "negative, fractional or missing. Raw counts"),
@@ -363,23 +356,11 @@ def test_a_datamodule_that_counts_all_cells_trains_the_model(splitter, query):
         (lambda b: b | {"X": b["X"][:, :9]}, "loads 9 genes and label codes from 0 to"),
         (lambda b: b | {"labels": b["labels"] + 50}, "label codes from 50 to"),
         (lambda b: b | {"labels": b["labels"] * 0 + 7}, "loads no cells with a label for training"),
-    ],
-    ids=[
-        "no_labels",
-        "no_counts",
-        "fractions",
-        "negative",
-        "nan",
-        "other_genes",
-        "other_labels",
-        "unlabelled",
-    ],
-)
-def test_mini_batches_of_a_datamodule_are_checked(splitter, change, message):
-    loaders = Loaders(splitter, change=change)
-    model = SCHDeepInsight(registry=loaders.registry, layout="random")
-    with pytest.raises(ValueError, match=message):
-        model.train(1, datamodule=loaders, accelerator="cpu", enable_progress_bar=False)
+    ]:
+        loaders = Loaders(splitter, change=change)
+        model = SCHDeepInsight(registry=loaders.registry, layout="random")
+        with pytest.raises(ValueError, match=message):
+            model.train(1, datamodule=loaders, accelerator="cpu", enable_progress_bar=False)
 
 
 def test_a_datamodule_requires_a_size(splitter):
@@ -508,14 +489,21 @@ def test_a_training_without_held_out_cells_raises_a_warning(reference):
     assert "not calibrated" in str(model.annotate(few))
 
 
-@pytest.mark.parametrize("word", ["nan", "NA", "None", "unknown", "Unassigned", " Unknown"])
-def test_words_for_missing_labels_are_not_types(reference, word):
-    labels = reference.obs["cell_type"].astype(object).to_numpy(copy=True)
-    labels[::7] = word
-    reference.obs["cell_type"] = labels
-    with pytest.warns(hdi.taxonomy.LabelWarning, match=word.strip()):
-        SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
-    assert SCHDeepInsight(reference, layout="random").taxonomy.n_leaves == 7
+def test_words_for_missing_labels_are_not_types(reference):
+    for word in [
+        "nan",
+        "NA",
+        "None",
+        "unknown",
+        "Unassigned",
+        " Unknown",
+    ]:
+        labels = reference.obs["cell_type"].astype(object).to_numpy(copy=True)
+        labels[::7] = word
+        reference.obs["cell_type"] = labels
+        with pytest.warns(hdi.taxonomy.LabelWarning, match=word.strip()):
+            SCHDeepInsight.setup_anndata(reference, labels_key="cell_type")
+        assert SCHDeepInsight(reference, layout="random").taxonomy.n_leaves == 7
 
 
 SCRIPT = """

@@ -19,7 +19,7 @@ def ragged() -> Taxonomy:
     return Taxonomy.from_nested(NESTED["ragged"])
 
 
-@pytest.fixture(params=NESTED)
+@pytest.fixture(params=["flat", "ragged"])
 def taxonomy(request) -> Taxonomy:
     return Taxonomy.from_nested(NESTED[request.param])
 

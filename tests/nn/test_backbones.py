@@ -25,20 +25,24 @@ def b0() -> EfficientNetBackbone:
     return EfficientNetBackbone("efficientnet_b0", 2)
 
 
-@pytest.mark.parametrize(("channels", "side", "filters"), [(1, 1, 3), (2, 3, 5), (3, 2, 1)])
-def test_patches_equal_a_plain_loop(channels, side, filters):
-    module = CompactBackbone(channels, side * PATCH, n_filters=filters).patches.double()
-    nn.init.normal_(module.bias)
-    image = torch.randn(4, channels, side * PATCH, side * PATCH, dtype=torch.float64)
-    got = module(image)
-    assert got.shape == (4, filters, side**2)
-    for patch in range(side**2):
-        top, left = PATCH * (patch // side), PATCH * (patch % side)
-        window = image[:, :, top : top + PATCH, left : left + PATCH]
-        for f in range(filters):
-            weight = module.weight[patch, :, f].reshape(channels, PATCH, PATCH)
-            expected = (window * weight).sum(dim=(1, 2, 3)) + module.bias[f, patch]
-            torch.testing.assert_close(got[:, f, patch], expected)
+def test_patches_equal_a_plain_loop():
+    for channels, side, filters in [
+        (1, 1, 3),
+        (2, 3, 5),
+        (3, 2, 1),
+    ]:
+        module = CompactBackbone(channels, side * PATCH, n_filters=filters).patches.double()
+        nn.init.normal_(module.bias)
+        image = torch.randn(4, channels, side * PATCH, side * PATCH, dtype=torch.float64)
+        got = module(image)
+        assert got.shape == (4, filters, side**2)
+        for patch in range(side**2):
+            top, left = PATCH * (patch // side), PATCH * (patch % side)
+            window = image[:, :, top : top + PATCH, left : left + PATCH]
+            for f in range(filters):
+                weight = module.weight[patch, :, f].reshape(channels, PATCH, PATCH)
+                expected = (window * weight).sum(dim=(1, 2, 3)) + module.bias[f, patch]
+                torch.testing.assert_close(got[:, f, patch], expected)
 
 
 @pytest.mark.parametrize("n_cells", [2, 7])
@@ -126,11 +130,15 @@ def test_a_single_training_cell_is_read_as_at_prediction():
     assert torch.equal(backbone.train()(cell), backbone.eval()(cell))
 
 
-@pytest.mark.parametrize(("side", "advice"), [(2 * PATCH + 1, 3), (3 * PATCH - 1, 3), (0, 1)])
-def test_a_side_that_patches_do_not_fill_is_refused(side, advice):
-    message = f"multiple of {PATCH}, got {side}.*side={advice * PATCH}"
-    with pytest.raises(ValueError, match=message):
-        CompactBackbone(2, side)
+def test_a_side_that_patches_do_not_fill_is_refused():
+    for side, advice in [
+        (2 * PATCH + 1, 3),
+        (3 * PATCH - 1, 3),
+        (0, 1),
+    ]:
+        message = f"multiple of {PATCH}, got {side}.*side={advice * PATCH}"
+        with pytest.raises(ValueError, match=message):
+            CompactBackbone(2, side)
 
 
 def test_efficientnets_exist_in_torchvision():

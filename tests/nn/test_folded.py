@@ -148,3 +148,20 @@ def test_no_cell_gives_no_row():
         .predict(SparseCounts.of(sparse.csr_matrix((0, N_GENES), dtype=np.float32), "cpu"))
     )
     assert found["probabilities"].shape == (0, TREE.n_nodes)
+
+
+@pytest.fixture
+def medium_precision():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_precision_of_products_is_that_of_torch(counts, medium_precision):
+    plain, measured = module(), torch.ones(N_GENES)
+    with torch.inference_mode():
+        exact = plain.inference(torch.from_numpy(counts.toarray()), measured)["logits"]
+    rounded = plain.folded(measured).inference(SparseCounts.of(counts, "cpu"))["logits"]
+    assert rounded.dtype == torch.float32
+    assert 1e-6 < float((rounded - exact).abs().mean() / exact.std()) < 0.01

@@ -58,37 +58,52 @@ def random_batch(taxonomy, seed, n_cells=24, leaves_only=False):
     return logits, rng.choice(choices, n_cells)
 
 
-@pytest.mark.parametrize("reduction", ["cell", "published"])
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_values_equal_an_independent_implementation(taxonomy, tree, reduction, gamma):
-    for seed in range(5):
-        logits, nodes = random_batch(taxonomy, seed)
-        weights = np.random.default_rng(seed).uniform(0.5, 2.0, taxonomy.n_edges)
-        options = {"gamma": gamma, "reduction": reduction}
-        expected = numpy_loss(taxonomy, logits, nodes, weights=weights, **options)
-        got = per_level(
-            tree,
-            torch.from_numpy(logits),
-            torch.from_numpy(nodes),
-            node_weights=torch.from_numpy(weights),
-            **options,
-        )
-        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-12)
+def test_values_equal_an_independent_implementation(taxonomy, tree):
+    for gamma in [
+        0.0,
+        0.5,
+        2.0,
+    ]:
+        for reduction in [
+            "cell",
+            "published",
+        ]:
+            for seed in range(5):
+                logits, nodes = random_batch(taxonomy, seed)
+                weights = np.random.default_rng(seed).uniform(0.5, 2.0, taxonomy.n_edges)
+                options = {"gamma": gamma, "reduction": reduction}
+                expected = numpy_loss(taxonomy, logits, nodes, weights=weights, **options)
+                got = per_level(
+                    tree,
+                    torch.from_numpy(logits),
+                    torch.from_numpy(nodes),
+                    node_weights=torch.from_numpy(weights),
+                    **options,
+                )
+                np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("reduction", ["cell", "published"])
-@pytest.mark.parametrize("gamma", [0.0, 2.0])
-def test_soft_labels_of_one_path_equal_the_label(taxonomy, tree, reduction, gamma):
-    logits, nodes = map(torch.from_numpy, random_batch(taxonomy, 3))
-    weights = torch.from_numpy(np.random.default_rng(3).uniform(0.5, 2.0, taxonomy.n_edges))
-    on_path = tree.node_at_level[nodes].clamp_min(0)
-    paths = torch.zeros(len(nodes), taxonomy.n_nodes, dtype=logits.dtype).scatter(1, on_path, 1.0)
-    options = {"gamma": gamma, "reduction": reduction, "node_weights": weights}
-    hard = per_level(tree, logits, nodes, **options)
-    soft = per_level(tree, logits, paths[:, 1:], **options)
-    if reduction == "cell":
-        assert torch.equal(hard, soft)
-    torch.testing.assert_close(hard, soft, rtol=1e-12, atol=0)
+def test_soft_labels_of_one_path_equal_the_label(taxonomy, tree):
+    for gamma in [
+        0.0,
+        2.0,
+    ]:
+        for reduction in [
+            "cell",
+            "published",
+        ]:
+            logits, nodes = map(torch.from_numpy, random_batch(taxonomy, 3))
+            weights = torch.from_numpy(np.random.default_rng(3).uniform(0.5, 2.0, taxonomy.n_edges))
+            on_path = tree.node_at_level[nodes].clamp_min(0)
+            paths = torch.zeros(len(nodes), taxonomy.n_nodes, dtype=logits.dtype).scatter(
+                1, on_path, 1.0
+            )
+            options = {"gamma": gamma, "reduction": reduction, "node_weights": weights}
+            hard = per_level(tree, logits, nodes, **options)
+            soft = per_level(tree, logits, paths[:, 1:], **options)
+            if reduction == "cell":
+                assert torch.equal(hard, soft)
+            torch.testing.assert_close(hard, soft, rtol=1e-12, atol=0)
 
 
 def test_soft_labels_are_weighed_by_their_probability(tree, taxonomy):
@@ -178,13 +193,16 @@ def test_unlabelled_cells_have_no_gradient(ragged, reduction):
     torch.testing.assert_close(per_level(tree, logits, nodes, reduction=reduction), alone)
 
 
-@pytest.mark.parametrize("reduction", ["cell", "published"])
-def test_a_batch_without_labels_costs_nothing(tree, reduction):
-    logits = torch.randn(3, tree.taxonomy.n_edges, requires_grad=True)
-    losses = per_level(tree, logits, torch.zeros(3, dtype=torch.int64), reduction=reduction)
-    losses.sum().backward()
-    assert torch.equal(losses, torch.zeros(tree.taxonomy.max_depth))
-    assert torch.equal(logits.grad, torch.zeros_like(logits))
+def test_a_batch_without_labels_costs_nothing(tree):
+    for reduction in [
+        "cell",
+        "published",
+    ]:
+        logits = torch.randn(3, tree.taxonomy.n_edges, requires_grad=True)
+        losses = per_level(tree, logits, torch.zeros(3, dtype=torch.int64), reduction=reduction)
+        losses.sum().backward()
+        assert torch.equal(losses, torch.zeros(tree.taxonomy.max_depth))
+        assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
 def test_a_label_at_an_inner_node_teaches_the_levels_above_alone(ragged):
@@ -206,16 +224,25 @@ def test_a_node_without_siblings_is_ignored(ragged):
     torch.testing.assert_close(both[1], alone[1])
 
 
-@pytest.mark.parametrize("scale", [50.0, 1e4, 1e30])
-@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 2.0])
-def test_extreme_logits_stay_finite(tree, taxonomy, scale, gamma):
-    values, nodes = random_batch(taxonomy, 6, n_cells=60)
-    logits = torch.tensor(scale * np.sign(values), dtype=torch.float32, requires_grad=True)
-    losses = per_level(tree, logits, torch.from_numpy(nodes), gamma=gamma)
-    losses.sum().backward()
-    assert torch.isfinite(losses).all()
-    assert torch.isfinite(logits.grad).all()
-    assert losses[0] > scale / 10  # wrong and certain is dear
+def test_extreme_logits_stay_finite(tree, taxonomy):
+    for gamma in [
+        0.0,
+        0.3,
+        1.0,
+        2.0,
+    ]:
+        for scale in [
+            50.0,
+            1e4,
+            1e30,
+        ]:
+            values, nodes = random_batch(taxonomy, 6, n_cells=60)
+            logits = torch.tensor(scale * np.sign(values), dtype=torch.float32, requires_grad=True)
+            losses = per_level(tree, logits, torch.from_numpy(nodes), gamma=gamma)
+            losses.sum().backward()
+            assert torch.isfinite(losses).all()
+            assert torch.isfinite(logits.grad).all()
+            assert losses[0] > scale / 10  # wrong and certain is dear
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
@@ -295,17 +322,19 @@ def test_projection_keeps_the_order_and_what_is_allowed(values):
         torch.testing.assert_close(projected, weights)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_projection_is_the_nearest_allowed_point(seed):
-    weights = np.random.default_rng(seed).dirichlet([0.3] * 4)
-    nearest = minimize(
-        lambda a: ((a - weights) ** 2).sum(),
-        np.full(4, 0.25),
-        bounds=[(0.05, 1)] * 4,
-        constraints={"type": "eq", "fun": lambda a: a.sum() - 1},
-        tol=1e-12,
-    ).x
-    np.testing.assert_allclose(project_with_floor(torch.from_numpy(weights)), nearest, atol=1e-5)
+def test_projection_is_the_nearest_allowed_point():
+    for seed in range(3):
+        weights = np.random.default_rng(seed).dirichlet([0.3] * 4)
+        nearest = minimize(
+            lambda a, weights=weights: ((a - weights) ** 2).sum(),
+            np.full(4, 0.25),
+            bounds=[(0.05, 1)] * 4,
+            constraints={"type": "eq", "fun": lambda a: a.sum() - 1},
+            tol=1e-12,
+        ).x
+        np.testing.assert_allclose(
+            project_with_floor(torch.from_numpy(weights)), nearest, atol=1e-5
+        )
 
 
 def test_another_floor_may_be_given():
@@ -343,22 +372,19 @@ def _three_levels():
     return TreeAlgebra(Taxonomy.from_nested({"T": {"CD4": ["a", "b"], "CD8": []}, "B": []}))
 
 
-@pytest.mark.parametrize(
-    "losses",
-    [
-        pytest.param([float("nan"), 1.0, 1.0], id="a_level_is_nan"),
-        pytest.param([float("inf"), 1.0, 1.0], id="a_level_diverged"),
-        pytest.param([0.0, 0.0, 0.0], id="nothing_left_to_learn"),
-    ],
-)
-def test_uninformative_losses_keep_the_weights(losses):
-    loss = AdaptiveHierarchicalFocalLoss(_three_levels())
-    loss.update_level_weights(torch.tensor([1.0, 2.0, 5.0]))
-    before = loss.level_weights.clone()
-    loss.update_level_weights(torch.tensor(losses))
-    assert torch.equal(loss.level_weights, before)
-    loss.update_level_weights(torch.tensor([9.0, 1.0, 1.0]))
-    assert not torch.equal(loss.level_weights, before)
+def test_uninformative_losses_keep_the_weights():
+    for losses in [
+        [float("nan"), 1.0, 1.0],
+        [float("inf"), 1.0, 1.0],
+        [0.0, 0.0, 0.0],
+    ]:
+        loss = AdaptiveHierarchicalFocalLoss(_three_levels())
+        loss.update_level_weights(torch.tensor([1.0, 2.0, 5.0]))
+        before = loss.level_weights.clone()
+        loss.update_level_weights(torch.tensor(losses))
+        assert torch.equal(loss.level_weights, before)
+        loss.update_level_weights(torch.tensor([9.0, 1.0, 1.0]))
+        assert not torch.equal(loss.level_weights, before)
 
 
 def test_given_weights_stay_fixed(two_levels):
@@ -376,18 +402,23 @@ def test_a_resumed_run_continues_with_its_weights(two_levels):
     assert set(loss.state_dict()) == {"level_weights", "node_weights"}
 
 
-@pytest.mark.parametrize("exponent", [0.0, 0.3, 0.5, 1.0])
-def test_node_weights_average_one_over_the_cells_of_a_group(taxonomy, tree, exponent):
-    nodes = np.random.default_rng(0).choice(taxonomy.n_nodes, 500)
-    nodes = np.concatenate([nodes, np.full(300, taxonomy.leaves[0])])
-    weights = inverse_frequency_weights(tree, torch.from_numpy(nodes), exponent).numpy()
-    table = taxonomy.node_at_level
-    n_cells = np.array([(table[nodes] == node).sum() for node in range(taxonomy.n_nodes)])
-    for group in taxonomy.groups:
-        own = n_cells[group]
-        assert (own * weights[group - 1]).sum() == pytest.approx(own.sum(), rel=1e-5)
-        ratio = (own / own[0]) ** -exponent
-        np.testing.assert_allclose(weights[group - 1] / weights[group[0] - 1], ratio, rtol=1e-5)
+def test_node_weights_average_one_over_the_cells_of_a_group(taxonomy, tree):
+    for exponent in [
+        0.0,
+        0.3,
+        0.5,
+        1.0,
+    ]:
+        nodes = np.random.default_rng(0).choice(taxonomy.n_nodes, 500)
+        nodes = np.concatenate([nodes, np.full(300, taxonomy.leaves[0])])
+        weights = inverse_frequency_weights(tree, torch.from_numpy(nodes), exponent).numpy()
+        table = taxonomy.node_at_level
+        n_cells = np.array([(table[nodes] == node).sum() for node in range(taxonomy.n_nodes)])
+        for group in taxonomy.groups:
+            own = n_cells[group]
+            assert (own * weights[group - 1]).sum() == pytest.approx(own.sum(), rel=1e-5)
+            ratio = (own / own[0]) ** -exponent
+            np.testing.assert_allclose(weights[group - 1] / weights[group[0] - 1], ratio, rtol=1e-5)
 
 
 def test_full_exponent_gives_every_sibling_the_same_total(two_levels):

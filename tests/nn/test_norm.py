@@ -12,15 +12,18 @@ from hdeepinsight.nn import BatchNorm1d, BatchNorm2d, tolerate_single_cells
 KINDS = [(BatchNorm1d, nn.BatchNorm1d, (5,)), (BatchNorm2d, nn.BatchNorm2d, (5, 1, 1))]
 
 
-@pytest.mark.parametrize(("ours", "theirs", "shape"), KINDS)
-@pytest.mark.parametrize("training", [True, False])
-def test_several_cells_are_normalised_as_by_torch(ours, theirs, shape, training):
-    own, original = ours(5).train(training), theirs(5).train(training)
-    for _ in range(3):
-        x = torch.randn(7, *shape) * 3 + 1
-        assert torch.equal(own(x), original(x))
-    for name, value in original.state_dict().items():
-        assert torch.equal(own.state_dict()[name], value)
+def test_several_cells_are_normalised_as_by_torch():
+    for training in [
+        True,
+        False,
+    ]:
+        for ours, theirs, shape in KINDS:
+            own, original = ours(5).train(training), theirs(5).train(training)
+            for _ in range(3):
+                x = torch.randn(7, *shape) * 3 + 1
+                assert torch.equal(own(x), original(x))
+            for name, value in original.state_dict().items():
+                assert torch.equal(own.state_dict()[name], value)
 
 
 @pytest.mark.parametrize(("ours", "theirs", "shape"), KINDS)

@@ -139,14 +139,19 @@ def test_composition_of_the_mean_keeps_its_values_under_any_mask(normalizer, mas
     torch.testing.assert_close(normalizer.log_normalize(cell, masks), whole * masks)
 
 
-@pytest.mark.parametrize("n_genes", [7, 40, 1000, 4096])
-def test_a_cell_does_not_depend_on_the_others(n_genes):
-    counts = torch.poisson(torch.full((37, n_genes), 0.7))
-    masks = (torch.rand(37, n_genes) < 0.8).float()
-    normalizer = CountNormalizer(n_genes).fit(sparse.csr_matrix(counts.numpy()))
-    together = normalizer(counts, masks)
-    for rows in (slice(0, 1), slice(5, 7), slice(11, 37)):
-        assert torch.equal(normalizer(counts[rows], masks[rows]), together[rows])
+def test_a_cell_does_not_depend_on_the_others():
+    for n_genes in [
+        7,
+        40,
+        1000,
+        4096,
+    ]:
+        counts = torch.poisson(torch.full((37, n_genes), 0.7))
+        masks = (torch.rand(37, n_genes) < 0.8).float()
+        normalizer = CountNormalizer(n_genes).fit(sparse.csr_matrix(counts.numpy()))
+        together = normalizer(counts, masks)
+        for rows in (slice(0, 1), slice(5, 7), slice(11, 37)):
+            assert torch.equal(normalizer(counts[rows], masks[rows]), together[rows])
 
 
 def test_values_lie_in_the_unit_interval_and_reach_both_ends(normalizer, cells):

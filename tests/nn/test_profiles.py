@@ -1,5 +1,7 @@
 """Matching with mean profiles, and how far profiles are apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,11 +15,11 @@ from hdeepinsight.nn import (
     LeafSums,
     ProfileEnsemble,
     ProfileMatcher,
+    QueryProfiles,
     SparseCounts,
     profile_shift,
     usual_shift,
 )
-from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
 
 
 @pytest.fixture
@@ -86,18 +88,15 @@ def test_leaf_with_a_single_cell_is_not_matched(counts: torch.Tensor) -> None:
     torch.testing.assert_close(probabilities.sum(1), torch.ones(8))
 
 
-@pytest.mark.parametrize(
-    ("n_cells", "measured"),
-    [
-        pytest.param([9.0, 1.0], 60, id="one_profile"),
-        pytest.param([9.0, 9.0], 4, id="four_genes"),
-        pytest.param([9.0, 9.0], 0, id="no_gene"),
-    ],
-)
-def test_says_when_it_has_nothing_to_say(n_cells: list[float], measured: int) -> None:
-    mask = (torch.arange(60) < measured).float()
-    mean = torch.rand(2, 60, generator=torch.Generator().manual_seed(3))
-    assert not ProfileMatcher(LeafProfiles(mean, torch.tensor(n_cells)), mask).is_useful
+def test_says_when_it_has_nothing_to_say() -> None:
+    for n_cells, measured in [
+        ([9.0, 1.0], 60),
+        ([9.0, 9.0], 4),
+        ([9.0, 9.0], 0),
+    ]:
+        mask = (torch.arange(60) < measured).float()
+        mean = torch.rand(2, 60, generator=torch.Generator().manual_seed(3))
+        assert not ProfileMatcher(LeafProfiles(mean, torch.tensor(n_cells)), mask).is_useful
 
 
 N_GENES = 200
@@ -131,15 +130,19 @@ def test_parts_add_up_and_come_apart():
         torch.testing.assert_close(rest, getattr(first, name))
 
 
-@pytest.mark.parametrize("sizes", [[12] * 4, [400] * 4, [12, 900, 40, 11]], ids=str)
-def test_samples_of_the_same_cells_are_not_apart(sizes):
+def test_samples_of_the_same_cells_are_not_apart():
     """Though the means of twelve cells are."""
-    query, reference = cells(sizes, 3).profiles(), cells([50] * 4, 4).profiles()
-    assert abs(profile_shift(query, reference, ALL)) < 0.02
-    naive = (query.mean - reference.mean).square().sum(1).mean() / (
-        (reference.mean - reference.mean.mean(0)).square().sum(1).mean()
-    )
-    assert naive > profile_shift(query, reference, ALL) + 0.02
+    for sizes in [
+        [12] * 4,
+        [400] * 4,
+        [12, 900, 40, 11],
+    ]:
+        query, reference = cells(sizes, 3).profiles(), cells([50] * 4, 4).profiles()
+        assert abs(profile_shift(query, reference, ALL)) < 0.02
+        naive = (query.mean - reference.mean).square().sum(1).mean() / (
+            (reference.mean - reference.mean.mean(0)).square().sum(1).mean()
+        )
+        assert naive > profile_shift(query, reference, ALL) + 0.02
 
 
 def test_the_distance_is_in_units_of_that_between_types():
@@ -188,8 +191,9 @@ def test_the_usual_shift_is_that_of_the_middle_batch():
 
 
 @pytest.fixture
-def tree() -> TreeAlgebra:
-    return TreeAlgebra(Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": [], "NK": []}))
+def network() -> torch.Tensor:
+    """Leaf probabilities of eight cells."""
+    return torch.randn(8, 4, generator=torch.Generator().manual_seed(2)).softmax(1)
 
 
 def drawn_profiles(counts, normalizer) -> LeafProfiles:
@@ -218,15 +222,14 @@ def test_covariance_is_that_of_residuals_with_equal_weight_per_leaf():
 
 @pytest.mark.parametrize("n_measured", [60, 50])
 def test_ensemble_is_the_weighed_geometric_mean(
-    counts: torch.Tensor, tree: TreeAlgebra, n_measured: int
+    counts: torch.Tensor, network: torch.Tensor, n_measured: int
 ) -> None:
-    generator, measured = torch.Generator().manual_seed(2), torch.ones(60)
+    measured = torch.ones(60)
     measured[n_measured:] = 0
     counts = counts * measured
     normalizer = CountNormalizer(60).fit(csr_matrix(counts.numpy()))
     profiles = drawn_profiles(counts, normalizer)
-    network = tree(torch.randn(8, tree.taxonomy.n_edges, generator=generator)).exp()
-    found = ProfileEnsemble(profiles, measured, normalizer, tree)(network, counts).numpy()
+    combined = ProfileEnsemble(profiles, measured, normalizer).reading(counts)
 
     values, mean = (
         each.numpy()[:, :n_measured]
@@ -240,39 +243,116 @@ def test_ensemble_is_the_weighed_geometric_mean(
     slope = np.linalg.solve(within, mean.T)
     discriminant = values @ slope - (mean.T * slope).sum(0) / 2
     ranks = ProfileMatcher(profiles, measured, n_markers=100)(counts).numpy()[:, :3]
-    leaves = network[:, tree.leaf_index].numpy()
+    leaves = network.numpy()
     expected = leaves.copy()  # the last leaf has one cell: its probability is the network's
     discriminant *= 0.12 * 7 / 17
     discriminant = np.maximum(discriminant - discriminant.max(1, keepdims=True), -3)
-    together = np.log(leaves[:, :3]) + discriminant + ranks / 2
-    expected[:, :3] = softmax(together / 2, axis=1) * (1 - leaves[:, 3:])
-    np.testing.assert_allclose(found[:, tree.leaf_index], expected, atol=1e-4)
-    np.testing.assert_allclose(found[:, 0], 1, atol=1e-5)
-    t_cells = found[:, [tree.taxonomy.resolve(name) for name in ("CD4", "CD8")]].sum(1)
-    np.testing.assert_allclose(found[:, tree.taxonomy.resolve("T")], t_cells, atol=1e-6)
+    for weight in (1.0, 0.5):
+        together = np.log(leaves[:, :3]) + weight * discriminant + ranks / 2
+        expected[:, :3] = softmax(together / 2, axis=1) * (1 - leaves[:, 3:])
+        np.testing.assert_allclose(combined(network, weight), expected, atol=1e-4)
 
 
 def test_ensemble_reads_sparse_counts_and_leaves_empty_cells_to_the_network(
-    counts: torch.Tensor, tree: TreeAlgebra
+    counts: torch.Tensor, network: torch.Tensor
 ) -> None:
     normalizer = CountNormalizer(60)
     profiles = drawn_profiles(counts, normalizer)
     counts[0] = 0
-    network = tree(torch.randn(8, tree.taxonomy.n_edges)).exp()
-    ensemble = ProfileEnsemble(profiles, torch.ones(60), normalizer, tree)
-    found = ensemble(network, counts)
+    ensemble = ProfileEnsemble(profiles, torch.ones(60), normalizer)
+    found = ensemble.reading(counts)(network)
     torch.testing.assert_close(found[0], network[0])
     assert float((found[1:] - network[1:]).abs().max()) > 0.1
     sparse = SparseCounts.of(csr_matrix(counts.numpy()), "cpu")
-    torch.testing.assert_close(ensemble(network, sparse), found)
+    torch.testing.assert_close(ensemble.reading(sparse)(network), found)
 
 
-def test_ensemble_without_measured_genes_is_the_network(tree: TreeAlgebra) -> None:
+def test_ensemble_without_measured_genes_is_the_network(network: torch.Tensor) -> None:
     normalizer = CountNormalizer(60)
     profiles = drawn_profiles(torch.ones(1, 60), normalizer)
-    network = tree(torch.randn(2, tree.taxonomy.n_edges)).exp()
-    ensemble = ProfileEnsemble(profiles, torch.zeros(60), normalizer, tree)
-    torch.testing.assert_close(ensemble(network, torch.zeros(2, 60)), network)
+    ensemble = ProfileEnsemble(profiles, torch.zeros(60), normalizer)
+    torch.testing.assert_close(ensemble.reading(torch.zeros(8, 60))(network), network)
+
+
+def moved_query(shift: float, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values of 400 cells of the first two types, with a shift of all genes."""
+    leaves = torch.arange(400) % 2
+    noise = torch.randn(400, N_GENES, generator=torch.Generator().manual_seed(seed))
+    return CENTRES[leaves] + noise + shift, leaves
+
+
+def query_profiles(values, leaves, share=1.0, measured=ALL) -> QueryProfiles:
+    sums = cells([50] * 4, 4)
+    reference = replace(
+        sums.profiles(), variance=torch.ones(N_GENES), directions=torch.zeros(1, N_GENES)
+    )
+    return QueryProfiles.of(reference, [LeafSums.of(values, leaves, 4, measured)], share)
+
+
+def test_the_shift_of_a_query_does_not_depend_on_its_types():
+    found = query_profiles(*moved_query(2.0))
+    assert float(found.shifts.mean()) == pytest.approx(2 * 400 / 500, abs=0.1)
+    assert float(query_profiles(*moved_query(0.0)).shifts.abs().mean()) < 0.2
+
+
+def test_each_cell_of_a_query_counts_as_one_of_the_reference():
+    values, leaves = moved_query(0.0)
+    found, mean = query_profiles(values, leaves), cells([50] * 4, 4).profiles().mean
+    own = (values - found.shifts)[leaves == 0].mean(0)
+    expected = (50 * mean[0] + 200 * own) / 250
+    torch.testing.assert_close(found.profiles.mean[0], expected.float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.profiles.mean[3], mean[3])  # absent from the query
+    within = LeafSums.of(values, leaves, 4).variance().float()
+    torch.testing.assert_close(found.profiles.variance, (1 + within) / 2, atol=1e-4, rtol=1e-4)
+
+
+def test_a_query_without_weight_and_genes_that_it_lacks_change_nothing():
+    values, leaves = moved_query(2.0)
+    mean = cells([50] * 4, 4).profiles().mean
+    found = query_profiles(values, leaves, share=0.0)
+    torch.testing.assert_close(found.profiles.mean, mean)
+    assert not found.shifts.any()
+    measured = (torch.arange(N_GENES) > 5).float()
+    found = query_profiles(values * measured, leaves, measured=measured)
+    torch.testing.assert_close(found.profiles.mean[:, :6], mean[:, :6])
+    assert not found.shifts[:, :6].any()
+
+
+def test_probabilities_divide_a_cell_among_leaves():
+    values, leaves = moved_query(0.0)
+    hard = LeafSums.of(values, leaves, 4)
+    soft = LeafSums.of(values, torch.eye(4)[leaves], 4)
+    halves = LeafSums.of(values, torch.full((400, 4), 0.25), 4)
+    for name in ("n_cells", "total", "squares"):
+        torch.testing.assert_close(getattr(soft, name), getattr(hard, name))
+        quarter = getattr(hard, name).sum(0, keepdim=True) / 4
+        torch.testing.assert_close(getattr(halves, name)[:1].squeeze(), quarter.squeeze())
+
+
+def test_only_cells_of_a_batch_are_compared_with_the_profiles_of_the_query(
+    counts: torch.Tensor, network: torch.Tensor
+) -> None:
+    normalizer = CountNormalizer(60)
+    profiles = drawn_profiles(counts, normalizer)
+    values = normalizer.log_normalize(counts, torch.ones(60))
+    batches = [LeafSums.of(values[rows], torch.arange(4), 4) for rows in (slice(4), slice(4, 8))]
+    query = QueryProfiles.of(profiles, batches)
+    every = torch.ones(60), normalizer
+    plain, both = ProfileEnsemble(profiles, *every), ProfileEnsemble(profiles, *every, query)
+    expected = plain.reading(counts)(network)
+    torch.testing.assert_close(both.reading(counts)(network), expected)
+    batch = np.array([0, 1, -1, 0, 1, -1, 0, 1])
+    found = both.reading(counts, batch=batch)(network)
+    torch.testing.assert_close(found[batch < 0], expected[batch < 0])
+    assert float((found - expected)[batch >= 0].abs().amax(1).min()) > 1e-4
+    pooled = ProfileEnsemble(query.profiles, *every)
+    shift = -query.shifts[torch.from_numpy(batch)]
+    sparse = SparseCounts.of(csr_matrix(counts.numpy()), "cpu")
+    torch.testing.assert_close(both.reading(sparse, batch=batch)(network), found)
+    slope = pooled.slope
+    torch.testing.assert_close(
+        both.offset[1:] - pooled.offset, shift[:2] @ slope, atol=1e-4, rtol=1e-3
+    )
 
 
 def test_zeros_that_are_stored_rank_as_zeros(profiles: LeafProfiles, counts: torch.Tensor) -> None:

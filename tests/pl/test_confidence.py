@@ -1,5 +1,4 @@
 import dataclasses
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -7,7 +6,6 @@ import pytest
 
 import hdeepinsight as hdi
 from hdeepinsight import pl
-from hdeepinsight.annotation import LabelSets
 from hdeepinsight.metrics import expected_calibration_error
 
 
@@ -56,19 +54,16 @@ def test_one_cell():
     np.testing.assert_allclose(dots(pl.reliability([0.7], [True])), [[0.7, 1.0]])
 
 
-@pytest.mark.parametrize(
-    ("confidence", "correct", "match"),
-    [
-        pytest.param([], [], "at least one cell", id="no_cell"),
-        pytest.param([0.5, 0.5], [True], r"\(2,\), \(1,\)", id="lengths"),
-        pytest.param([1.5], [True], "from 0 to 1, got", id="above_one"),
-        pytest.param([np.nan], [True], "finite", id="nan"),
-        pytest.param([0.5, 0.5], [True, None], "without unlabelled cells", id="unknown"),
-    ],
-)
-def test_bad_input_is_refused(confidence, correct, match):
-    with pytest.raises(ValueError, match=match):
-        pl.reliability(confidence, correct)
+def test_bad_input_is_refused():
+    for confidence, correct, match in [
+        ([], [], "at least one cell"),
+        ([0.5, 0.5], [True], r"\(2,\), \(1,\)"),
+        ([1.5], [True], "from 0 to 1, got"),
+        ([np.nan], [True], "finite"),
+        ([0.5, 0.5], [True, None], "without unlabelled cells"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            pl.reliability(confidence, correct)
 
 
 def test_a_sum_above_one_by_rounding_is_one():
@@ -79,61 +74,6 @@ def test_a_sum_above_one_by_rounding_is_one():
 def test_invalid_numbers_of_bins_are_refused():
     with pytest.raises(ValueError, match="n_bins must be an integer >= 1, got 0"):
         pl.reliability([0.5], [True], n_bins=0)
-
-
-@pytest.fixture
-def sets(tree) -> LabelSets:
-    """Sets of 1, 1, 2 and 4 types of B, CD8, naive, memory."""
-    contains = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=bool)
-    return LabelSets(
-        taxonomy=tree,
-        obs_names=pd.Index(list("abcd")),
-        contains=contains,
-        alpha=0.2,
-        kind="leaves",
-        groups=None,
-        thresholds=pd.DataFrame({"n_cells": [9], "threshold": [0.5]}, index=["all"]),
-        source="test",
-    )
-
-
-def heights(ax) -> list[float]:
-    return [bar.get_height() for bar in ax.patches]
-
-
-def test_bars_are_shares_of_cells_by_size(sets):
-    ax = pl.label_set_sizes(sets)
-    assert heights(ax) == [0.5, 0.25, 0.0, 0.25]
-    assert [text.get_text() for text in ax.texts] == ["50%", "25%", "0%", "25%"]
-    assert ax.get_title() == "2.00 types per set\ncoverage promised 80.0%"
-
-
-def test_sets_without_the_true_type_are_stacked_on_top(sets):
-    ax = pl.label_set_sizes(sets, sets.holds(np.array([2, 2, 5, 5])))
-    assert heights(ax) == [0.25, 0.25, 0.0, 0.25, 0.25, 0.0, 0.0, 0.0]
-    assert [bar.get_y() for bar in ax.patches[4:]] == [0.25, 0.25, 0.0, 0.25]
-    assert ax.get_title().endswith("observed 75.0%")
-
-
-def test_empty_sets_are_shown(sets):
-    none = replace(sets, contains=np.zeros((4, 4), dtype=bool))
-    ax = pl.label_set_sizes(none, title="mine")
-    assert heights(ax)[0] == 1.0
-    assert ax.patches[0].get_x() + ax.patches[0].get_width() / 2 == 0.0
-    assert ax.get_title() == "mine"
-
-
-def test_bad_input_of_label_sets_is_refused(sets):
-    with pytest.raises(ValueError, match=r"shape \(4,\), got shape \(2,\)"):
-        pl.label_set_sizes(sets, [True, False])
-    none = replace(sets, contains=np.zeros((0, 4), dtype=bool), obs_names=pd.Index([]))
-    with pytest.raises(ValueError, match="at least one label set"):
-        pl.label_set_sizes(none)
-
-
-def test_nodes_are_refused_instead_of_a_mask(sets):
-    with pytest.raises(ValueError, match=r"holds must be boolean .* sets\.holds\(true_nodes\)"):
-        pl.label_set_sizes(sets, np.ones(len(sets), dtype=np.int64))
 
 
 def test_every_label_has_a_ridge_in_tree_order_with_its_median(result):
@@ -192,18 +132,15 @@ def test_cells_that_are_all_alike(result):
     assert np.isfinite(ax.lines[0].get_ydata()).all()
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        pytest.param({"measure": "distance"}, "'distance'", id="measure"),
-        pytest.param({"measure": "type_p_value"}, "got no type p value", id="unknown"),
-        pytest.param({"alpha": 5}, "alpha must be .* got 5", id="alpha"),
-        pytest.param({"groups": ["a"]}, "groups has 1 entries for 5 cells", id="lengths"),
-    ],
-)
-def test_bad_input_of_novelty_is_refused(result, options, match):
-    with pytest.raises(ValueError, match=match):
-        pl.novelty(result, **options)
+def test_bad_input_of_novelty_is_refused(result):
+    for options, match in [
+        ({"measure": "distance"}, "'distance'"),
+        ({"measure": "type_p_value"}, "got no type p value"),
+        ({"alpha": 5}, "alpha must be .* got 5"),
+        ({"groups": ["a"]}, "groups has 1 entries for 5 cells"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            pl.novelty(result, **options)
 
 
 def test_an_annotation_without_novelty_is_refused(result):

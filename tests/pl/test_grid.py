@@ -61,32 +61,17 @@ def test_repeated_names_are_told_apart_by_their_paths():
     assert labels(ax.xaxis) == ["NKT > NKT", "B", "NKT"]
 
 
-@pytest.mark.parametrize(
-    ("truth", "predicted", "level", "match"),
-    [
-        pytest.param(
-            [3, 4],
-            [3],
-            None,
-            r"y_pred must be node indices .* one for each of 2 cells",
-            id="lengths",
-        ),
-        pytest.param(
-            [2, 2], [2, 2], 2, "At least one cell must have a true label", id="nothing_at_level"
-        ),
-        pytest.param([3], [3], 9, "level must be one of", id="unknown_level"),
-        pytest.param(
-            [1], [-1], 1, "y_pred must be node indices .* type int64", id="last_node_from_behind"
-        ),
-        pytest.param(
-            [1.7], [1.2], None, "y_true must be node indices .* type float64", id="fractions"
-        ),
-        pytest.param(["B"], ["B"], None, r"taxonomy\.encode", id="labels"),
-    ],
-)
-def test_bad_input_is_refused(tree, truth, predicted, level, match):
-    with pytest.raises(ValueError, match=match):
-        pl.confusion(tree, truth, predicted, level=level)
+def test_bad_input_is_refused(tree):
+    for truth, predicted, level, match in [
+        ([3, 4], [3], None, r"y_pred must be node indices .* one for each of 2 cells"),
+        ([2, 2], [2, 2], 2, "At least one cell must have a true label"),
+        ([3], [3], 9, "level must be one of"),
+        ([1], [-1], 1, "y_pred must be node indices .* type int64"),
+        ([1.7], [1.2], None, "y_true must be node indices .* type float64"),
+        (["B"], ["B"], None, r"taxonomy\.encode"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            pl.confusion(tree, truth, predicted, level=level)
 
 
 def test_the_root_is_no_level(tree):
@@ -177,5 +162,3 @@ def test_topics_are_in_the_order_of_their_groups():
     np.testing.assert_allclose(sizes / sizes.max(), [1, 0, 0, 1])
     means = table.groupby(groups).mean()[["topic_3", "topic_1"]].to_numpy().ravel()
     np.testing.assert_allclose(ax.collections[0].get_array(), means)
-    with pytest.raises(ValueError, match="without 'topic_4'"):
-        pl.topics(table, loadings.iloc[:4], groups)

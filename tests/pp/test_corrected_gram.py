@@ -237,32 +237,39 @@ def test_numbers_of_components_by_rule():
     assert "100 largest" in embed(many, rng.random(many.shape) < 0.9, "proportion").notes[0]
 
 
-@pytest.mark.parametrize("kind", ["backed", "path", "zarr", "dask", "dask_dense"])
-def test_data_are_read_in_blocks(kind, panels, tmp_path):
-    adata, mask, _ = panels
-    adata = adata.copy()
-    adata.layers["log"] = sp.csr_matrix(np.tile(adata.X, 1))
-    expected = hdi.pp.corrected_gram_pca(adata, layer="log", mask=mask, n_comps=4)
-    given = adata
-    if kind in ("backed", "path"):
-        adata.X = adata.layers["log"]
-        adata.write_h5ad(tmp_path / "cells.h5ad")
-        given = tmp_path / "cells.h5ad"
-        given = ad.read_h5ad(given, backed="r") if kind == "backed" else given
-    elif kind == "zarr":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the format
-            adata.write_zarr(tmp_path / "cells.zarr")
-        given = tmp_path / "cells.zarr"
-    else:
-        dense = da.from_array(adata.X, chunks=(50, 60))
-        adata.layers["log"] = dense if kind == "dask_dense" else dense.map_blocks(sp.csr_matrix)
-    result = hdi.pp.corrected_gram_pca(given, layer="log", mask=mask, n_comps=4)
-    np.testing.assert_allclose(result.embedding, expected.embedding, atol=1e-8)
-    placed = result.transform(given, mask)
-    np.testing.assert_allclose(placed, expected.transform(adata, mask), atol=1e-8)
-    if kind == "backed":
-        given.file.close()
+def test_data_are_read_in_blocks(panels, tmp_path_factory):
+    for kind in [
+        "backed",
+        "path",
+        "zarr",
+        "dask",
+        "dask_dense",
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        adata, mask, _ = panels
+        adata = adata.copy()
+        adata.layers["log"] = sp.csr_matrix(np.tile(adata.X, 1))
+        expected = hdi.pp.corrected_gram_pca(adata, layer="log", mask=mask, n_comps=4)
+        given = adata
+        if kind in ("backed", "path"):
+            adata.X = adata.layers["log"]
+            adata.write_h5ad(tmp_path / "cells.h5ad")
+            given = tmp_path / "cells.h5ad"
+            given = ad.read_h5ad(given, backed="r") if kind == "backed" else given
+        elif kind == "zarr":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the format
+                adata.write_zarr(tmp_path / "cells.zarr")
+            given = tmp_path / "cells.zarr"
+        else:
+            dense = da.from_array(adata.X, chunks=(50, 60))
+            adata.layers["log"] = dense if kind == "dask_dense" else dense.map_blocks(sp.csr_matrix)
+        result = hdi.pp.corrected_gram_pca(given, layer="log", mask=mask, n_comps=4)
+        np.testing.assert_allclose(result.embedding, expected.embedding, atol=1e-8)
+        placed = result.transform(given, mask)
+        np.testing.assert_allclose(placed, expected.transform(adata, mask), atol=1e-8)
+        if kind == "backed":
+            given.file.close()
 
 
 def test_operator_accepts_arrays_dask_layers_and_files(panels, tmp_path):

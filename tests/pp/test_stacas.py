@@ -261,13 +261,6 @@ def test_only_to_adata_writes(pair):
     assert result.report.datasets["genes_lost"].tolist() == [0, 1]
 
 
-def test_changed_values_are_refused(pair, exact):
-    result = hdi.pp.stacas(*pair, **exact)
-    pair[1].X[:] *= 2
-    with pytest.raises(hdi.data.InputError, match="changed after"):
-        corrected(result)
-
-
 def test_features_of_counts_are_the_variable_ones():
     ref, query = counts(160, 1, "r"), counts(130, 2, "q")
     result = hdi.pp.stacas(ref, query, features=20)
@@ -310,31 +303,28 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("change", "options", "error", "says"), BAD.values(), ids=BAD.keys())
-def test_bad_input_is_refused_with_a_reason(pair, change, options, error, says):
-    ref, query = pair
-    if "rename" in change:
-        query.var_names = [f"{change['rename']}{i}" for i in range(query.n_vars)]
-    if "values" in change:
-        query.X = change["values"](query.X).astype(np.float32)
-    if "query" in change:
-        query = None if change["query"] is None else query[change["query"]]
-    with pytest.raises(error, match=says):
-        hdi.pp.stacas(ref, query, **options)
+def test_bad_input_is_refused_with_a_reason(pair):
+    for change, options, error, says in BAD.values():
+        ref, query = pair[0], pair[1].copy()
+        if "rename" in change:
+            query.var_names = [f"{change['rename']}{i}" for i in range(query.n_vars)]
+        if "values" in change:
+            query.X = change["values"](query.X).astype(np.float32)
+        if "query" in change:
+            query = None if change["query"] is None else query[change["query"]]
+        with pytest.raises(error, match=says):
+            hdi.pp.stacas(ref, query, **options)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_settings_out_of_range_are_refused():
+    for wrong in [
         {"k_anchor": 0},
         {"n_dims": 1.5},
         {"k_weight": True},
         {"k_score": -3},
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        StacasConfig(**wrong)
+    ]:
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            StacasConfig(**wrong)
 
 
 @pytest.mark.parametrize("ask", ["cells", "genes", "name", "chunk"])

@@ -18,95 +18,99 @@ from hdeepinsight.annotation import Decision
 HOSTILE_NAMES = ["<script>window.attacked=1</script>", '"><img src=x onerror="window.attacked=1">']
 
 
-@pytest.fixture(
-    scope="module", params=["full", "bare", "one cell", "no cell", "hostile", "to leaves", "flat"]
-)
-def any_page(request, full, annotated, page, hostile_nested, nested):
+@pytest.fixture(scope="module")
+def pages(full, annotated, page, hostile_nested, nested):
+    """Pages of all kinds of annotations."""
     rng = np.random.default_rng(0)
-    if request.param == "full":
-        return page(
-            full,
-            embedding=rng.normal(size=(200, 2)),
-            clusters=pd.Series(rng.integers(0, 5, 200), index=full.obs_names),
-            true_nodes=full.leaf_nodes,
-            model="pbmc",
-        )
-    if request.param == "hostile":
-        return page(
-            annotated(hostile_nested, 60),
-            title=HOSTILE_NAMES[0],
-            model=HOSTILE_NAMES[1],
-            clusters=np.repeat(HOSTILE_NAMES, 30),
-            embedding=rng.normal(size=(60, 2)),
-        )
-    n_cells = {"one cell": 1, "no cell": 0}.get(request.param, 80)
-    tree = {"T": [], "B": []} if request.param == "flat" else nested
-    threshold = None if request.param == "to leaves" else 0.5
-    return page(annotated(tree, n_cells, threshold=threshold))
-
-
-def test_nothing_is_fetched(any_page):
-    addresses = [
-        found[name] for _, found in any_page.elements for name in ("src", "href") if name in found
+    clusters = pd.Series(rng.integers(0, 5, 200), index=full.obs_names)
+    given = {"embedding": rng.normal(size=(200, 2)), "clusters": clusters}
+    hostile = {"title": HOSTILE_NAMES[0], "model": HOSTILE_NAMES[1]}
+    hostile |= {"clusters": np.repeat(HOSTILE_NAMES, 30), "embedding": rng.normal(size=(60, 2))}
+    return [
+        page(full, true_nodes=full.leaf_nodes, model="pbmc", **given),
+        page(annotated(hostile_nested, 60), **hostile),
+        page(annotated(nested, 80)),
+        page(annotated(nested, 1)),
+        page(annotated(nested, 0)),
+        page(annotated(nested, 80, threshold=None)),
+        page(annotated({"T": [], "B": []}, 80)),
     ]
-    assert addresses
-    # Definitions are links: they are followed by a click, and fetched by nothing.
-    terms = "http://purl.obolibrary.org/obo/CL_"
-    assert [text for text in addresses if not text.startswith(("data:", "#", terms))] == []
-    style = any_page.all("style")[0][1]
-    assert "url(" not in style
-    assert "@import" not in style
 
 
-def test_anchors_have_targets_and_ids_are_unique(any_page):
-    ids = [found["id"] for _, found in any_page.elements if "id" in found]
-    assert len(ids) == len(set(ids))
-    for found, _ in any_page.all("a"):
-        assert found["href"][1:] in ids
+def test_nothing_is_fetched(pages):
+    for any_page in pages:
+        addresses = [
+            found[name]
+            for _, found in any_page.elements
+            for name in ("src", "href")
+            if name in found
+        ]
+        assert addresses
+        # Definitions are links: they are followed by a click, and fetched by nothing.
+        terms = "http://purl.obolibrary.org/obo/CL_"
+        assert [text for text in addresses if not text.startswith(("data:", "#", terms))] == []
+        style = any_page.all("style")[0][1]
+        assert "url(" not in style
+        assert "@import" not in style
 
 
-def test_headings_are_in_order(any_page):
-    levels = [int(tag[1]) for tag, _ in any_page.elements if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(below - above <= 1 for above, below in pairwise(levels))
+def test_anchors_have_targets_and_ids_are_unique(pages):
+    for any_page in pages:
+        ids = [found["id"] for _, found in any_page.elements if "id" in found]
+        assert len(ids) == len(set(ids))
+        for found, _ in any_page.all("a"):
+            assert found["href"][1:] in ids
 
 
-def test_images_and_inputs_have_labels(any_page):
-    for found, _ in any_page.all("img"):
-        assert re.search(r"\d", found["alt"]), found["alt"]
-    labelled = {found["for"] for found, _ in any_page.all("label")}
-    assert {found["id"] for found, _ in any_page.all("input", "select")} <= labelled
+def test_headings_are_in_order(pages):
+    for any_page in pages:
+        levels = [int(tag[1]) for tag, _ in any_page.elements if re.fullmatch("h[1-6]", tag)]
+        assert levels[0] == 1
+        assert levels.count(1) == 1
+        assert all(below - above <= 1 for above, below in pairwise(levels))
 
 
-def test_tables_have_captions_and_scopes(any_page):
-    tables = any_page.all("table")
-    assert len(tables) == len(any_page.all("caption"))
-    assert all(text.strip() for _, text in any_page.all("caption"))
-    assert {found.get("scope") for found, _ in any_page.all("th")} <= {"col", "row"}
+def test_images_and_inputs_have_labels(pages):
+    for any_page in pages:
+        for found, _ in any_page.all("img"):
+            assert re.search(r"\d", found["alt"]), found["alt"]
+        labelled = {found["for"] for found, _ in any_page.all("label")}
+        assert {found["id"] for found, _ in any_page.all("input", "select")} <= labelled
 
 
-def test_landmarks_are_unique_and_can_be_skipped(any_page):
-    for landmark in ("header", "nav", "main", "footer"):
-        assert len(any_page.all(landmark)) == 1
-    assert any_page.all("a")[0][0]["href"] == "#main"
-    assert any_page.all("html")[0][0]["lang"] == "en"
+def test_tables_have_captions_and_scopes(pages):
+    for any_page in pages:
+        tables = any_page.all("table")
+        assert len(tables) == len(any_page.all("caption"))
+        assert all(text.strip() for _, text in any_page.all("caption"))
+        assert {found.get("scope") for found, _ in any_page.all("th")} <= {"col", "row"}
 
 
-def test_only_own_scripts_and_policy_names_them(any_page):
+def test_landmarks_are_unique_and_can_be_skipped(pages):
+    for any_page in pages:
+        for landmark in ("header", "nav", "main", "footer"):
+            assert len(any_page.all(landmark)) == 1
+        assert any_page.all("a")[0][0]["href"] == "#main"
+        assert any_page.all("html")[0][0]["lang"] == "en"
+
+
+def test_only_own_scripts_and_policy_names_them(pages):
     import base64
     import hashlib
 
-    kinds = [found.get("type") for found, _ in any_page.all("script")]
-    assert kinds[:1] == ["application/json"]
-    assert kinds[1:] in ([None], ["application/json", None])
-    script = any_page.all("script")[-1][1]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = next(f["content"] for f, _ in any_page.all("meta") if "http-equiv" in f)
-    assert f"script-src 'sha256-{digest}'" in policy
-    assert policy.startswith("default-src 'none'")
-    handlers = [name for _, found in any_page.elements for name in found if name.startswith("on")]
-    assert handlers == []
+    for any_page in pages:
+        kinds = [found.get("type") for found, _ in any_page.all("script")]
+        assert kinds[:1] == ["application/json"]
+        assert kinds[1:] in ([None], ["application/json", None])
+        script = any_page.all("script")[-1][1]
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy = next(f["content"] for f, _ in any_page.all("meta") if "http-equiv" in f)
+        assert f"script-src 'sha256-{digest}'" in policy
+        assert policy.startswith("default-src 'none'")
+        handlers = [
+            name for _, found in any_page.elements for name in found if name.startswith("on")
+        ]
+        assert handlers == []
 
 
 def test_hostile_names_are_escaped(annotated, page, hostile_nested):

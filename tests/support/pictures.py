@@ -99,13 +99,6 @@ def _in_degrees(d: Data) -> Any:
     return hdi.pl.in_degrees({"nearest": nearest, "even": even}, title="neighbours")
 
 
-def _label_set_sizes(d: Data) -> Any:
-    sets = d.result.label_sets(
-        0.1, kind="leaves", calibration=hdi.annotation.calibrate(d.result, d.truth)
-    )
-    return hdi.pl.label_set_sizes(sets, sets.holds(d.truth))
-
-
 def _marker_evidence(d: Data) -> Any:
     rng = np.random.default_rng(d.seed)
     counts = rng.poisson(1.0, (N_CELLS, 50)).astype(np.float32)
@@ -140,7 +133,6 @@ def _topics(d: Data) -> Any:
 
 
 PICTURES: dict[str, Callable[[Data], Any]] = {
-    "alluvial": lambda d: hdi.pl.alluvial(d.result, d.known, heading="known"),
     "confusion": lambda d: hdi.pl.confusion(d.tree, d.truth, d.result.leaf_nodes, level=2),
     "contrast": lambda d: hdi.pl.contrast(explain(against="CD8", seed=d.seed)),
     "coverage": _coverage,
@@ -155,12 +147,10 @@ PICTURES: dict[str, Callable[[Data], Any]] = {
     "gene_images": lambda d: hdi.pl.gene_images(d.layout, d.means, n_top=2),
     "gene_layout": lambda d: hdi.pl.gene_layout(d.layout, d.means["A"], highlight=["GENE3"]),
     "in_degrees": _in_degrees,
-    "label_set_sizes": _label_set_sizes,
     "marker_evidence": _marker_evidence,
     "novelty": lambda d: hdi.pl.novelty(d.result, d.known, measure="doublet_score"),
     "novelty_p_value": lambda d: hdi.pl.novelty(d.result, d.known),
     "privacy_utility": _privacy_utility,
-    "probability": lambda d: hdi.pl.probability(d.coords, d.result, "CD4"),
     "reliability": lambda d: hdi.pl.reliability(d.leaf_probability, d.right, n_bins=6),
     "taxonomy": lambda d: hdi.pl.taxonomy(d.tree, d.result.stop_nodes[: d.tree.n_nodes]),
     "taxonomy_confidence": lambda d: hdi.pl.taxonomy(d.result),

@@ -7,7 +7,7 @@ from scipy.special import log_softmax
 
 from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
 
-SEEDS = range(6)
+SEEDS = range(2)
 
 
 def naive_node_log_probs(tree, logits):
@@ -26,17 +26,21 @@ def tree(request, random_tree):
     return random_tree(request.param)
 
 
-@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
-def test_children_sum_to_their_parent(tree, scale):
-    algebra = TreeAlgebra(tree)
-    logits = scale * (2 * torch.rand(64, tree.n_edges) - 1)
-    probability = algebra(logits).exp()
-    assert probability.dtype == torch.float32
-    for group, parent in zip(tree.groups, tree.inner_nodes, strict=True):
-        total = probability[:, group.tolist()].sum(dim=1)
-        torch.testing.assert_close(total, probability[:, int(parent)], rtol=0, atol=1e-6)
-    leaves = probability[:, algebra.leaf_index].sum(dim=1)
-    torch.testing.assert_close(leaves, torch.ones(64), rtol=0, atol=1e-6)
+def test_children_sum_to_their_parent(tree):
+    for scale in [
+        1.0,
+        30.0,
+        1e4,
+    ]:
+        algebra = TreeAlgebra(tree)
+        logits = scale * (2 * torch.rand(64, tree.n_edges) - 1)
+        probability = algebra(logits).exp()
+        assert probability.dtype == torch.float32
+        for group, parent in zip(tree.groups, tree.inner_nodes, strict=True):
+            total = probability[:, group.tolist()].sum(dim=1)
+            torch.testing.assert_close(total, probability[:, int(parent)], rtol=0, atol=1e-6)
+        leaves = probability[:, algebra.leaf_index].sum(dim=1)
+        torch.testing.assert_close(leaves, torch.ones(64), rtol=0, atol=1e-6)
 
 
 def test_values_equal_a_naive_loop(tree):
@@ -48,27 +52,39 @@ def test_values_equal_a_naive_loop(tree):
     np.testing.assert_allclose(algebra.node_log_probs(got).numpy(), nodes, atol=1e-12)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5, 8, 9])
-def test_values_are_right_at_every_depth(depth):
-    tree = Taxonomy.from_paths(
-        [("a",) * level + (name,) for level in range(depth) for name in "ab"]
-    )
-    assert tree.max_depth == depth
-    algebra = TreeAlgebra(tree)
-    logits = torch.randn(3, tree.n_edges, dtype=torch.float64)
-    _, nodes = naive_node_log_probs(tree, logits.numpy())
-    np.testing.assert_allclose(algebra(logits).numpy(), nodes, atol=1e-12)
+def test_values_are_right_at_every_depth():
+    for depth in [
+        1,
+        2,
+        3,
+        4,
+        5,
+        8,
+        9,
+    ]:
+        tree = Taxonomy.from_paths(
+            [("a",) * level + (name,) for level in range(depth) for name in "ab"]
+        )
+        assert tree.max_depth == depth
+        algebra = TreeAlgebra(tree)
+        logits = torch.randn(3, tree.n_edges, dtype=torch.float64)
+        _, nodes = naive_node_log_probs(tree, logits.numpy())
+        np.testing.assert_allclose(algebra(logits).numpy(), nodes, atol=1e-12)
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_gradients_are_finite_and_cancel_within_each_group(tree, scale):
-    algebra = TreeAlgebra(tree)
-    logits = (scale * torch.randn(16, tree.n_edges)).requires_grad_()
-    algebra(logits).mean().backward()
-    assert torch.isfinite(logits.grad).all()
-    for group in tree.groups:
-        total = logits.grad[:, (group - 1).tolist()].sum(dim=1)
-        torch.testing.assert_close(total, torch.zeros(16), rtol=0, atol=1e-6)
+def test_gradients_are_finite_and_cancel_within_each_group(tree):
+    for scale in [
+        0.0,
+        1.0,
+        1e4,
+    ]:
+        algebra = TreeAlgebra(tree)
+        logits = (scale * torch.randn(16, tree.n_edges)).requires_grad_()
+        algebra(logits).mean().backward()
+        assert torch.isfinite(logits.grad).all()
+        for group in tree.groups:
+            total = logits.grad[:, (group - 1).tolist()].sum(dim=1)
+            torch.testing.assert_close(total, torch.zeros(16), rtol=0, atol=1e-6)
 
 
 def test_gradient_equals_finite_differences(random_tree):

@@ -2,8 +2,6 @@
 
 import re
 
-import pytest
-
 BASES = [
     "B",
     "CD4+T",
@@ -97,9 +95,8 @@ def test_four_base_types_have_a_leaf_with_the_same_name(immune):
     assert sorted(named) == ["ILC", "Macrophage", "NKT", "Treg"]
 
 
-@pytest.mark.parametrize(
-    ("name", "ontology_id"),
-    [
+def test_curated_ontology_ids(immune):
+    for name, ontology_id in [
         ("B", "CL:0000236"),
         ("CD4+T", "CL:0000624"),
         ("NK_CD16-", "CL:0000938"),
@@ -107,10 +104,8 @@ def test_four_base_types_have_a_leaf_with_the_same_name(immune):
         ("CD8+T_EM", "CL:0000913"),
         ("MAIT", "CL:0000940"),
         ("Treg_naive", "CL:0002677"),
-    ],
-)
-def test_curated_ontology_ids(immune, name, ontology_id):
-    assert immune.ontology_ids[immune.names[immune.resolve(name)]] == ontology_id
+    ]:
+        assert immune.ontology_ids[immune.names[immune.resolve(name)]] == ontology_id
 
 
 def test_ontology_ids_are_well_formed_and_shared_only_with_the_leaf_of_the_same_name(immune):

@@ -116,18 +116,19 @@ def test_inputs_may_be_series(immune):
     assert path_distance(immune, series, series).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(
-    ("true", "pred", "message"),
-    [
-        ([1, 2], [1], "shape"),
-        ([[1]], [[1]], "shape"),
-        ([1, 66], [1, 2], "y_true .* from 0 to 65"),
-        ([1, 2], [-1, 2], "y_pred .* from 0 to 65"),
-        ([1.0], [1.0], "type float64"),
-        (["B"], ["B"], "taxonomy.encode"),
-    ],
-)
-@pytest.mark.parametrize("score", [level_scores, hierarchical_scores, path_distance])
-def test_invalid_nodes_are_refused(immune, score, true, pred, message):
-    with pytest.raises(ValueError, match=message):
-        score(immune, true, pred)
+def test_invalid_nodes_are_refused(immune):
+    for score in [
+        level_scores,
+        hierarchical_scores,
+        path_distance,
+    ]:
+        for true, pred, message in [
+            ([1, 2], [1], "shape"),
+            ([[1]], [[1]], "shape"),
+            ([1, 66], [1, 2], "y_true .* from 0 to 65"),
+            ([1, 2], [-1, 2], "y_pred .* from 0 to 65"),
+            ([1.0], [1.0], "type float64"),
+            (["B"], ["B"], "taxonomy.encode"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                score(immune, true, pred)

@@ -88,9 +88,8 @@ def test_two_incomparable_parents_are_an_error_or_the_first(obo):
         Taxonomy.from_cell_ontology(obo, terms, on_multiple="any")
 
 
-@pytest.mark.parametrize(
-    ("term", "message"),
-    [
+def test_terms_that_are_not_current_name_what_to_use(obo):
+    for term, message in [
         ("CL:0000001", r"obsolete.*replaced by CL:0000236 \(B cell\)"),
         ("old B cell", r"obsolete.*replaced by CL:0000236 \(B cell\)"),
         ("CL:0000002", r"Consider CL:0000084 \(T cell\) or CL:0000624"),
@@ -99,11 +98,9 @@ def test_two_incomparable_parents_are_an_error_or_the_first(obo):
         ("CL:000236", "Similar terms: 'CL:0000236'"),
         ("b cells", "Similar terms: 'B cell'"),
         ("zzz", "Look it up"),
-    ],
-)
-def test_terms_that_are_not_current_name_what_to_use(obo, term, message):
-    with pytest.raises(ValueError, match=message):
-        Taxonomy.from_cell_ontology(obo, ["CL:0000084", term])
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Taxonomy.from_cell_ontology(obo, ["CL:0000084", term])
 
 
 def test_the_source_must_be_an_obo_file(obo, tmp_path):

@@ -42,15 +42,18 @@ def accuracy(result, truth):
     return float((names == truth).mean())
 
 
-@pytest.mark.parametrize(
-    "shares", [[0.4, 0.3, 0.3], [0.94, 0.05, 0.01], [0.01, 0.01, 0.98], [0.0, 0.0, 1.0]]
-)
-def test_types_are_found_for_any_proportions(shares):
-    cells, truth = simulate(shares)
-    result = hdi.tl.score_markers(cells, LIST)
-    assert accuracy(result, truth) > 0.93
-    found = [result.recipe["shares"][leaf] for leaf in LEAVES]
-    np.testing.assert_allclose(found, [(truth == leaf).mean() for leaf in LEAVES], atol=0.05)
+def test_types_are_found_for_any_proportions():
+    for shares in [
+        [0.4, 0.3, 0.3],
+        [0.94, 0.05, 0.01],
+        [0.01, 0.01, 0.98],
+        [0.0, 0.0, 1.0],
+    ]:
+        cells, truth = simulate(shares)
+        result = hdi.tl.score_markers(cells, LIST)
+        assert accuracy(result, truth) > 0.93
+        found = [result.recipe["shares"][leaf] for leaf in LEAVES]
+        np.testing.assert_allclose(found, [(truth == leaf).mean() for leaf in LEAVES], atol=0.05)
 
 
 def test_cells_are_not_modified_and_results_are_reproducible():
@@ -222,9 +225,8 @@ def test_files_and_a_dict_give_the_same_table(tmp_path):
         pd.testing.assert_frame_equal(hdi.tl.read_markers(path), wanted)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
+def test_a_broken_file_is_refused_with_the_place(tmp_path_factory):
+    for name, text, said in [
         ("a.gmt", "B\tx\tMS4A1\nT\tx\n", "in line 2"),
         ("a.gmt", "B MS4A1\n", "in line 1"),
         ("a.gmt", "", "at least one gene"),
@@ -235,29 +237,25 @@ def test_files_and_a_dict_give_the_same_table(tmp_path):
         ("a.csv", "cell,gene\nB,MS4A1\n", "no column 'type'"),
         ("a.json", "{}", "another suffix"),
         ("missing.gmt", None, "does not exist"),
-    ],
-)
-def test_a_broken_file_is_refused_with_the_place(tmp_path, name, text, said):
-    path = tmp_path / name
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises((ValueError, KeyError), match=said):
-        hdi.tl.read_markers(path)
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        path = tmp_path / name
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises((ValueError, KeyError), match=said):
+            hdi.tl.read_markers(path)
 
 
-@pytest.mark.parametrize(
-    ("markers", "said"),
-    [
+def test_a_broken_dictionary_is_refused():
+    for markers, said in [
         ({}, "at least one gene"),
         ({"B": []}, "at least one gene"),
         ({"B": {"positive": ["A"], "negative": ["A"]}}, "got both for A of B"),
         ({"B": {"up": ["A"]}}, "sign of a marker"),
         (7, "must be a dict"),
-    ],
-)
-def test_a_broken_dictionary_is_refused(markers, said):
-    with pytest.raises((ValueError, TypeError), match=said):
-        hdi.tl.read_markers(markers)
+    ]:
+        with pytest.raises((ValueError, TypeError), match=said):
+            hdi.tl.read_markers(markers)
 
 
 def test_lists_without_enough_measured_genes_are_refused():

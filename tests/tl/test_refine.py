@@ -194,9 +194,8 @@ def test_path_of_strengths_starts_at_nothing_and_loses_energy(cells):
         hdi.tl.lambda_path(cells, "p", strength=3)
 
 
-@pytest.mark.parametrize(
-    ("change", "arguments", "error", "message"),
-    [
+def test_bad_input_is_named(cells):
+    for change, arguments, error, message in [
         ({"probabilities": "q"}, {}, KeyError, "adata.obsm has no 'q'; it has"),
         ({}, {"use_rep": "X_umap"}, KeyError, "expression_pca"),
         ({}, {"use_rep": np.zeros((3, 2))}, ValueError, r"shape \(3, 2\) for 290 cells"),
@@ -219,19 +218,17 @@ def test_path_of_strengths_starts_at_nothing_and_loses_energy(cells):
         ({"nan": True}, {}, ValueError, "NaN or infinite ones in 1 of 290 cells"),
         ({"rows": 100}, {}, ValueError, "probabilities has 100 entries for 290 cells"),
         ({"rename": {"NK": "CD4"}}, {}, ValueError, r"\['CD4'\] repeatedly"),
-    ],
-)
-def test_bad_input_is_named(cells, change, arguments, error, message):
-    cells.uns["no_graph"] = {"resolution": 1.0}
-    probabilities = change.get("probabilities", cells.obsm["p"].copy())
-    if change.get("nan"):
-        probabilities.iloc[3, 1] = np.nan
-    if "rows" in change:
-        probabilities = probabilities.iloc[: change["rows"]]
-    if "rename" in change:
-        probabilities = probabilities.rename(columns=change["rename"])
-    with pytest.raises(error, match=message):
-        hdi.tl.refine(cells, probabilities, classes=change.get("classes"), **arguments)
+    ]:
+        cells.uns["no_graph"] = {"resolution": 1.0}
+        probabilities = change.get("probabilities", cells.obsm["p"].copy())
+        if change.get("nan"):
+            probabilities.iloc[3, 1] = np.nan
+        if "rows" in change:
+            probabilities = probabilities.iloc[: change["rows"]]
+        if "rename" in change:
+            probabilities = probabilities.rename(columns=change["rename"])
+        with pytest.raises(error, match=message):
+            hdi.tl.refine(cells, probabilities, classes=change.get("classes"), **arguments)
 
 
 def test_unknown_class_and_missing_taxonomy_are_named(cells, tree):

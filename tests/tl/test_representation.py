@@ -114,19 +114,19 @@ def test_an_opened_query_is_refined_with_one_pass(counts, tmp_path):
         hdi.tl.refine(opened, p, use_rep="X_scvi", **settings)
 
 
-@pytest.mark.parametrize("key", ["", " ", 3])
-@pytest.mark.parametrize(
-    "made",
-    [
+def test_an_invalid_key_is_refused_before_computing(counts):
+    for made in [
         lambda cells, key: hdi.tl.expression_pca(cells, key_added=key),
         lambda cells, key: hdi.tl.refine(cells, "p", key_added=key),
         lambda cells, key: hdi.tl.vote(cells, "p", key_added=key),
-    ],
-    ids=["expression_pca", "refine", "vote"],
-)
-def test_an_invalid_key_is_refused_before_computing(counts, made, key):
-    with pytest.raises(ValueError, match="key_added must be a name such as 'hdi', got"):
-        made(counts, key)
+    ]:
+        for key in [
+            "",
+            " ",
+            3,
+        ]:
+            with pytest.raises(ValueError, match="key_added must be a name such as 'hdi', got"):
+                made(counts, key)
 
 
 def test_blocks_are_not_modified(counts):
@@ -164,21 +164,18 @@ def test_representation_is_scanpy_s_and_leaves_the_counts_alone(synthetic_hierar
         hdi.tl.expression_pca(ad.AnnData(np.ones((2, 9), dtype=np.float32)))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
+def test_a_representation_of_nothing_is_refused():
+    for arguments, error, message in [
         ({"n_top_genes": 0}, ValueError, "n_top_genes must be .* got 0"),
         ({"n_comps": -1}, ValueError, "n_comps must be .* got -1"),
         ({"layer": "raw"}, ValueError, r"no layers\['raw'\]"),
-    ],
-)
-def test_a_representation_of_nothing_is_refused(arguments, error, message):
-    counts = np.random.default_rng(0).poisson(1.0, (9, 9)).astype(np.float32)
-    with pytest.raises(error, match=message):
-        hdi.tl.expression_pca(ad.AnnData(counts), **arguments)
-    counts[1:] = counts[0]
-    with pytest.raises(ValueError, match="got 9 cells and 0 such genes"):
-        hdi.tl.expression_pca(ad.AnnData(counts))
+    ]:
+        counts = np.random.default_rng(0).poisson(1.0, (9, 9)).astype(np.float32)
+        with pytest.raises(error, match=message):
+            hdi.tl.expression_pca(ad.AnnData(counts), **arguments)
+        counts[1:] = counts[0]
+        with pytest.raises(ValueError, match="got 9 cells and 0 such genes"):
+            hdi.tl.expression_pca(ad.AnnData(counts))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -236,15 +233,20 @@ def test_equal_cells_and_few_features():
     assert np.isfinite(points).all()
 
 
-@pytest.mark.parametrize("n_cells", [0, 1, 2, 7])
-def test_few_cells_lie_on_their_principal_plane(n_cells):
-    latent = np.random.default_rng(0).normal(size=(n_cells, 5))
-    points = hdi.tl.mde(latent)
-    assert points.shape == (n_cells, 2)
-    assert np.isfinite(points).all()
-    # with two components, distances are preserved up to a factor
-    if n_cells == 2:
-        np.testing.assert_allclose(points[0], -points[1], atol=1e-6)
+def test_few_cells_lie_on_their_principal_plane():
+    for n_cells in [
+        0,
+        1,
+        2,
+        7,
+    ]:
+        latent = np.random.default_rng(0).normal(size=(n_cells, 5))
+        points = hdi.tl.mde(latent)
+        assert points.shape == (n_cells, 2)
+        assert np.isfinite(points).all()
+        # with two components, distances are preserved up to a factor
+        if n_cells == 2:
+            np.testing.assert_allclose(points[0], -points[1], atol=1e-6)
 
 
 def test_cells_that_are_all_equal():
@@ -256,24 +258,15 @@ def test_more_neighbours_than_cells():
     assert np.isfinite(points).all()
 
 
-@pytest.mark.parametrize(
-    ("data", "options", "error", "match"),
-    [
-        pytest.param(np.ones(5), {}, ValueError, r"shape \(5,\)", id="one_dimension"),
-        pytest.param(np.ones((5, 0)), {}, ValueError, r"shape \(5, 0\)", id="no_feature"),
-        pytest.param([[1.0, np.nan]], {}, ValueError, "1 of 1 rows of data", id="nan"),
-        pytest.param(
-            np.ones((9, 2)), {"n_neighbors": 0}, ValueError, "n_neighbors must be", id="no_k"
-        ),
-        pytest.param(np.ones((9, 2)), {"use_rep": "X"}, ValueError, "None for an array", id="rep"),
-        pytest.param(
-            ad.AnnData(np.ones((3, 2))), {}, ValueError, "use_rep must be a key", id="no_rep"
-        ),
-        pytest.param(
-            ad.AnnData(np.ones((3, 2))), {"use_rep": "X_pca"}, KeyError, "X_pca", id="absent"
-        ),
-    ],
-)
-def test_bad_input_is_refused(data, options, error, match):
-    with pytest.raises(error, match=match):
-        hdi.tl.mde(data, **options)
+def test_bad_input_is_refused():
+    for data, options, error, match in [
+        (np.ones(5), {}, ValueError, r"shape \(5,\)"),
+        (np.ones((5, 0)), {}, ValueError, r"shape \(5, 0\)"),
+        ([[1.0, np.nan]], {}, ValueError, "1 of 1 rows of data"),
+        (np.ones((9, 2)), {"n_neighbors": 0}, ValueError, "n_neighbors must be"),
+        (np.ones((9, 2)), {"use_rep": "X"}, ValueError, "None for an array"),
+        (ad.AnnData(np.ones((3, 2))), {}, ValueError, "use_rep must be a key"),
+        (ad.AnnData(np.ones((3, 2))), {"use_rep": "X_pca"}, KeyError, "X_pca"),
+    ]:
+        with pytest.raises(error, match=match):
+            hdi.tl.mde(data, **options)

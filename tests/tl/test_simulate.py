@@ -53,17 +53,14 @@ def test_bulk_samples_need_a_depth(centroids):
     assert (cells.X != other.X).nnz > 0
 
 
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
+def test_invalid_arguments_are_refused_with_advice(centroids):
+    for change, text in [
         ({"n_per_profile": 0}, "n_per_profile must be an integer >= 1, got 0"),
         ({"depth": -1.0}, r"depth must be .*, got -1.0"),
         ({"layer": "raw"}, "raw"),
-    ],
-)
-def test_invalid_arguments_are_refused_with_advice(change, text, centroids):
-    with pytest.raises((ValueError, KeyError), match=text):
-        hdi.tl.simulate_cells(centroids, **change)
+    ]:
+        with pytest.raises((ValueError, KeyError), match=text):
+            hdi.tl.simulate_cells(centroids, **change)
 
 
 def test_values_other_than_counts_are_refused(centroids):

@@ -19,9 +19,8 @@ def test_clusters_of_one_cell_are_the_identity(cells, annotation):
     assert not result.changed.any()
 
 
-@pytest.mark.parametrize(
-    ("labels", "threshold", "path", "share"),
-    [
+def test_votes_descend_while_a_child_has_the_majority(tree):
+    for labels, threshold, path, share in [
         (["CD4"] * 6 + ["CD8"] * 2, 0.5, "T > CD4", 0.75),
         (["CD4"] * 6 + ["CD8"] * 2, 0.8, "T", 1.0),
         (["CD4"] * 4 + ["CD8"] * 4, 0.5, "T", 1.0),
@@ -29,14 +28,14 @@ def test_clusters_of_one_cell_are_the_identity(cells, annotation):
         (["T"] * 5 + ["CD4"] * 3, 0.5, "T", 1.0),
         (["CD4"] * 4 + ["NK"] * 4, 0.5, "root", 1.0),
         ([None] * 5 + ["NK"] * 3, 0.5, "root", 1.0),
-    ],
-)
-def test_votes_descend_while_a_child_has_the_majority(tree, labels, threshold, path, share):
-    cells, series = labelled(*labels, cluster=["x"] * 8)
-    table = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree, threshold=threshold).table
-    expected = {"n_cells": 8, "node": 0 if path == "root" else tree.resolve(path)}
-    assert table.loc["x", ["n_cells", "node"]].to_dict() == expected
-    assert table.loc["x", "share"] == pytest.approx(share)
+    ]:
+        cells, series = labelled(*labels, cluster=["x"] * 8)
+        table = hdi.tl.vote(
+            cells, series, clusters="cluster", taxonomy=tree, threshold=threshold
+        ).table
+        expected = {"n_cells": 8, "node": 0 if path == "root" else tree.resolve(path)}
+        assert table.loc["x", ["n_cells", "node"]].to_dict() == expected
+        assert table.loc["x", "share"] == pytest.approx(share)
 
 
 def test_cells_get_the_node_of_their_cluster_and_keep_proportions_below(tree):
@@ -76,33 +75,17 @@ def test_writes_only_when_asked(cells, annotation):
     assert {"voted_type", "voted_stop_label", "voted_cluster"} <= set(cells.obs)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
+def test_bad_input_is_named(cells, tree):
+    for arguments, error, message in [
         ({"threshold": 0.4}, ValueError, "threshold must be .* got 0.4"),
         ({"threshold": 1.0}, ValueError, "threshold must be .* got 1.0"),
         ({"clusters": "leiden"}, KeyError, "obs has no column 'leiden'"),
         ({"clusters": ["a"]}, ValueError, "clusters has 1 entries for 290 cells"),
         ({"cells_per_cluster": 0}, ValueError, "cells_per_cluster must be .* got 0"),
         ({"taxonomy": None}, ValueError, "got no taxonomy"),
-    ],
-)
-def test_bad_input_is_named(cells, tree, arguments, error, message):
-    with pytest.raises(error, match=message):
-        hdi.tl.vote(cells, "p", **{"taxonomy": tree, **arguments})
-
-
-def test_the_table_has_the_columns_of_celltypist(tree):
-    cells, series = labelled("CD4", "CD4", "CD8", "NK", "B", cluster=["x"] * 3 + ["y"] * 2)
-    result = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree)
-    table = result.to_table()
-    assert table.index.equals(cells.obs_names)
-    assert table["predicted_labels"].tolist() == ["CD4", "CD4", "CD8", "NK", "B"]
-    assert table["over_clustering"].tolist() == list("xxxyy")
-    assert table["majority_voting"].tolist() == ["CD4"] * 3 + ["Heterogeneous"] * 2
-    assert table["conf_score"].tolist() == [1.0] * 5
-    back = hdi.Annotation.from_labels(table["majority_voting"], tree)
-    assert back.labels["stop_label"].tolist() == ["CD4"] * 3 + ["Unknown"] * 2
+    ]:
+        with pytest.raises(error, match=message):
+            hdi.tl.vote(cells, "p", **{"taxonomy": tree, **arguments})
 
 
 def test_writing_a_vote_keeps_existing_columns(cells, annotation):

@@ -50,6 +50,7 @@ from hdeepinsight.nn import (
     LeafProfiles,
     ProfileEnsemble,
     ProfileMatcher,
+    QueryProfiles,
     profile_shift,
 )
 
@@ -65,6 +66,8 @@ SAMPLE_CELLS = 2_000
 #: Steps between updates of the targets by the teacher.
 REFRESH_STEPS = 50
 WEIGHT_DECAY = 1e-4
+#: Weight of the discriminant beside an adapted network, relative to that beside the plain one.
+DISCRIMINANT_SHARE = 0.5
 MAX_MASK_RATE = 0.5
 
 
@@ -114,6 +117,7 @@ class Adapter:
         self._shrinkage: list[float] | None = None
         self._weights: Tensor | None = None
         self._matcher: tuple[bytes, ProfileMatcher] | None = None
+        self.query_profiles: QueryProfiles | None = None
 
     @classmethod
     def from_obs(cls, obs: pd.DataFrame, batch_key: str | None = None) -> Self:
@@ -194,45 +198,70 @@ class Adapter:
             "options": asdict(options),
         }
         self._profiles, self._matcher, self._shrinkage = profiles, None, None
+        self.query_profiles = self._weights = None
         # Stop here if measurements on a sample, without training, rule out an adaptation.
         spread = np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int)
         sample = cells[np.unique(spread)] if len(cells) > SAMPLE_CELLS else cells
-        before = combined_probs(
-            ensemble, sample, measured, network_probs(pristine, sample, measured)
-        )
+        plain = network_probs(pristine, sample, measured)
+        before = combined_probs(ensemble, sample, measured, plain)
         figures["shift_query"] = _query_shift(pristine, sample, measured, before, profiles)
-        self._weights, report = check_adaptation(before, before, before, before, labels, **figures)
-        if options.guard and not report.figures.doubt()[0]:
-            self.report = replace(report, **facts)
-            logger.info("Adaptation, %s: %s.", report.decision, report.reason)
-            return module
+        _, report = check_adaptation(before, before, before, before, labels, **figures)
+        limit = report.figures.doubt(of_network=False)[0] if options.guard else 1.0
+        if not limit:
+            return self._finish(replace(report, **facts), module)
         if sample is not cells:
-            before = combined_probs(
-                ensemble, cells, measured, network_probs(pristine, cells, measured)
-            )
+            plain = network_probs(pristine, cells, measured)
+            before = combined_probs(ensemble, cells, measured, plain)
             figures["shift_query"] = _query_shift(pristine, cells, measured, before, profiles)
+        nodes = torch.as_tensor(cells.nodes, device=measured.device)
+        allowed, batches = leaves_under(pristine.tree)[nodes], range(len(self.batches))
+        now = before
+        if ensemble is not None:
+            leaves = restrict_to_labels(before, allowed).cpu()
+            if cells.has_rna is not None:
+                leaves = leaves * torch.as_tensor(cells.has_rna).unsqueeze(1)
+            rows = [np.flatnonzero(cells.batch == batch) for batch in batches]
+            sums = [
+                leaf_sums(pristine, cells.counts[each], leaves[each], measured) for each in rows
+            ]
+            self.query_profiles = QueryProfiles.of(profiles, sums, limit)
+            known = profiles, measured.cpu(), ensemble.normalizer, self.query_profiles
+            ensemble = ProfileEnsemble(*known).to(measured.device)
+            now = combined_probs(ensemble, cells, measured, plain)
+            figures["before"] = before
+        _, report = check_adaptation(now, now, now, now, labels, **figures)
+        if options.guard and not report.figures.doubt()[0]:
+            return self._finish(replace(report, **facts), module)
         sizes = np.bincount(cells.batch, minlength=len(self.batches)).tolist()
         shrinkage = [size / (size + HALF_SHRUNK_CELLS) for size in sizes]
         profile = profile_probs(profiles, cells, measured, before)
         held_out = profile_probs(profiles, cells, measured, before, skip=1)
         adapted = copy.deepcopy(pristine)
         frozen = freeze_backbone, freeze_head
-        run = _Run(adapted, cells, measured, profile, shrinkage, options, frozen, seed)
+        run = _Run(adapted, cells, measured, profile, allowed, shrinkage, options, frozen, seed)
         run.adapt_statistics((before + profile) / 2, profiles.shares)
         run.train()
         network = network_probs(adapted, cells, measured)
-        proposed = (combined_probs(ensemble, cells, measured, network) + profile) / 2
+        combined = combined_probs(ensemble, cells, measured, network, DISCRIMINANT_SHARE)
         network, profile, held_out, proposed = (
-            restrict_to_labels(each, run.allowed) for each in (network, profile, held_out, proposed)
+            restrict_to_labels(each, allowed)
+            for each in (network, profile, held_out, (combined + profile) / 2)
         )
-        estimates = before, network, profile, held_out
-        self._weights, report = check_adaptation(
-            *estimates, labels, proposed, guard=options.guard, **figures
+        weights, report = check_adaptation(
+            now, network, profile, held_out, labels, proposed, guard=options.guard, **figures
         )
-        self.report = replace(report, **facts)
-        self._shrinkage = shrinkage if self.is_applied else None
-        logger.info("Adaptation, %s: %s.", self.report.decision, self.report.reason)
-        return adapted if self.is_applied else module
+        followed = any(change.followed for change in report.changes)
+        if report.decision == "adapted" and (followed or not options.guard):
+            self._weights, self._shrinkage, module = weights, shrinkage, adapted
+        return self._finish(replace(report, **facts), module)
+
+    def _finish(self, report: AdaptationReport, module: Network) -> Network:
+        """Keep the report, and drop what is not applied; return the network for prediction."""
+        self.report = report
+        if not self.is_applied:
+            self.query_profiles = None
+        logger.info("Adaptation, %s: %s.", report.decision, report.reason)
+        return module
 
     def predict(
         self,
@@ -243,7 +272,7 @@ class Adapter:
         ensemble: ProfileEnsemble | None = None,
         **extra: Tensor,
     ) -> dict[str, Tensor]:
-        """Return the outputs of ``module.predict``, averaged with the profile classifier.
+        """Return the outputs of ``module.predict`` with adapted leaf probabilities.
 
         Parameters
         ----------
@@ -265,23 +294,23 @@ class Adapter:
         if ensemble is None and not self.is_applied:
             return found
         leaves = module.tree.leaf_index
-        combined: Callable[[Tensor], Tensor] = torch.detach
+        combined: Callable[..., Tensor] = _network_alone
         if ensemble is not None:
-            combined = ensemble.reading(counts, extra.get("shift"))
+            combined = ensemble.reading(counts, extra.get("shift"), batch)
         network = found["probabilities"][:, leaves]
-        after = before = combined(network)
-        matcher = None
-        if self.is_applied:
+        after = combined(network)
+        if self._shrinkage is not None:
+            before, after = after, combined(network, DISCRIMINANT_SHARE)
             matcher = self._matcher_for(measured.view(-1, measured.shape[-1]).amax(0))
-        if matcher is not None:
-            ranks = matcher.complete(network, counts, extra.get("has_rna", measured))
-            after = (before + ranks) / 2
-        if self._weights is not None and self.is_applied:
-            with use_adapters(module, np.full_like(batch, -1)):
-                plain = module.predict(counts, measured=measured, **extra)["probabilities"]
-            after = follow_changes(combined(plain[:, leaves]), after, self._weights)
-        known = torch.as_tensor(batch, device=network.device) >= 0
-        after = torch.where(known.unsqueeze(1), after, before)
+            if matcher is not None:
+                ranks = matcher.complete(network, counts, extra.get("has_rna", measured))
+                after = (after + ranks) / 2
+            if self._weights is not None:
+                with use_adapters(module, np.full_like(batch, -1)):
+                    plain = module.predict(counts, measured=measured, **extra)["probabilities"]
+                after = follow_changes(combined(plain[:, leaves]), after, self._weights)
+            known = torch.as_tensor(batch, device=network.device) >= 0
+            after = torch.where(known.unsqueeze(1), after, before)
         return {**found, "probabilities": after @ leaves_under(module.tree).to(after).T}
 
     def _matcher_for(self, measured: Tensor) -> ProfileMatcher | None:
@@ -303,6 +332,7 @@ class Adapter:
             "batch_key": self.batch_key,
             "shrinkage": self._shrinkage,
             "weights": None if self._weights is None else self._weights.tolist(),
+            "query_profiles": self.query_profiles and self.query_profiles.to_dict(),
         }
 
     @classmethod
@@ -329,6 +359,8 @@ class Adapter:
             adapter._weights = torch.tensor(values["weights"])
         if adapter._shrinkage is not None:
             insert_adapters(module, adapter._shrinkage)
+        if values.get("query_profiles") is not None and profiles is not None:
+            adapter.query_profiles = QueryProfiles.from_dict(values["query_profiles"], profiles)
         return adapter
 
 
@@ -340,6 +372,7 @@ class _Run:
     cells: QueryCells
     measured: Tensor
     profile: Tensor
+    allowed: Tensor
     shrinkage: list[float]
     options: AdaptationOptions
     frozen: tuple[bool, bool]
@@ -354,8 +387,7 @@ class _Run:
         free = [part.requires_grad_() for part, frozen in parts if part is not None and not frozen]
         self.unfrozen = [parameter for part in free for parameter in part.parameters()]
         self.adapters = insert_adapters(module, self.shrinkage)
-        nodes = torch.as_tensor(self.cells.nodes, device=self.measured.device)
-        self.labelled, self.allowed = nodes > 0, leaves_under(module.tree)[nodes]
+        self.labelled = torch.as_tensor(self.cells.nodes > 0, device=self.measured.device)
 
     def adapt_statistics(self, mean_probs: Tensor, shares: Tensor) -> None:
         """Adapt the statistics of each batch, with classes weighted as in the reference.
@@ -424,6 +456,10 @@ class _Run:
         logits = self.module.inference(**inputs | {"measured": keep * inputs["measured"]})["logits"]
         log_probs: Tensor = self.module.tree(logits)[:, self.module.tree.leaf_index]
         return log_probs
+
+
+def _network_alone(leaves: Tensor, _: float = 1.0) -> Tensor:
+    return leaves.detach()
 
 
 def _query_shift(

@@ -13,7 +13,14 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from hdeepinsight.adaptation._layers import use_adapters
-from hdeepinsight.nn import LeafProfiles, LeafSums, ProfileEnsemble, ProfileMatcher, SparseCounts
+from hdeepinsight.nn import (
+    GenePanels,
+    LeafProfiles,
+    LeafSums,
+    ProfileEnsemble,
+    ProfileMatcher,
+    SparseCounts,
+)
 from hdeepinsight.taxonomy import TreeAlgebra
 
 PART_CELLS = 1024
@@ -116,21 +123,26 @@ def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor)
     counts
         Raw counts, shape ``(n_cells, n_genes)``.
     leaves
-        Index of the leaf of each cell, -1 for none, shape ``(n_cells,)``.
+        Index of the leaf of each cell, -1 for none, shape ``(n_cells,)``; or probabilities of the
+        leaves, shape ``(n_cells, n_leaves)``.
     measured
         1 for measured genes, shape ``(n_genes,)``.
     """
     sums = []
-    for start in range(0, counts.shape[0], PART_CELLS):
+    for start in range(0, max(1, counts.shape[0]), PART_CELLS):
         rows = slice(start, start + PART_CELLS)
         part = torch.from_numpy(counts[rows].toarray()).to(measured.device)
         values = module.normalizer.log_normalize(part, measured).cpu()
-        sums.append(LeafSums.of(values, leaves[rows], len(module.tree.leaf_index)))
+        sums.append(LeafSums.of(values, leaves[rows], len(module.tree.leaf_index), measured))
     return LeafSums.sum(sums)
 
 
 def reference_sums(
-    module: Any, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray | None = None
+    module: Any,
+    counts: csr_matrix,
+    nodes: np.ndarray,
+    batches: np.ndarray | None = None,
+    panels: GenePanels | None = None,
 ) -> list[LeafSums]:
     """Sum the log values of the cells of each leaf of a reference, separately for each batch.
 
@@ -144,6 +156,8 @@ def reference_sums(
         Node of the label of each cell, shape ``(n_cells,)``; cells of inner nodes are ignored.
     batches
         Batch of each cell, shape ``(n_cells,)``; by default all cells are one batch.
+    panels
+        Genes that were measured in each cell; all by default.
 
     Examples
     --------
@@ -158,9 +172,15 @@ def reference_sums(
     [1, 2]
     """
     leaves = torch.from_numpy(pd.Index(module.tree.taxonomy.leaves).get_indexer(nodes))
-    measured = torch.ones(counts.shape[1], device=module.temperature.device)
-    parts = [slice(None)] if batches is None else [batches == name for name in np.unique(batches)]
-    return [leaf_sums(module, counts[part], leaves[part], measured) for part in parts]
+    panels = GenePanels.one(*counts.shape) if panels is None else panels
+    device, every = module.temperature.device, np.arange(len(nodes))
+    parts = [every] if batches is None else [every[batches == b] for b in np.unique(batches)]
+
+    def sums_of(rows: np.ndarray, measured: np.ndarray) -> LeafSums:
+        mask = torch.tensor(measured, dtype=torch.float32, device=device)
+        return leaf_sums(module, counts[rows], leaves[rows], mask)
+
+    return [LeafSums.sum([sums_of(p[rows], m) for rows, m in panels[p]]) for p in parts]
 
 
 @torch.no_grad()
@@ -188,22 +208,28 @@ def profile_probs(
         return network
     found = []
     for rows, part in cells.parts():
-        inputs = part.tensors(measured)
-        found.append(matcher.complete(network[rows], inputs["counts"], inputs["measured"]))
+        inputs = part.tensors(measured, sparse=True)
+        has_rna = inputs.get("has_rna", measured)
+        found.append(matcher.complete(network[rows], inputs["counts"], has_rna))
     return torch.cat(found)
 
 
 @torch.no_grad()
 def combined_probs(
-    ensemble: ProfileEnsemble | None, cells: QueryCells, measured: Tensor, network: Tensor
+    ensemble: ProfileEnsemble | None,
+    cells: QueryCells,
+    measured: Tensor,
+    network: Tensor,
+    discriminant: float = 1.0,
 ) -> Tensor:
     """Combine leaf probabilities by a network with the profiles; ``None`` leaves them."""
     if ensemble is None:
         return network
     found = []
     for rows, part in cells.parts():
-        inputs = part.tensors(measured)
-        found.append(ensemble.reading(inputs["counts"], inputs.get("shift"))(network[rows]))
+        counts = SparseCounts.of(part.counts, measured.device)
+        combined = ensemble.reading(counts, batch=part.batch)
+        found.append(combined(network[rows], discriminant))
     return torch.cat(found)
 
 

@@ -39,15 +39,22 @@ DOUBTS = {
         "the query differs from the reference no more than cells of the same batch differ from "
         "each other ({:.2f} of the distance between batches), so that no adaptation is needed",
     ),
+    "times_between_batches": (
+        (1.0, 2.0),
+        "the types of the query are hardly farther from those of the reference than in another "
+        "batch of it ({:.1f} times the usual distance), where adapting the network does not help",
+    ),
 }
+#: Measurements that limit the adaptation of the network alone.
+OF_NETWORK = "unsupported", "times_between_batches"
+#: Distance below which a query is regarded as another batch of the same study.
+NEAR = 0.4
 #: Pseudocount of cells, and their support, which reduces the support of changes of few cells.
 EXTRA_CELLS, EXTRA_SUPPORT = 5, 0.3
 #: Weight of the adapted probabilities if the most probable leaf is unchanged.
 SAME_LEAF = 0.5
 #: Minimum distance between batches of a reference; also assumed for a single batch.
 MIN_SHIFT = 0.1
-#: Below this multiple of the distance between batches, a query is regarded as another batch.
-MAX_TIMES = 3.0
 MIN_GENES = 0.9
 FLOOR = 1e-6
 #: Number of label changes that a reason lists.
@@ -123,8 +130,9 @@ class LabelChange:
     n_cells
         Number of cells with this change.
     plain, network, profiles, held_out
-        Mean probability of the new leaf in these cells by the reference model, the adapted
-        network, the profiles, and markers that were not used in the adaptation.
+        Mean probability of the new leaf in these cells by the reference model with the class means
+        of the query, the adapted network, the profiles, and markers that were not used in the
+        adaptation.
     followed
         Weight of the change, from 0 (rejected) to 1.
 
@@ -313,18 +321,27 @@ class AdaptationFigures:
         return self.shift_query / max(self.shift_reference or 0.0, MIN_SHIFT)
 
     @property
-    def like_a_batch(self) -> bool:
-        """Whether the query is as similar to the reference as another batch of it."""
-        times, between = self.times_as_far, self.shift_reference
-        return times is not None and between is not None and times < MAX_TIMES
+    def times_between_batches(self) -> float | None:
+        """Distance relative to that between batches; ``None`` for a reference of one batch."""
+        if self.shift_query is None or self.shift_reference is None:
+            return None
+        return self.shift_query / max(self.shift_reference, MIN_SHIFT)
 
-    def doubt(self) -> tuple[float, str]:
+    @property
+    def like_a_batch(self) -> bool:
+        """Whether the query is as near to the reference as another batch of the same study."""
+        return self.shift_query is not None and self.shift_query < NEAR
+
+    def doubt(self, *, of_network: bool = True) -> tuple[float, str]:
         """Return the maximum weight of label changes, from 0 to 1, and the reason for it.
 
-        The measurement with the lowest weight decides.
+        The measurement with the lowest weight decides. With ``of_network=False``, those that limit
+        the adaptation of the network alone are left out.
         """
         found = [(1.0, "")]
         for name, (limits, sentence) in DOUBTS.items():
+            if not of_network and name in OF_NETWORK:
+                continue
             if (value := getattr(self, name)) is not None:
                 found.append((float(_share(value, limits)), sentence.format(value)))
         return min(found, key=lambda doubt: doubt[0])
@@ -426,6 +443,7 @@ def check_adaptation(
     labels: Sequence[str],
     proposed: Tensor | None = None,
     *,
+    before: Tensor | None = None,
     guard: bool = True,
     **figures: Any,
 ) -> tuple[Tensor, AdaptationReport]:
@@ -435,6 +453,9 @@ def check_adaptation(
     ----------
     plain, network, profiles, held_out, labels, proposed
         As in :func:`weigh_changes`.
+    before
+        Probabilities of the reference model, if ``plain`` are those with the class means of the
+        query.
     guard
         ``False`` applies all changes in full.
     **figures
@@ -468,9 +489,13 @@ def check_adaptation(
     if not guard:
         weights, limit = torch.ones_like(weights), 1.0
         reason = f"the check is switched off; with it: {reason}"
+    if before is not None:
+        reason = f"class means were recomputed with the cells of the query; {reason}"
     weights = limit * weights
     after = follow_changes(plain, proposed, weights)
-    found = AdaptationFigures.measure(plain, after, held_out, **figures)
+    found = AdaptationFigures.measure(
+        plain if before is None else before, after, held_out, **figures
+    )
     report = AdaptationReport(
         decision="adapted" if found.changed or not guard else "zero-shot",
         reason=reason,

@@ -28,9 +28,6 @@ from hdeepinsight.annotation._evaluate import (
     expected_calibration_error as expected_calibration_error,
 )
 from hdeepinsight.annotation._evaluate import level_metrics as level_metrics
-from hdeepinsight.annotation._evaluate import match_mean_confidence as match_mean_confidence
-from hdeepinsight.annotation._evaluate import mean_confidence as mean_confidence
-from hdeepinsight.annotation._evaluate import sharpen as sharpen
 from hdeepinsight.annotation._external import class_nodes as class_nodes
 from hdeepinsight.annotation._external import drop_ancestors as drop_ancestors
 from hdeepinsight.annotation._external import label_nodes as label_nodes

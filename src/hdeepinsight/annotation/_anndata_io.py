@@ -31,8 +31,6 @@ class Additions(NamedTuple):
     obs: Mapping[str, Any]
     obsm: Mapping[str, Any] = {}
     uns: Mapping[str, Any] = {}
-    #: Columns of ``obs`` without the prefix, for other tools.
-    as_named: Mapping[str, Any] = {}
 
     def write(
         self, adata: AnnData, key_added: str, notes: Mapping[str, Any], *, overwrite: bool = False
@@ -61,7 +59,6 @@ class Additions(NamedTuple):
             part: {storable(f"{key_added}_{name}"): value for name, value in entries.items()}
             for part, entries in (("obs", self.obs), ("obsm", self.obsm), ("uns", self.uns))
         }
-        parts["obs"] |= self.as_named
         names = {f"{part}/{name}" for part, added in parts.items() for name in added}
         # Without a record, entries with this prefix belong to the user.
         stored = adata.uns.get(key)

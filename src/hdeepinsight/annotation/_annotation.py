@@ -690,43 +690,6 @@ class Annotation:
         probabilities = leaves @ tree.ancestor_matrix
         return replace(self, node_probabilities=probabilities, calibration=None, recipe=recipe)
 
-    def to_table(
-        self, style: Literal["celltypist", "popv"], *, level: int | str | None = None
-    ) -> pd.DataFrame:
-        """Return labels and confidence with the column names of another tool.
-
-        Parameters
-        ----------
-        style
-            ``"celltypist"``: ``predicted_labels`` and ``conf_score``, with ``"Unassigned"`` for
-            unlabelled cells. ``"popv"``: ``popv_hdeepinsight_prediction`` and
-            ``popv_hdeepinsight_prediction_probabilities``, as one of its methods, with
-            ``"unknown"``.
-        level
-            Depth or name of a level; the assigned label by default.
-
-        Raises
-        ------
-        ValueError
-            If there is no such style or level.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> import pandas as pd
-        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> table = pd.DataFrame({"CD4": [0.5], "CD8": [0.4], "B": [0.1]}, index=["a"])
-        >>> result = hdi.Annotation.from_probabilities(table, tree)
-        >>> result.to_table("celltypist").to_dict("list")
-        {'predicted_labels': ['T'], 'conf_score': [0.9]}
-        """
-        check_choice("style", style, _external.TABLE_COLUMNS)
-        label_column, confidence_column, no_label = _external.TABLE_COLUMNS[style]
-        nodes = self.stop_nodes if level is None else self.level_nodes(level)
-        share = self._probability_of(np.where(nodes == 0, self.leaf_nodes, nodes))
-        labels = _decode.node_categories(_decode.node_names(self.taxonomy, no_label), nodes)
-        return pd.DataFrame({label_column: labels, confidence_column: share}, self.obs_names)
-
     def _candidates(self, depth: int) -> np.ndarray:
         """Return the nodes of a level and the leaves above it, which partition the cells."""
         own, is_leaf = self.taxonomy.depth, self.taxonomy.n_children == 0
@@ -828,7 +791,6 @@ class Annotation:
         key_added: str = "hdi",
         fill: bool = True,
         details: bool = False,
-        schema: Literal["cellxgene"] | None = None,
         overwrite: bool = False,
     ) -> None:
         """Add the annotation to an AnnData of the same cells.
@@ -844,10 +806,6 @@ class Annotation:
             files do not allow in names, are replaced by ``|``.
         fill, details
             As in :meth:`to_frame`.
-        schema
-            ``"cellxgene"`` also adds ``obs["cell_type_ontology_term_id"]``, with the name and
-            values of the CELLxGENE schema. ``cell_type`` is not added, because the portal derives
-            it from the ids and rejects files that contain it.
         overwrite
             Replace existing entries with these names. Entries of an earlier annotation with the
             same key are always replaced.
@@ -855,8 +813,7 @@ class Annotation:
         Raises
         ------
         ValueError
-            If the cells differ, a name is taken, or the taxonomy lacks the requested ids. After
-            any error, the AnnData is unchanged.
+            If the cells differ, or a name is taken. After any error, the AnnData is unchanged.
 
         Examples
         --------
@@ -871,15 +828,6 @@ class Annotation:
         (['CD4', 'B'], (2, 4))
         """
         added = annotation_additions(self, adata, fill=fill, details=details)
-        if schema is not None:
-            check_choice("schema", schema, ["cellxgene"], "Omit it to use prefixed names only.")
-            if not self.taxonomy.ontology_ids:
-                raise ValueError(
-                    "The taxonomy has no Cell Ontology ids, so all cells would be 'unknown'. Add "
-                    "them with taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', ...}), "
-                    "or use Taxonomy.from_cell_ontology."
-                )
-            added = added._replace(as_named={ONTOLOGY_KEY: self.ontology_term_ids.array})
         added.write(adata, key_added, self.to_dict(), overwrite=overwrite)
 
     def to_dict(self) -> dict[str, Any]:

@@ -268,8 +268,8 @@ class LabelSets:
     >>> sets
     LabelSets of 9 cells (nodes): at least 80.0% contain the true type if cells resemble the
     labelled cells; 2.00 types per set, 0.0% with a single type
-    >>> int(sets.size[0]), sets.lca[0]
-    (2, 'T')
+    >>> int(sets.size[0]), sets.sets[0]
+    (2, ('T',))
     """
 
     taxonomy: Taxonomy
@@ -306,22 +306,8 @@ class LabelSets:
         """Number of leaves in each set."""
         return pd.Series(self.contains.sum(axis=1), index=self.obs_names, name="size")
 
-    @cached_property
-    def lca_nodes(self) -> np.ndarray:
-        """Lowest common ancestor of each set, shape ``(n_cells,)``; 0 is the root."""
-        contains = self._n_inside == self.size.to_numpy()[:, None]
-        # Nodes that contain the set are on one path, and deeper nodes have larger indices.
-        lowest = self.taxonomy.n_nodes - 1 - contains[:, ::-1].argmax(axis=1)
-        return np.where(self.contains.all(axis=1), 0, lowest)
-
-    @cached_property
-    def lca(self) -> pd.Series:
-        """Label of the lowest common ancestor of each set; ``"Unknown"`` at the root."""
-        values = np.array(_decode.node_names(self.taxonomy), dtype=object)[self.lca_nodes]
-        return pd.Series(values, index=self.obs_names, name="lca", dtype=object)
-
     def to_frame(self) -> pd.DataFrame:
-        """Return sets as text (nodes joined by ``" | "``), sizes and lowest common ancestors.
+        """Return sets as text (nodes joined by ``" | "``), and their sizes.
 
         Examples
         --------
@@ -334,13 +320,12 @@ class LabelSets:
         >>> calibration = calibrate(result, tree.encode(["B", "CD4"]))
         >>> sets = result.label_sets(alpha=0.4, kind="leaves", calibration=calibration)
         >>> sets.to_frame()
-             label_set  size      lca
-        0  B | T > CD4     2  Unknown
-        1  B | T > CD4     2  Unknown
+             label_set  size
+        0  B | T > CD4     2
+        1  B | T > CD4     2
         """
         text = [" | ".join(names) for names in self.sets]
-        columns = {"label_set": text, "size": self.size.to_numpy(), "lca": self.lca.to_numpy()}
-        return pd.DataFrame(columns, index=self.obs_names)
+        return pd.DataFrame({"label_set": text, "size": self.size}, index=self.obs_names)
 
     def holds(self, true_nodes: np.ndarray) -> np.ndarray:
         """Return whether each set contains all leaves below the cell's true node, (n_cells,).

@@ -1,14 +1,13 @@
-"""Score annotations against known labels, and adjust their confidence."""
+"""Score annotations against known labels."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 
 from hdeepinsight._errors import check_integer, invalid
 from hdeepinsight.annotation._annotation import Annotation
@@ -21,9 +20,6 @@ from hdeepinsight.taxonomy import (
     level_scores,
     path_distance,
 )
-
-#: Range of powers in `match_mean_confidence`.
-_POWERS = (0.05, 20.0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -292,77 +288,3 @@ def check_confidence(
         raise ValueError(f"correct must be boolean, got {found}. {hint}")
     check_integer("n_bins", n_bins, hint="15 is a good start.")
     return values.clip(max=1.0), right
-
-
-def mean_confidence(annotation: Annotation) -> float:
-    """Return the mean over cells of the probability of the most probable leaf.
-
-    Examples
-    --------
-    >>> import hdeepinsight as hdi
-    >>> import pandas as pd
-    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> table = pd.DataFrame({"CD4": [0.5], "CD8": [0.25], "B": [0.25]}, index=["a"])
-    >>> result = hdi.Annotation.from_probabilities(table, tree)
-    >>> mean_confidence(result)
-    0.5
-    """
-    return float(_leaves(annotation).max(axis=1).mean())
-
-
-def sharpen(annotation: Annotation, power: float) -> Annotation:
-    """Raise leaf probabilities to a power, and normalise them.
-
-    The most probable leaf of each cell does not change. Powers below 1 decrease the confidence,
-    powers above 1 increase it.
-
-    Examples
-    --------
-    >>> import hdeepinsight as hdi
-    >>> import pandas as pd
-    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> table = pd.DataFrame({"CD4": [0.5], "CD8": [0.25], "B": [0.25]}, index=["a"])
-    >>> result = hdi.Annotation.from_probabilities(table, tree)
-    >>> round(mean_confidence(sharpen(result, 2.0)), 3)
-    0.667
-    """
-    leaves = _powered(_leaves(annotation), power)
-    matrix = annotation.taxonomy.ancestor_matrix.astype(np.float64)
-    return replace(annotation, node_probabilities=leaves @ matrix)
-
-
-def match_mean_confidence(annotation: Annotation, target: float) -> Annotation:
-    """Raise leaf probabilities to a power so that :func:`mean_confidence` equals the target.
-
-    The power is limited to the range from 0.05 to 20.
-
-    Examples
-    --------
-    >>> import hdeepinsight as hdi
-    >>> import pandas as pd
-    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> table = pd.DataFrame({"CD4": [0.5], "CD8": [0.25], "B": [0.25]}, index=["a"])
-    >>> result = hdi.Annotation.from_probabilities(table, tree)
-    >>> round(mean_confidence(match_mean_confidence(result, 0.8)), 3)
-    0.8
-    """
-    leaves = _leaves(annotation)
-
-    def excess(log_power: float) -> float:
-        return float(_powered(leaves, np.exp(log_power)).max(axis=1).mean()) - target
-
-    low, high = np.log(_POWERS)
-    if excess(low) >= 0 or excess(high) <= 0:
-        return sharpen(annotation, _POWERS[excess(high) <= 0])
-    return sharpen(annotation, float(np.exp(brentq(excess, low, high, xtol=1e-6))))
-
-
-def _leaves(annotation: Annotation) -> np.ndarray:
-    return annotation.node_probabilities[:, annotation.taxonomy.leaves].astype(np.float64)
-
-
-def _powered(leaves: np.ndarray, power: float) -> np.ndarray:
-    relative = leaves / leaves.max(axis=1, keepdims=True)  # avoids underflow for large powers
-    powered: np.ndarray = relative**power
-    powered /= powered.sum(axis=1, keepdims=True)
-    return powered

@@ -186,14 +186,6 @@ def normalise_classes(
     return values / np.where(total > 0, total, 1.0), nodes
 
 
-#: For each style: columns of labels and confidence, and the label of unlabelled cells.
-_POPV = "popv_hdeepinsight_prediction"
-TABLE_COLUMNS = {
-    "celltypist": ("predicted_labels", "conf_score", "Unassigned"),
-    "popv": (_POPV, f"{_POPV}_probabilities", "unknown"),
-}
-
-
 def label_probabilities(
     taxonomy: Taxonomy, labels: pd.Series, confidence: ArrayLike | None
 ) -> tuple[NDArray[np.int64], Floats]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 
-from hdeepinsight.nn import SparseCounts
+from hdeepinsight.nn import GenePanels, SparseCounts
 from hdeepinsight.taxonomy import Taxonomy
 
 #: Share of ambient RNA, the mean of all types, in every profile.
@@ -40,6 +41,14 @@ N_SPECIFIC = 100
 PSEUDO_SHARE = 2e-5
 #: Cells whose counts are pooled: one cell has too few counts to show that it lacks a marker.
 N_NEIGHBORS = 15
+#: Fewest simulated doublets per half of the cells, as a number and per cell, and the largest share
+#: of doublets in a query.
+MIN_DOUBLETS, MIN_PAIRS, MAX_DOUBLETS = 10, 0.05, 0.25
+#: Largest estimated share of other cells that are called doublets, and the smallest share of
+#: simulated doublets above a threshold from which the share of doublets is estimated.
+FALSE_ALARMS, MIN_RECALL = 0.05, 0.4
+#: Shrinkage of the covariance of standardised features.
+RIDGE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +100,13 @@ class ReferenceBank:
         train: tuple[sparse.csr_matrix, Any],
         held_out: tuple[sparse.csr_matrix, Any],
         rows: np.ndarray | None = None,
+        panels: tuple[GenePanels, GenePanels] | None = None,
+        seed: int = 0,
     ) -> ReferenceBank:
         """Collect profiles of training cells, and counts of held-out cells.
+
+        Counts of genes that were not measured in a held-out cell are drawn from the profile of its
+        type, so that it can be compared with cells of any query.
 
         Parameters
         ----------
@@ -102,15 +116,20 @@ class ReferenceBank:
             Raw counts, shape ``(n_cells, n_genes)``, and the node of each cell's label.
         rows
             Held-out cells to keep; all by default.
+        panels
+            Genes that were measured in the cells of ``train`` and ``held_out``; all by default.
+        seed
+            Seed of the counts of other genes.
         """
-        each, nodes = _as_shares(train[0]), np.asarray(train[1])
-        shares = np.zeros((taxonomy.n_leaves, each.shape[1]), dtype=np.float32)
-        n_cells = np.bincount(nodes, minlength=taxonomy.n_nodes)[taxonomy.leaves]
-        for row in np.flatnonzero(n_cells):
-            shares[row] = np.asarray(each[nodes == taxonomy.leaves[row]].mean(axis=0)).ravel()
+        leaves, n_leaves = pd.Index(taxonomy.leaves), taxonomy.n_leaves
+        known, own = panels or [GenePanels.one(*counts.shape) for counts, _ in (train, held_out)]
+        leaf = leaves.get_indexer(train[1])
+        shares = known.mean_shares(train[0], leaf, n_leaves)
+        n_cells = np.bincount(leaf[leaf >= 0], minlength=n_leaves)
         rows = np.arange(len(held_out[1])) if rows is None else rows
-        kept = sparse.csr_matrix(held_out[0][rows]).astype(np.float32)
-        return cls(kept, np.asarray(held_out[1])[rows], shares, n_cells)
+        kept, nodes = held_out[0][rows], np.asarray(held_out[1])[rows]
+        kept = own[rows].complete(kept, shares, leaves.get_indexer(nodes), seed)
+        return cls(sparse.csr_matrix(kept).astype(np.float32), nodes, shares, n_cells)
 
     def to_dict(self) -> dict[str, torch.Tensor]:
         """Return plain tensors, for the model file.
@@ -163,6 +182,8 @@ class Explained(NamedTuple):
         Log-likelihood ratio of the best type to empty droplets, divided likewise.
     depth
         Total counts in the genes of the profiles.
+    n_genes
+        Number of genes with counts.
     likelihoods
         Log-likelihoods per count of the types of the reference, with mean 0 per cell; shape
         ``(n_cells, n_types)``.
@@ -172,6 +193,7 @@ class Explained(NamedTuple):
     gain: np.ndarray
     ambient: np.ndarray
     depth: np.ndarray
+    n_genes: np.ndarray
     likelihoods: np.ndarray
 
 
@@ -330,7 +352,7 @@ class TypeProfiles:
         gain = np.where(np.isfinite(gain), gain, 0.0) / scale
         likelihoods = likely / np.maximum(depth, 1.0)[:, None].astype(np.float32)
         likelihoods -= likelihoods.mean(axis=1, keepdims=True)
-        return Explained(best, gain, alone / scale, depth, likelihoods)
+        return Explained(best, gain, alone / scale, depth, np.diff(counts.indptr), likelihoods)
 
 
 def _sums(counts: sparse.csr_matrix, places: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -338,6 +360,100 @@ def _sums(counts: sparse.csr_matrix, places: np.ndarray, table: np.ndarray) -> n
     arrays = map(torch.from_numpy, (counts.indptr, places, counts.data))
     weights = torch.from_numpy(np.ascontiguousarray(table))
     return np.asarray(SparseCounts(*arrays).weighted_sums(weights).numpy())
+
+
+class DoubletDetector:
+    """Linear discriminant of the cells of a query and of doublets simulated from them.
+
+    A doublet is the sum of two cells that the profiles assign to different lineages. Features are
+    the log-likelihoods of all types, the gain of a second lineage, the most likely type, and the
+    numbers of counts and genes. Cells that the first discriminant calls doublets are not used to
+    simulate those of the second.
+
+    Parameters
+    ----------
+    profiles
+        Profiles of the types.
+    counts
+        Raw counts of cells of the query in the genes of the profiles.
+    found
+        How the profiles explain these cells.
+    kept
+        Whether each cell may be used to simulate doublets.
+    rng
+        Source of the pairs.
+
+    Attributes
+    ----------
+    threshold
+        Score above which a cell is called a doublet, such that this is estimated to be wrong for at
+        most 5 % of the other cells. The share of doublets in the query, needed for the estimate, is
+        the largest that the scores of cells and of simulated doublets allow, at most 25 %.
+    power
+        Share of simulated doublets found; ``None`` with too few pairs of lineages, where no cell is
+        called a doublet.
+    """
+
+    def __init__(
+        self,
+        profiles: TypeProfiles,
+        counts: sparse.csr_matrix,
+        found: Explained,
+        kept: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        self.n_leaves, self.threshold = len(profiles.sizes), 0.0
+        self.power: float | None = None
+        cells, group = self._features(found), profiles.group[found.leaf]
+        self.centre, self.spread = cells.mean(axis=0), cells.std(axis=0) + 1e-9
+        self.direction, n_cells = np.zeros(cells.shape[1]), len(cells)
+        # Each half is scored by the discriminant of the other.
+        half = rng.permutation(n_cells) % 2
+        for _ in range(2):
+            pool = np.flatnonzero(kept)
+            if not len(pool):
+                return
+            one, other = rng.choice(pool, size=(2, 6 * n_cells))
+            pairs = (group[one] != group[other]) & (half[one] == half[other])
+            one, other = one[pairs][:n_cells], other[pairs][:n_cells]
+            n_pairs = np.bincount(half[one], minlength=2).min()
+            if n_pairs < max(MIN_DOUBLETS, MIN_PAIRS * n_cells):
+                return
+            doublets = self._features(profiles.explain(counts[one] + counts[other]))
+            directions = [
+                self._discriminate(cells[half == k], doublets[half[one] == k]) for k in (1, 0)
+            ]
+            own = np.where(half == 0, *(self._project(cells, each) for each in directions))
+            made = np.where(half[one] == 0, *(self._project(doublets, each) for each in directions))
+            self.direction = np.mean(directions, axis=0)
+            shares = np.linspace(0.95, 0.05, 19)  # of the doublets above each threshold
+            thresholds = np.quantile(made, 1 - shares)
+            above = (own[:, None] > thresholds).mean(axis=0)
+            # The highest scores are of simulated doublets that contain a real one.
+            true = min((above / shares)[shares >= MIN_RECALL].min(), MAX_DOUBLETS)
+            wrong = (above - true * shares) / (1 - true)
+            first = min(int((wrong > FALSE_ALARMS).sum()), len(shares) - 1)
+            self.threshold, self.power = float(thresholds[first]), float(shares[first])
+            kept = own <= self.threshold
+
+    def score(self, found: Explained) -> np.ndarray:
+        """Return scores of cells minus the threshold; shape ``(n_cells,)``."""
+        return self._project(self._features(found), self.direction) - self.threshold
+
+    def _features(self, found: Explained) -> np.ndarray:
+        sizes = np.log1p(np.column_stack([found.depth, found.n_genes]))
+        leaf = np.eye(self.n_leaves)[found.leaf]
+        return np.column_stack([found.likelihoods, found.gain, found.ambient, sizes, leaf])
+
+    def _project(self, features: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        return np.asarray((features - self.centre) / self.spread @ direction)
+
+    def _discriminate(self, cells: np.ndarray, doublets: np.ndarray) -> np.ndarray:
+        """Return the direction that separates doublets from cells best."""
+        one, other = ((each - self.centre) / self.spread for each in (cells, doublets))
+        inner = (np.cov(one.T, bias=True) + np.cov(other.T, bias=True)) / 2
+        difference = other.mean(axis=0) - one.mean(axis=0)
+        return np.linalg.solve(inner + RIDGE * np.eye(len(inner)), difference)
 
 
 class MarkerEvidence:
@@ -461,11 +577,6 @@ def mean_share(counts: sparse.csr_matrix) -> np.ndarray:
     """Return the mean over cells of the share of each gene, shape ``(n_genes,)``."""
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     return np.asarray(counts.T @ (1.0 / np.maximum(total, 1.0))) / max(len(total), 1)
-
-
-def _as_shares(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    return sparse.csr_matrix(sparse.diags(1.0 / np.maximum(total, 1.0)) @ counts)
 
 
 def _normalise(shares: np.ndarray) -> np.ndarray:

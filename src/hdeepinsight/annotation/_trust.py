@@ -11,6 +11,7 @@ from scipy import sparse
 
 from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.annotation._novelty import (
+    DoubletDetector,
     Explained,
     MarkerEvidence,
     ReferenceBank,
@@ -26,7 +27,7 @@ Predict = Callable[[sparse.csr_matrix], np.ndarray]
 
 #: Held-out cells are thinned to this many depths: the medians of the quarters of the query.
 N_DEPTHS = 4
-#: Simulated empty droplets of each depth, and simulated doublets.
+#: Simulated empty droplets of each depth.
 N_SIMULATED = 400
 #: P-values up to which a cell has no lineage, or no type.
 ALPHA_LINEAGE, ALPHA_TYPE = 0.02, 0.02
@@ -41,8 +42,6 @@ EXCESS_WEIGHT = 3.0
 MIN_UNCERTAINTY = 0.3
 #: P-value above which a cell cannot be distinguished from an empty droplet.
 ALPHA_AMBIENT = 0.005
-#: P-value up to which a cell is a doublet.
-ALPHA_DOUBLET = 0.05
 #: Largest correction for the shift of the query, in spreads of the held-out cells. If half of the
 #: cells of a type deviate by more, they are a new type.
 MAX_SHIFT = 2.0
@@ -141,9 +140,10 @@ class QueryComparison:
         self.genes = np.flatnonzero(measured)
         self.leaves = np.asarray(taxonomy.leaves)
         counts = sparse.csr_matrix(sample)[:, self.genes]
-        # Duplicated cells, as in files that were joined twice, count once.
+        # Duplicated cells, as in files that were joined twice, count once, and the order of cells
+        # does not matter.
         sums = counts @ self.rng.random(counts.shape[1])
-        kept = np.sort(np.unique(sums, return_index=True)[1])
+        kept = np.unique(sums, return_index=True)[1]
         kept = kept[sums[kept] > 0]
         counts, sample, probabilities = counts[kept], sample[kept], probabilities[kept]
         self.profiles = TypeProfiles(bank, taxonomy, self.genes, counts)
@@ -229,17 +229,8 @@ class QueryComparison:
         found = self.profiles.explain(counts)
         # Empty droplets alone may get one label, too, but have few counts.
         self.is_pure = self.median_depth > FEW_COUNTS and self.profiles.is_pure(weights)
-        self.doublet_power = self._doublet_power(counts[kept], found.leaf[kept])
+        self.doublets = DoubletDetector(self.profiles, counts, found, kept, self.rng)
         return found
-
-    def _doublet_power(self, counts: sparse.csr_matrix, leaf: np.ndarray) -> float | None:
-        """Return the share of simulated doublets found; ``None`` if there is only one lineage."""
-        one, other = self.rng.integers(len(leaf), size=(2, 2 * N_SIMULATED))
-        mixed = np.flatnonzero(self.profiles.group[leaf[one]] != self.profiles.group[leaf[other]])
-        if len(mixed) < MIN_CELLS:
-            return None
-        doublets = self.profiles.explain(counts[one[mixed]] + counts[other[mixed]])
-        return float((upper_share(self._score(doublets), self.null_gain) <= ALPHA_DOUBLET).mean())
 
     def _simulate_droplets(self, depth: np.ndarray) -> None:
         """Simulate empty droplets at depths that double from the least to the most."""
@@ -322,13 +313,13 @@ class QueryComparison:
         nearest = np.searchsorted(self.droplet_edges, found.depth)
         for i, droplets in enumerate(self.droplets):
             p_ambient[nearest == i] = upper_share(found.ambient[nearest == i], droplets)
-        # Empty droplets have fewer counts than most cells, doublets more.
-        is_doublet = (p_type <= ALPHA_DOUBLET) & (found.depth >= self.median_depth)
+        doublet_score = self.doublets.score(found)
+        is_doublet = doublet_score > 0
         lacks_markers = (p_lineage <= ALPHA_MARKERS) & (missing >= MIN_MISSING)
         return {
             "lineage_p_value": p_lineage,
             "type_p_value": p_type,
-            "doublet_score": score,
+            "doublet_score": doublet_score,
             "ambient_score": p_ambient,
             "is_doublet": is_doublet,
             "is_ambient": (p_ambient > ALPHA_AMBIENT) & ~is_doublet & (not self.is_pure),
@@ -470,8 +461,8 @@ class QueryComparison:
         or doublets (``doublets``), and whose label is stopped above the type (``stopped``).
         """
         found = {"similarity": self.similarity, "distinctness": self.distinctness}
-        if self.doublet_power is not None:
-            found["doublet_power"] = self.doublet_power
+        if self.doublets.power is not None:
+            found["doublet_power"] = self.doublets.power
         found["median_depth"] = float(np.median(columns["depth"])) if len(depth) else 0.0
         shares = {
             "unrecognised": columns["no_lineage"] & ~columns["is_ambient"],
@@ -538,7 +529,10 @@ def marker_predictor(
     ancestors = torch.from_numpy(np.asarray(taxonomy.ancestor_matrix, dtype=np.float32))
 
     def predict(counts: sparse.csr_matrix) -> np.ndarray:
-        return np.asarray((matcher(torch.from_numpy(counts.toarray())).exp() @ ancestors).numpy())
+        blocks = (counts[k : k + 256] for k in range(0, counts.shape[0], 256))  # saves memory
+        parts = (torch.from_numpy(block.toarray()) for block in blocks)
+        found = [matcher(part).exp() @ ancestors for part in parts]
+        return np.asarray(torch.cat(found).numpy())
 
     return predict
 

@@ -35,7 +35,7 @@ MAX_LISTED = 8
 SHARES = {
     "unrecognised": "match no lineage of the model ({lineages}).",
     "ambient": "cannot be distinguished from empty droplets.",
-    "doublets": "look like a mixture of two lineages: doublets, or types that the model lacks.",
+    "doublets": "look like doublets of two lineages; up to 5% of single cells do.",
 }
 #: Sentences for steps that were applied, and for those that were not.
 STEPS = {

@@ -1,4 +1,4 @@
-"""The command line: ``hdeepinsight train | annotate | evaluate | info | demo``."""
+"""The command line: ``hdeepinsight train | annotate | evaluate | info``."""
 
 from hdeepinsight.cli._app import app
 

@@ -1,4 +1,4 @@
-"""Commands that apply a model to a query: ``annotate``, ``report``, ``evaluate``, ``explain``."""
+"""Commands that apply a model to a query: ``annotate``, ``evaluate`` and ``explain``."""
 
 from __future__ import annotations
 
@@ -18,15 +18,12 @@ from hdeepinsight.cli._options import ANNOTATING, READING, AtLeastOne, Names, co
 from hdeepinsight.cli._stream import STREAMING, annotate_blocks
 
 if TYPE_CHECKING:
-    from mudata import MuData
     from rich.table import Table
 
     from hdeepinsight.annotation import Annotation
-    from hdeepinsight.data import Store
 
 #: Rows of the tables that are printed.
 _MAX_LABELS, _MAX_GENES = 40, 10
-_PAGES = (".html",)
 
 
 @command("query", *ANNOTATING, "overwrite", **STREAMING)
@@ -83,10 +80,10 @@ def annotate(
         return
     _files.check_output(out, source=query, overwrite=overwrite)
     if report is not None:
-        _files.check_output(
-            report, source=query, overwrite=overwrite, option="--report", formats=_PAGES
-        )
+        page: dict[str, Any] = {"option": "--report", "formats": (".html",)}
+        _files.check_output(report, source=query, overwrite=overwrite, **page)
     with step("Opening the query"):
+        import hdeepinsight as hdi
         from hdeepinsight import hub
 
         store = _files.open_cells(query)
@@ -96,14 +93,19 @@ def annotate(
         with step("Loading the model"):
             folder = hub.resolve_model(model)
             options["model"] = reference = hub.load_annotator(folder)
-    result = _annotated(store, **options)
+    strict, vote = options.pop("strict"), options.pop("vote") or False
+    if options.pop("fast"):
+        options |= {"adapt": "off", "refine": "off"}
+    result = hdi.annotate(store, vote=vote, **options)
     with step(f"Writing {out}"):
         write(result, fill=fill, details=details)
     if report is not None:
         heading, named = f"Cell types of {query.name}", reference and model
-        _write_page(result, report, title=heading, query=store, reference=reference, model=named)
+        shown: dict[str, Any] = {"query": store, "reference": reference, "model": named}
+        with step(f"Writing {report}"):
+            hdi.report.write(result, report, title=heading, **shown)
     if folder in hub.bundled_folders().values():
-        show(f"Model {model} is the bundled model of human blood; --model selects another.")
+        show(f"Model {model} is a bundled model of human blood; --model selects another.")
     messages = (result.input_report, result.gene_report, *result.decisions)
     texts = [in_options(str(each)) for each in messages if each is not None]
     if options["markers"] is not None:
@@ -124,87 +126,7 @@ def annotate(
     if report is None:
         hints.append("Pass --report page.html for a report with the evidence for each label.")
     note(Text(" ".join(hints), style="dim"))
-    _exit_if_red(result, options["strict"])
-
-
-@command("query", *ANNOTATING, "labels_keys", "overwrite")
-def report(
-    query: Path,
-    *,
-    out: Path | None = None,
-    clusters: str | None = None,
-    embedding: str | None = None,
-    title: str | None = None,
-    labels_keys: list[str],
-    overwrite: bool,
-    **options: Any,
-) -> None:
-    """Annotate a query and write an HTML report with labels, evidence and quality checks.
-
-    The report is a single file that needs no network. It compares the result with known labels
-    ([b]--labels-key[/b] or [b]--labels-keys[/b]); the annotation itself does not read them.
-
-    [b]hdeepinsight report query.h5ad --model my_model --out report.html[/b]
-
-    Options
-    -------
-    --out -o FILE
-        Output file, .html. Default: query.report.html, next to query.h5ad.
-    --clusters COLUMN
-        Column of obs with clusters. Default: leiden, louvain and similar names.
-    --embedding NAME
-        Coordinates of the cells in obsm. Default: X_umap and similar names, else computed.
-    --title
-        Title of the report. Default: the file name of the query.
-    """
-    out = out or _files.default_output(query, ".report.html")
-    _files.check_output(out, source=query, overwrite=overwrite, formats=_PAGES)
-    with step("Opening the query"):
-        from hdeepinsight import hub, tl
-        from hdeepinsight.taxonomy import column_nodes
-
-        store = _files.open_cells(query)
-        _files.require_columns(
-            store.obs, [*([clusters] if clusters else []), *labels_keys], source=query
-        )
-        if embedding is not None and embedding not in store.obsm:
-            keys = ", ".join(sorted(store.obsm)) or "nothing"
-            found = f"{query} has no {embedding!r} in obsm; it has {keys}"
-            raise ValueError(f"{found}. Pass one of them as --embedding, or omit it.")
-    model, loaded, true_nodes = options["model"], None, None
-    if options["markers"] is not None:
-        options["markers"] = scorer = tl.MarkerScorer(options["markers"])
-        true_nodes = column_nodes(scorer.taxonomy, store.obs, labels_keys) if labels_keys else None
-    else:
-        with step("Loading the model"):
-            options["model"] = loaded = hub.load_annotator(model)
-            true_nodes = loaded.label_nodes(store, labels_keys=labels_keys) if labels_keys else None
-    result = _annotated(store, **options)
-    points: Any = None if embedding is None else store.obsm[embedding]
-    points = points() if callable(points) else points  # files are read lazily
-    shown: dict[str, Any] = {"reference": loaded, "model": loaded and model, "query": store}
-    shown |= {"title": title or f"Cell types of {query.name}", "true_nodes": true_nodes}
-    shown |= {"embedding": points, "clusters": store.obs[clusters] if clusters else None}
-    _write_page(result, out, **shown)
-    show(f"Written to {out}")
-    _exit_if_red(result, options["strict"])
-
-
-def _annotated(
-    store: Store | MuData, *, strict: bool, fast: bool, vote: str | None, **options: Any
-) -> Annotation:
-    """Call `hdeepinsight.annotate` with the options of the command line."""
-    import hdeepinsight as hdi
-
-    off = {"adapt": "off", "refine": "off"} if fast else {}
-    return hdi.annotate(store, vote=vote or False, **(options | off))
-
-
-def _write_page(result: Annotation, out: Path, **shown: Any) -> None:
-    import hdeepinsight as hdi
-
-    with step(f"Writing {out}"):
-        hdi.report.write(result, out, **shown)
+    _exit_if_red(result, strict)
 
 
 def _composition(result: Annotation) -> Table:

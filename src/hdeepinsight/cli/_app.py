@@ -12,8 +12,8 @@ import typer
 from typer.core import TyperCommand
 
 from hdeepinsight import __version__
-from hdeepinsight.cli._annotate import annotate, evaluate, explain, report
-from hdeepinsight.cli._models import convert, demo, info, models, publish, pull
+from hdeepinsight.cli._annotate import annotate, evaluate, explain
+from hdeepinsight.cli._models import convert, info, models, publish, pull
 from hdeepinsight.cli._stream import merge
 from hdeepinsight.cli._train import train
 
@@ -53,8 +53,8 @@ app = _App(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_CELLS = (annotate, merge, report, explain, evaluate, train)
-for run in (*_CELLS, info, models, pull, publish, convert, demo):
+_CELLS = (annotate, merge, explain, evaluate, train)
+for run in (*_CELLS, info, models, pull, publish, convert):
     app.command(cls=_Command)(run)
 
 

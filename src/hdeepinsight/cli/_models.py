@@ -14,7 +14,7 @@ from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, show
 from hdeepinsight.cli._files import check_output, is_store, open_cells
-from hdeepinsight.cli._options import Natural, command
+from hdeepinsight.cli._options import command
 
 _MAX_VALUES = 6
 
@@ -28,7 +28,7 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
     Options
     -------
     target TARGET
-        Folder of a model, pbmc for the bundled model, or a data file.
+        Folder of a model, pbmc or immune for a bundled model, or a data file.
     """
     with step(f"Reading {target}"):
         from hdeepinsight import hub
@@ -123,7 +123,6 @@ def publish(
     repository: str,
     card: Path,
     data: Path | None = None,
-    no_features: bool = False,
     revision: str | None = None,
     private: bool = False,
     **how: Any,
@@ -141,11 +140,8 @@ def publish(
     --card FILE
         JSON file with at least "title", "license", "organism" and "tissues".
     --data FILE
-        Reference that the model was trained on, for the cells per type and the scores in the card,
-        and for latent features of reference cells. Counts are published only of the held-out
-        cells that a model keeps, at most 400.
-    --no-features
-        Publish no latent features of reference cells.
+        Reference that the model was trained on, for the cells per type and the scores in the card.
+        Counts are published only of the held-out cells that a model keeps, at most 400.
     --revision BRANCH
         Branch of the repository. Default: main.
     --private
@@ -166,7 +162,6 @@ def publish(
 
         reference = False if data is None else read_anndata(data)
         loaded = load_model(hub.resolve_model(model), reference)
-    how |= {"reference": "none" if no_features else "features"}
     how |= {"revision": revision, "private": private}
     with step(f"Publishing to {repository}"):
         done = hub.publish(loaded, repository, card=fields, **how)
@@ -211,25 +206,3 @@ def convert(
 
         model = convert_model(old, new, trust=trust, overwrite=overwrite)
     show(repr(model), f"Saved to {new}")
-
-
-@command()
-def demo(out: Path = Path("demo_out"), seed: Natural = 0) -> None:
-    """Run the complete workflow on real blood cells, offline.
-
-    It trains a model, annotates held-out cells, and writes scores, figures and a report. Running
-    it again replaces the files of an earlier run.
-
-    Options
-    -------
-    --out -o DIR
-        Output folder.
-    --seed
-        Random seed.
-    """
-    from threadpoolctl import threadpool_limits
-
-    from hdeepinsight.cli._demo import run_demo
-
-    with threadpool_limits(1):  # reproducible on any number of cores, and as fast on few cells
-        run_demo(out, seed=seed)

@@ -9,6 +9,7 @@ from hdeepinsight.data._counts import log_normalize as log_normalize
 from hdeepinsight.data._counts import open_counts as open_counts
 from hdeepinsight.data._counts import recover_counts as recover_counts
 from hdeepinsight.data._counts import select_genes as select_genes
+from hdeepinsight.data._fast_store import map_counts as map_counts
 from hdeepinsight.data._fast_store import write_fast_store as write_fast_store
 from hdeepinsight.data._files import check_file as check_file
 from hdeepinsight.data._genes import GeneAlignment as GeneAlignment
@@ -48,6 +49,7 @@ from hdeepinsight.data._query import open_query as open_query
 from hdeepinsight.data._recover import Denormalizer as Denormalizer
 from hdeepinsight.data._sampling import deal_out as deal_out
 from hdeepinsight.data._sampling import draw_evenly as draw_evenly
+from hdeepinsight.data._sampling import draw_some as draw_some
 from hdeepinsight.data._sampling import given_split as given_split
 from hdeepinsight.data._sampling import split_three as split_three
 from hdeepinsight.data._store import DataLike as DataLike

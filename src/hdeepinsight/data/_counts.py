@@ -274,8 +274,11 @@ class CountSource:
         text = f"{len(rows):,} of the {self.n_obs:,} cells were selected."
         matrix, scan = self.matrix.take(rows), self.inspection.sampled
         sampled_rows = spread_rows(self.n_obs, SAMPLE_CELLS)
-        if scan is not None and self.matrix.rows is None and np.array_equal(sampled_rows, rows):
+        is_sample = self.matrix.rows is None and np.array_equal(sampled_rows, rows)
+        if is_sample and scan is not None and scan.sample:
             matrix = wrap(stacked(list(scan.sample)))  # already in memory
+            if scan.all_whole:  # not needed again, to save memory
+                scan.sample.clear()
         return replace(
             self,
             matrix=matrix,
@@ -490,7 +493,13 @@ def recover_counts(data: Any, *, layer: str | None = None, use_raw: bool = False
     return ad.AnnData(counts, obs=source.obs.copy(), var=source.var.copy())
 
 
-def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ()) -> list[str]:
+def select_genes(
+    source: CountSource,
+    n_genes: int,
+    *,
+    keep: Sequence[str] = (),
+    panels: NDArray[np.int64] | None = None,
+) -> list[str]:
     """Select highly variable genes.
 
     Parameters
@@ -502,6 +511,9 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
         may be fewer.
     keep
         Genes that are always selected.
+    panels
+        Gene panel of each cell, shape ``(n_cells,)``; by default all cells have one. Genes are
+        scored separately in each.
 
     Returns
     -------
@@ -518,7 +530,9 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
     expected from a quadratic trend of log variance on log mean, with values clipped at the square
     root of the number of cells. This is the ranking of Stuart et al. (2019,
     doi:10.1016/j.cell.2019.05.031) with a quadratic fit instead of a local regression, which fails
-    on small panels. Counts are read in chunks, so memory does not depend on the number of cells.
+    on small panels. The scores of several panels are averaged over their cells; in a panel that
+    lacks a gene, its score is 1, the expected one. Counts are read in chunks, so memory does not
+    depend on the number of cells.
 
     Examples
     --------
@@ -547,9 +561,15 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
         hint = "Check the spelling, or omit them."
         raise InputError(found, "Expected names of its genes.", hint)
     alignment = source.align(names)
-    scores = dispersion_scores(
-        lambda: (counts for _, counts in source.chunks(alignment)), len(names)
-    )
+    panels = np.zeros(source.n_obs, dtype=np.int64) if panels is None else panels
+    scores, is_usable = np.zeros((2, len(names)))
+    for panel in np.unique(panels):
+        rows = np.flatnonzero(panels == panel)
+        own = source if len(rows) == source.n_obs else source.take(rows)
+        of_panel = dispersion_scores(partial(_aligned, own, alignment), len(names))
+        scores += len(rows) / source.n_obs * np.where(of_panel < 0, 1.0, of_panel)
+        is_usable += of_panel >= 0
+    scores = np.where(is_usable, scores, -1.0)
     scores[np.isin(names, kept)] = 0.0
     ranked = np.argsort(-scores, kind="stable")[: max(n_genes - len(kept), 0)]
     genes = [*kept, *(names[i] for i in np.sort(ranked) if scores[i] > 0)]
@@ -557,6 +577,10 @@ def select_genes(source: CountSource, n_genes: int, *, keep: Sequence[str] = ())
         found = f"No gene is detected in at least {MIN_CELLS} cells."
         raise InputError(found, "A reference needs expressed genes.", "Check the matrix.")
     return genes
+
+
+def _aligned(source: CountSource, alignment: GeneAlignment) -> Iterator[sp.csr_matrix]:
+    return (counts for _, counts in source.chunks(alignment))
 
 
 def dispersion_scores(

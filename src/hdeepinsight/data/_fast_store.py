@@ -1,20 +1,25 @@
-"""Write a query as a store whose counts take less time to decompress."""
+"""Copy counts to files that are faster to read: stores, and temporary files to train on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 import anndata as ad
 import h5py
 import numpy as np
+import scipy.sparse as sp
 
 from hdeepinsight.data._files import encoding_of, open_file
 from hdeepinsight.data._matrix import CHUNK_CELLS, wrap
 
 #: Values per chunk of a zarr store: larger ones are read for a sample almost completely.
 CHUNK_VALUES: Final = 2**18
+#: Most values that 32-bit indices can address.
+MAX_INT32: Final = 2**31 - 1
 
 
 def write_fast_store(source: str | Path, target: str | Path) -> None:
@@ -83,3 +88,49 @@ def _copy(source: Any, target: Any, options: dict[str, Any]) -> None:
             _copy(part, target.create_group(name), options)
         else:
             ad.io.write_elem(target, name, ad.io.read_elem(part), dataset_kwargs=options)
+
+
+def map_counts(blocks: Iterable[sp.csr_matrix], n_genes: int) -> sp.csr_matrix:
+    """Write counts to temporary files, and return a matrix that reads rows from them on access.
+
+    The operating system caches what is read as far as memory is free, so the matrix may be larger
+    than memory. The files are removed when the matrix is no longer used.
+
+    Parameters
+    ----------
+    blocks
+        Consecutive rows: CSR float32 with sorted indices, shape ``(n_cells, n_genes)``.
+    n_genes
+        Number of columns.
+
+    Returns
+    -------
+    Read-only CSR matrix of all rows.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_matrix
+    >>> from hdeepinsight.data import map_counts
+    >>> blocks = csr_matrix([[0, 1.0]]), csr_matrix([[2.0, 3.0], [0, 0]])
+    >>> map_counts(blocks, 2)[[2, 1]].toarray().tolist()
+    [[0.0, 0.0], [2.0, 3.0]]
+    """
+    with TemporaryFile() as data, TemporaryFile() as indices, TemporaryFile() as wide:
+        lengths = [np.zeros(1, dtype=np.int64)]
+        for block in blocks:
+            lengths.append(np.diff(block.indptr))
+            block.data.astype(np.float32, copy=False).tofile(data)
+            block.indices.astype(np.int32, copy=False).tofile(indices)
+        starts = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+        n_values, n_cells = int(starts[-1]), len(starts) - 1
+        if not n_values:
+            return sp.csr_matrix((n_cells, n_genes), dtype=np.float32)
+        values = [np.memmap(data, np.float32, "r"), np.memmap(indices, np.int32, "r")]
+        if n_values > MAX_INT32:  # scipy requires both types of indices to be equal
+            for first in range(0, n_values, CHUNK_VALUES):
+                values[1][first : first + CHUNK_VALUES].astype(np.int64).tofile(wide)
+            values[1] = np.memmap(wide, np.int64, "r")
+        starts = starts.astype(values[1].dtype)
+    mapped = sp.csr_matrix((*values, starts), shape=(n_cells, n_genes))
+    mapped.has_canonical_format = True
+    return mapped

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from hdeepinsight._errors import ARGUMENTS, InputError, counted, examples
 from hdeepinsight.data import _genes
-from hdeepinsight.data._matrix import LARGEST_COUNT, RowMatrix, Scan
+from hdeepinsight.data._matrix import LARGEST_COUNT, SAMPLE_CELLS, RowMatrix, Scan
 from hdeepinsight.data._recover import MAX_LOG, Denormalizer, find_log_base
 from hdeepinsight.data._store import DataLike, Store, open_store, slot_name
 
@@ -318,7 +318,8 @@ def inspect_store(
     if scan.n_rows < matrix.shape[0]:
         evidence += f", in a sample of {counted(scan.n_rows, 'cell')}"
     var_names = store.genes(use_raw).index.astype(str)
-    names, obs_names = var_names.tolist(), store.obs.index.astype(str).tolist()
+    cells = store.obs.index[:: 1 + len(store.obs) // SAMPLE_CELLS]
+    names, obs_names = var_names.tolist(), cells.astype(str).tolist()
     transposed = _genes.share_barcodes(names) > 0.5 and _genes.share_genes(obs_names) > 0.5
     report = InputReport(
         *matrix.shape,

@@ -23,7 +23,7 @@ except ImportError:  # no wheel for this platform: HDF5 decompresses instead
     deflate = None  # type: ignore[assignment]
 
 #: Maximum bytes of decompressed chunks that are cached between two passes.
-MAX_CACHE = 2**26
+MAX_CACHE = 2**24
 _DEFLATE, _SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
 
 
@@ -75,10 +75,10 @@ class ChunkedArray:
                 chunk = self.cache.pop(key, None)
                 if chunk is None:
                     chunk = self._read_chunk(first, min(first + size, self.stored.shape[0]))
-                if self.keep and chunk.nbytes * (len(self.cache) + 1) <= MAX_CACHE:
+                if self.keep and sum(kept.nbytes for kept in self.cache.values()) < MAX_CACHE:
                     with np.errstate(invalid="ignore"):  # such values compare unequal
-                        small = chunk.astype(np.uint16)
-                    self.cache[key] = small if np.array_equal(small, chunk) else chunk
+                        small = map(chunk.astype, (np.uint8, np.uint16, chunk.dtype))
+                        self.cache[key] = next(s for s in small if np.array_equal(s, chunk, True))
                 self.last = first, chunk
             low, high = max(start, first), min(stop, first + size)
             result[low - start : high - start] = self.last[1][low - first : high - first]
@@ -166,6 +166,11 @@ class RowMatrix:
         """Whether the values are in memory, or in a file that this process holds open."""
         return getattr(self.opener, "func", None) is nullcontext and self.storage != "dask"
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether the values are read from a file when they are needed."""
+        return self.storage.partition(" ")[0] in ("h5ad", "zarr", "dask")
+
     def keep(self, columns: Ints) -> RowMatrix:
         """Return a matrix of the given columns."""
         return replace(self, columns=columns, shape=(self.shape[0], len(columns)))
@@ -223,7 +228,7 @@ class RowMatrix:
             return None
         result = Scan()
         self.counter["scans"] += 1
-        for _, block in self.take(rows)._read(ROWS, keep=True):
+        for _, block in self.take(rows)._read(ROWS // 8, keep=True):
             result.sample.append(canonical(block))
             result.add(result.sample[-1])
         return result

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 #: Rows that are read at once.
-STEP = 1024
+STEP = 256
 #: Additional share of the reference's expression from which ``.raw`` is read instead of ``X``.
 CLEARLY_MORE = 0.05
 

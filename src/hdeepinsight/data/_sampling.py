@@ -11,6 +11,8 @@ from hdeepinsight._errors import check_number
 
 #: Smallest number of held-out cells per label.
 MIN_HELD_OUT = 5
+#: Cells of a large reference from which statistics are computed.
+N_SOME = 50_000
 
 
 def draw_evenly(
@@ -48,6 +50,36 @@ def draw_evenly(
         order = order[np.argsort(~first[order], kind="stable")]
     rank = pd.Series(order).groupby(groups[order]).cumcount().to_numpy()  # within its group
     return np.sort(order[np.argsort(rank, kind="stable")[:n_most]])
+
+
+def draw_some(groups: np.ndarray, seed: int) -> np.ndarray:
+    """Sample 50,000 cells of a large reference, and more of rare groups, to compute statistics.
+
+    Parameters
+    ----------
+    groups
+        Label of each cell, shape ``(n_cells,)``.
+    seed
+        Seed of the sample.
+
+    Returns
+    -------
+    Positions of the cells, ascending; of up to 50,000 cells all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.data import draw_some
+    >>> groups = np.repeat([0, 1], [100_000, 10])
+    >>> rows = draw_some(groups, seed=0)
+    >>> len(rows) < 60_000, int((groups[rows] == 1).sum())
+    (True, 10)
+    """
+    rows, rng = np.arange(len(groups)), np.random.default_rng(seed)
+    if len(rows) <= N_SOME:
+        return rows
+    rare = draw_evenly(groups, N_SOME // 5, rng)
+    return np.union1d(rng.permutation(rows)[:N_SOME], rare)
 
 
 def hold_out_cells(

@@ -1,12 +1,11 @@
-"""Download labelled cells from the CZ CELLxGENE Census, and build their taxonomies."""
+"""Download labelled cells from the CZ CELLxGENE Census, and convert their Cell Ontology ids."""
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,6 @@ from anndata import AnnData
 
 from hdeepinsight._errors import invalid, need_extra
 from hdeepinsight._keys import ONTOLOGY_KEY
-from hdeepinsight.datasets._fetch import DatasetError, fetch
 from hdeepinsight.taxonomy import Taxonomy
 
 _ROW, _GENE, _SYMBOL = "soma_joinid", "feature_id", "feature_name"
@@ -67,7 +65,7 @@ def census(
 
     Raises
     ------
-    DatasetError
+    OSError
         If the Census cannot be reached.
     ImportError
         If ``cellxgene-census`` is not installed.
@@ -99,7 +97,7 @@ def census(
     try:
         census = client.open_soma(**({"census_version": version} if uri is None else {"uri": uri}))
     except OSError as error:
-        raise DatasetError(
+        raise OSError(
             f"The Census ({uri or version}) could not be opened ({type(error).__name__}). It "
             "requires a connection to https://census.cellxgene.cziscience.com, or uri=... of a "
             "copy. Connect and try again."
@@ -143,58 +141,6 @@ def _draw_rows(
     if absent:
         logger.warning("The Census has no such cells of the types %s.", ", ".join(absent))
     return np.sort(np.concatenate(list(drawn.values())))
-
-
-def ontology_taxonomy(
-    terms: Iterable[str],
-    *,
-    groups: Iterable[str] = (),
-    obo: str | os.PathLike[str] | None = None,
-    on_multiple: Literal["raise", "first"] = "first",
-) -> Taxonomy:
-    r"""Build the taxonomy of labelled cells from the Cell Ontology.
-
-    Parameters
-    ----------
-    terms
-        Cell Ontology ids of the cells, such as ``adata.obs["cell_type_ontology_term_id"]``.
-        Repeated ids are allowed; ``"unknown"`` and missing values are ignored.
-    groups
-        Ids of broader classes to be added as inner nodes, such as ``"CL:0000084"`` (T cell). If a
-        type belongs to several, the first one becomes its parent.
-    obo
-        OBO file of the Cell Ontology; by default release 2026-06-08, which is downloaded once.
-    on_multiple
-        As in :meth:`hdeepinsight.taxonomy.Taxonomy.from_cell_ontology`.
-
-    Raises
-    ------
-    DatasetError
-        If the ontology cannot be downloaded.
-    ImportError
-        If pronto is not installed.
-    ValueError
-        If an id is not in the ontology, or is obsolete.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from tempfile import TemporaryDirectory
-    >>> import hdeepinsight as hdi
-    >>> terms = ["id: CL:0000084\nname: T cell", "id: CL:0000624\nname: CD4 T\nis_a: CL:0000084"]
-    >>> text = "format-version: 1.2\n" + "".join(f"\n[Term]\n{term}\n" for term in terms)
-    >>> with TemporaryDirectory() as folder:
-    ...     obo = Path(folder) / "small.obo"
-    ...     _ = obo.write_text(text)
-    ...     hdi.datasets.ontology_taxonomy(["CL:0000624"], groups=["CL:0000084"], obo=obo).names
-    ((), ('T cell',), ('T cell', 'CD4 T'))
-    >>> terms = reference.obs["cell_type_ontology_term_id"]  # doctest: +SKIP
-    >>> hdi.datasets.ontology_taxonomy(terms, groups=["CL:0000084"])  # doctest: +SKIP
-    """
-    known = sorted({str(term) for term in terms if str(term).startswith("CL:")})
-    path = fetch("cell_ontology") if obo is None else obo
-    requested = list(dict.fromkeys([*groups, *known]))
-    return Taxonomy.from_cell_ontology(path, requested, on_multiple=on_multiple)
 
 
 def label_terms(terms: pd.Series, taxonomy: Taxonomy, *, unlabeled: str = "Unknown") -> pd.Series:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
-import anndata
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -13,9 +12,6 @@ from scipy.sparse import csr_matrix
 
 from hdeepinsight._errors import check_choice, check_integer, invalid
 from hdeepinsight.explanation._targets import Targets
-
-if TYPE_CHECKING:
-    import shap
 
 Scope = Literal["own", "all"]
 Statistic = Literal["mean", "mean_abs"]
@@ -354,70 +350,6 @@ class Explanation:
         rows = self.rows_of(node)
         names = self.obs_names[self.cell[rows]]
         return pd.DataFrame(self._kept(self.values)[rows], index=names, columns=self.genes)
-
-    def to_anndata(self, node: str | None = None) -> anndata.AnnData:
-        """Return the attributions of a node as an AnnData.
-
-        Parameters
-        ----------
-        node
-            As in :meth:`ranking`.
-
-        Returns
-        -------
-        anndata.AnnData
-            Attributions in ``X``, scaled expression in ``layers["expression"]``, the columns of
-            :attr:`rows` in ``obs``, and the ranking over the same cells in ``var``.
-
-        Examples
-        --------
-        >>> import warnings
-        >>> import hdeepinsight as hdi
-        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
-        >>> query = hdi.datasets.demo().query[:10]
-        >>> cells = hdi.hub.pull("pbmc").explain(query, "B").to_anndata()
-        >>> cells.shape, cells.layers["expression"].shape
-        ((10, 2048), (10, 2048))
-        """
-        rows = self.rows_of(node)
-        frame = self.to_frame(node)
-        obs = self.rows.iloc[rows].set_index(frame.index).drop(columns="cell")
-        cells = np.isin(np.arange(len(self.obs_names)), self.cell[rows])
-        var = self.ranking(node, cells=cells).loc[self.genes]
-        layers = {"expression": self._kept(self.expression)[self.cell[rows]]}
-        return anndata.AnnData(frame.to_numpy(), obs=obs, var=var, layers=layers)
-
-    def to_shap(self, node: str | None = None) -> shap.Explanation:
-        """Return the attributions of a node for the plots of shap.
-
-        Parameters
-        ----------
-        node
-            As in :meth:`ranking`.
-
-        Returns
-        -------
-        shap.Explanation
-            Attributions, base values, scaled expression and gene names.
-
-        Examples
-        --------
-        >>> import warnings
-        >>> import hdeepinsight as hdi
-        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
-        >>> query = hdi.datasets.demo().query[:10]
-        >>> hdi.hub.pull("pbmc").explain(query, "B").to_shap().shape
-        (10, 2048)
-        """
-        import shap
-
-        rows = self.rows_of(node)
-        return shap.Explanation(
-            values=self._kept(self.values)[rows],
-            base_values=self.base_values[rows],
-            data=self._kept(self.expression)[self.cell[rows]].toarray(),
-            feature_names=list(self.genes),
-        )
 
     def __len__(self) -> int:
         return len(self.cell)

@@ -2,7 +2,7 @@
 
 from hdeepinsight.hub._address import bundled_folder, bundled_folders, cache_folder
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError
-from hdeepinsight.hub._publish import ModelCard, Published, publish, reference_features
+from hdeepinsight.hub._publish import ModelCard, Published, publish
 from hdeepinsight.hub._pull import (
     SharedModel,
     download,
@@ -29,6 +29,5 @@ __all__ = [
     "load_model",
     "publish",
     "pull",
-    "reference_features",
     "resolve_model",
 ]

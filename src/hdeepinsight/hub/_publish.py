@@ -1,4 +1,4 @@
-"""Publish models with a card, checksums and latent features of their reference."""
+"""Publish models with a card and checksums."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from anndata import AnnData, read_h5ad
+from anndata import AnnData
 
-from hdeepinsight._errors import check_integer, invalid
+from hdeepinsight._errors import invalid
 from hdeepinsight._io import sha256
 from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
-from hdeepinsight.data import check_file
 from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address
 from hdeepinsight.hub._checksums import write_checksums
-from hdeepinsight.hub._errors import HubError
 from hdeepinsight.hub._places import Token, check_target, put_in_bucket, put_in_folder, put_on_hub
 
 _LISTS = ("tissues", "technologies", "datasets")
@@ -218,12 +215,6 @@ def as_fenced(text: str, language: str = "text") -> str:
     return f"{fence}{language}\n{text.strip()}\n{fence}"
 
 
-#: File that scvi-tools' hub downloads with the model and needs to load it.
-REFERENCE_FILE: Final = "adata.h5ad"
-_LATENT: Final = "X_hdi_latent"
-_SCHEMA_VERSION: Final = 2
-
-
 @dataclass(frozen=True)
 class Published:
     """Address and revision of a published model.
@@ -244,7 +235,7 @@ class Published:
     >>> model = hdi.hub.pull("pbmc")
     >>> card = {"title": "PBMC", "license": "cc-by-4.0", "organism": "human", "tissues": ["blood"]}
     >>> with TemporaryDirectory() as folder:
-    ...     published = hdi.hub.publish(model, f"{folder}/pbmc", card=card, reference="none")
+    ...     published = hdi.hub.publish(model, f"{folder}/pbmc", card=card)
     >>> published.digest == published.revision
     True
     """
@@ -259,7 +250,6 @@ def publish(
     repo_or_dir: str | os.PathLike[str],
     *,
     card: ModelCard | Mapping[str, Any],
-    reference: Literal["features", "none"] | AnnData = "features",
     scored_on: Mapping[str, AnnData] | None = None,
     revision: str | None = None,
     token: Token = None,
@@ -279,10 +269,6 @@ def publish(
         folder.
     card
         A :class:`ModelCard`, or its fields.
-    reference
-        ``"features"`` publishes latent features and labels of at most 200 cells per label if the
-        reference is attached; ``"none"`` publishes none; or a result of
-        :func:`reference_features`. Counts, cell names and other columns are never published.
     scored_on
         Labelled data that was not used for training, by name, to report scores on the card.
     revision
@@ -307,13 +293,12 @@ def publish(
         If the model cannot be published.
     ValueError
         If the card is incomplete, the model is not trained, the attached reference is not the one
-        that it was trained on, the features are from another model, or ``scored_on`` is not a
-        mapping.
+        that it was trained on, or ``scored_on`` is not a mapping.
 
     Notes
     -----
     The files can be loaded with :class:`scvi.hub.HubModel`: ``model.pt``,
-    ``_scvi_required_metadata.json``, ``README.md``, and an ``adata.h5ad`` without counts, which
+    ``_scvi_required_metadata.json``, ``README.md``, and an ``adata.h5ad`` without cells, which
     that class requires. Servers without support for Xet uploads need ``HF_HUB_DISABLE_XET=1``.
 
     Examples
@@ -323,7 +308,7 @@ def publish(
     >>> model = hdi.hub.pull("pbmc")
     >>> card = {"title": "PBMC", "license": "cc-by-4.0", "organism": "human", "tissues": ["blood"]}
     >>> with TemporaryDirectory() as folder:
-    ...     published = hdi.hub.publish(model, f"{folder}/pbmc", card=card, reference="none")
+    ...     published = hdi.hub.publish(model, f"{folder}/pbmc", card=card)
     ...     hdi.hub.pull(published.address).taxonomy == model.taxonomy
     True
     >>> hdi.hub.publish(model, "atlas/pbmc", card=card)  # doctest: +SKIP
@@ -342,7 +327,7 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="hdeepinsight-") as name:
         folder = Path(name)
         model.save(folder, overwrite=True)
-        _features(model, reference).write_h5ad(folder / REFERENCE_FILE, compression="gzip")
+        AnnData(uns={REFERENCE_BUNDLE_KEY: {}}).write_h5ad(folder / "adata.h5ad")
         metadata = {  # exactly the fields of scvi.hub.HubMetadata
             "scvi_version": str(model.registry_.get("scvi_version", version("scvi-tools"))),
             "anndata_version": version("anndata"),
@@ -363,113 +348,3 @@ def publish(
         else:
             put_in_folder(folder, Path(address.place))
     return Published(str(address), found, digest)
-
-
-def _features(model: Any, reference: Any) -> AnnData:
-    """Return the content of `REFERENCE_FILE`."""
-    if isinstance(reference, str) and reference in ("features", "none"):
-        has_reference = model.adata is not None and getattr(model, "taxonomy", None) is not None
-        n_cells = 200 if reference == "features" and has_reference else 0
-        return reference_features(model, max_cells_per_type=n_cells)
-    about = getattr(reference, "uns", {}).get(REFERENCE_BUNDLE_KEY, {})
-    if about.get("taxonomy") != model.taxonomy.to_json():
-        valid = "'features', 'none' or a result of reference_features(model, adata)"
-        found = reference if isinstance(reference, str) else type(reference).__name__
-        raise invalid("reference", found, valid)
-    return reference
-
-
-def reference_features(
-    model: Any, adata: AnnData | None = None, *, max_cells_per_type: int = 200, seed: int = 0
-) -> AnnData:
-    """Compute latent features and labels of reference cells, without counts, cell names and donors.
-
-    Parameters
-    ----------
-    model
-        Trained model.
-    adata
-        Reference with counts and the label columns of the model; by default the attached one.
-    max_cells_per_type
-        Maximum number of randomly sampled cells per label. With 0, no reference is needed.
-    seed
-        Seed of the sampling.
-
-    Returns
-    -------
-    AnnData without ``X``: ``obs["label"]``, the path of each cell's label such as ``"T > CD4 T"``,
-    and ``obs["node"]``, its node in the model's taxonomy; ``obsm["X_hdi_latent"]``, the latent
-    representation, shape ``(n_cells, n_latent)``, float16; in ``uns["hdeepinsight_reference"]`` the
-    ``taxonomy`` as JSON and ``n_reference``, the number of reference cells labelled with each node,
-    shape ``(n_nodes,)``.
-
-    Raises
-    ------
-    ValueError
-        If ``max_cells_per_type`` is not an integer of at least 0, or there is no reference.
-
-    Notes
-    -----
-    Latent features are not strictly anonymous, because they summarise the expression of a cell.
-    They contain no counts, no genotypes that could be called from reads, no cell barcodes, and no
-    other column of ``obs``.
-
-    Examples
-    --------
-    Features of cells that the bundled model has labelled:
-
-    >>> import warnings
-    >>> import hdeepinsight as hdi
-    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
-    >>> model, cells = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:10].copy()
-    >>> cells.obs["label"] = model.annotate(cells, reject="off").labels["stop_label"]
-    >>> features = hdi.hub.reference_features(model, cells, max_cells_per_type=1)
-    >>> features.n_obs == cells.obs["label"].nunique()
-    True
-    """
-    check_integer("max_cells_per_type", max_cells_per_type, 0)
-    adata = model.adata if adata is None else adata
-    taxonomy: Any = getattr(model, "taxonomy", None)
-    n_nodes = 0 if taxonomy is None else taxonomy.n_nodes
-    nodes, latent = np.zeros(0, dtype=np.int64), np.zeros((0, 0))
-    counts = np.zeros(n_nodes, dtype=np.int64)
-    if max_cells_per_type:
-        if adata is None:
-            raise ValueError("Features need a reference, but none is attached. Pass adata.")
-        nodes = model.label_nodes(adata)
-        counts = np.bincount(nodes, minlength=n_nodes)
-        order = np.random.default_rng(seed).permutation(np.flatnonzero(nodes))
-        rank = pd.Series(order).groupby(nodes[order]).cumcount().to_numpy()
-        rows = np.sort(order[rank < max_cells_per_type])
-        nodes, latent = nodes[rows], model.get_latent_representation(adata[rows])
-    labels = pd.Categorical([taxonomy.path_name(int(node)) for node in nodes])
-    names = [f"reference_{i}" for i in range(len(nodes))]
-    obs = pd.DataFrame({"node": nodes, "label": labels}, index=names)
-    tree = "" if taxonomy is None else taxonomy.to_json()
-    about = {"schema_version": _SCHEMA_VERSION, "taxonomy": tree, "n_reference": counts}
-    features = {_LATENT: latent.astype(np.float16)}
-    return AnnData(obs=obs, obsm=features, uns={REFERENCE_BUNDLE_KEY: about})
-
-
-def read_features(path: Path) -> AnnData:
-    """Read latent features of a reference that `publish` wrote.
-
-    Raises
-    ------
-    HubError
-        If the file has other content.
-    """
-    try:
-        check_file(path)
-        features = read_h5ad(path)
-        about = features.uns[REFERENCE_BUNDLE_KEY]
-        if int(about["schema_version"]) > _SCHEMA_VERSION:
-            raise ValueError("written by a later release: update hdeepinsight")
-        is_valid = features.obs["node"].max() < len(about["n_reference"]) or not features.n_obs
-        if not (is_valid and np.isfinite(features.obsm[_LATENT]).all()):
-            raise ValueError("features are not finite, or nodes are of another taxonomy")
-    except Exception as error:  # noqa: BLE001 - libraries raise any exception for damaged files
-        detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        advice = "Pull the model again; if the error persists, tell its publisher."
-        raise HubError(f"{path} holds no features of a reference ({detail}). {advice}") from None
-    return features

@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, get_args
 from urllib.parse import quote, unquote
 
 import pandas as pd
-from anndata import AnnData
 
 from hdeepinsight import models
 from hdeepinsight._errors import check_choice, check_number, need_extra
@@ -23,7 +22,6 @@ from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address, bundle
 from hdeepinsight.hub._checksums import parse_checksums, read_text_file
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError, explained
 from hdeepinsight.hub._places import BucketPlace, HubPlace, Token, hub_api, resolve_mirror
-from hdeepinsight.hub._publish import REFERENCE_FILE, read_features
 
 Where = Literal["all", "bundled", "here", "hub"]
 
@@ -195,26 +193,6 @@ class SharedModel:
         """
         return models.load_model(self.folder, **options)
 
-    def reference(self) -> AnnData:
-        """Return the latent features and labels of the reference, published with the model.
-
-        Returns
-        -------
-        The AnnData of :func:`reference_features`.
-
-        Raises
-        ------
-        HubError
-            If the file has other content.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> hdi.hub.download("pbmc").reference().n_obs
-        0
-        """
-        return read_features(self.folder / REFERENCE_FILE)
-
     def _verify(self, max_bytes: float = float("inf")) -> bytes:
         """Compare the files with the list of checksums, and return the list."""
         text = read_text_file(self.folder / CHECKSUMS_FILE)
@@ -279,7 +257,7 @@ def download(
     ----------
     repo
         ``"owner/name"`` on a Hugging Face hub, ``"s3://bucket/path"``, ``"file:///folder"``, a
-        folder, or ``"pbmc"``, the bundled model.
+        folder, or ``"pbmc"`` or ``"immune"``, the bundled models.
     revision
         Branch, tag or commit of a hub; name of a subfolder of a bucket or folder; or
         ``"sha256:..."``, the digest of the content. By default the latest. Commits and digests pin
@@ -471,7 +449,7 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     model
-        A folder, or an address as in :func:`download`: ``"pbmc"`` (the bundled model),
+        A folder, or an address as in :func:`download`: ``"pbmc"`` (a bundled model),
         ``"owner/name"``, ``"s3://bucket/path"`` or ``"file:///folder"``. Existing folders take
         precedence, and paths that start with ``/``, ``.`` or ``~`` are always folders, as is any
         `Path`.

@@ -45,7 +45,9 @@ from hdeepinsight.nn._hierarchical_loss import Reduction as Reduction
 from hdeepinsight.nn._hierarchical_loss import (
     inverse_frequency_weights as inverse_frequency_weights,
 )
+from hdeepinsight.nn._hierarchical_loss import log_prior_ratio as log_prior_ratio
 from hdeepinsight.nn._hierarchical_loss import project_with_floor as project_with_floor
+from hdeepinsight.nn._hierarchical_loss import sampling_weights as sampling_weights
 from hdeepinsight.nn._members import MemberBackbones as MemberBackbones
 from hdeepinsight.nn._members import MemberHeads as MemberHeads
 from hdeepinsight.nn._modality import ModalityDropout as ModalityDropout
@@ -58,11 +60,13 @@ from hdeepinsight.nn._norm import tolerate_single_cells as tolerate_single_cells
 from hdeepinsight.nn._normalize import CountNormalizer as CountNormalizer
 from hdeepinsight.nn._normalize import ModelNormalizer as ModelNormalizer
 from hdeepinsight.nn._normalize import ProteinNormalizer as ProteinNormalizer
+from hdeepinsight.nn._panels import GenePanels as GenePanels
 from hdeepinsight.nn._profiles import COVARIANCE_CELLS as COVARIANCE_CELLS
 from hdeepinsight.nn._profiles import LeafProfiles as LeafProfiles
 from hdeepinsight.nn._profiles import LeafSums as LeafSums
 from hdeepinsight.nn._profiles import ProfileEnsemble as ProfileEnsemble
 from hdeepinsight.nn._profiles import ProfileMatcher as ProfileMatcher
+from hdeepinsight.nn._profiles import QueryProfiles as QueryProfiles
 from hdeepinsight.nn._profiles import profile_shift as profile_shift
 from hdeepinsight.nn._profiles import usual_shift as usual_shift
 from hdeepinsight.nn._seeds import one_at_a_time as one_at_a_time
@@ -72,10 +76,13 @@ from hdeepinsight.nn._tagconv import CellGraph as CellGraph
 from hdeepinsight.nn._tagconv import SparseFeatures as SparseFeatures
 from hdeepinsight.nn._tagconv import TAGConv as TAGConv
 from hdeepinsight.nn._tagconv import sparse_rows as sparse_rows
+from hdeepinsight.nn._token_classifier import GeneTokenClassifier as GeneTokenClassifier
 from hdeepinsight.nn._tokens import Binning as Binning
 from hdeepinsight.nn._tokens import Pooling as Pooling
 from hdeepinsight.nn._tokens import TokenEncoder as TokenEncoder
 from hdeepinsight.nn._tokens import TokenSets as TokenSets
 from hdeepinsight.nn._tokens import ValueEncoding as ValueEncoding
 from hdeepinsight.nn._tokens import bin_values as bin_values
+from hdeepinsight.nn._tokens import choose_tokens as choose_tokens
+from hdeepinsight.nn._tokens import masked_value_losses as masked_value_losses
 from hdeepinsight.nn._tokens import token_sets as token_sets

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -236,6 +237,65 @@ def inverse_frequency_weights(tree: TreeAlgebra, nodes: Tensor, exponent: float)
     weighted = zeros.scatter_add(0, tree.group_of_edge, sizes * raw)
     norm = (cells / weighted.clamp_min(1e-12))[tree.group_of_edge]
     return torch.where(sizes > 0, raw * norm, torch.ones_like(sizes))
+
+
+def sampling_weights(nodes: np.ndarray, balance: float) -> np.ndarray:
+    r"""Compute sampling weights :math:`n^{-\beta}` of cells, for labels of :math:`n` cells.
+
+    Parameters
+    ----------
+    nodes
+        Node of each cell's label, shape ``(n_cells,)``; unlabelled cells, 0, get weight 0.
+    balance
+        :math:`\beta`; with 1 all labels are sampled equally, with 0 in proportion to their size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.nn import sampling_weights
+    >>> sampling_weights(np.array([0, 1, 1, 2]), 1.0).tolist()
+    [0.0, 0.5, 0.5, 1.0]
+    """
+    sizes = np.bincount(nodes)[nodes].astype(float)
+    return np.where(nodes > 0, sizes**-balance, 0.0)
+
+
+def log_prior_ratio(tree: TreeAlgebra, nodes: np.ndarray, weights: np.ndarray) -> Tensor:
+    r"""Compute :math:`\log\pi - \log q`, natural and sampled shares of nodes among siblings.
+
+    Parameters
+    ----------
+    tree
+        Algebra of the taxonomy.
+    nodes
+        Node of each training cell, shape ``(n_cells,)``.
+    weights
+        Sampling weight of each cell, shape ``(n_cells,)``.
+
+    Returns
+    -------
+    Correction of the logits, shape ``(n_edges,)``; 0 for nodes without cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.nn import log_prior_ratio
+    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
+    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": [], "B": []}))
+    >>> nodes = np.array([1, 1, 1, 2])
+    >>> log_prior_ratio(tree, nodes, np.array([1, 1, 1, 3])).exp()
+    tensor([1.5000, 0.5000])
+    """
+    path, groups = tree.node_at_level.cpu().numpy()[nodes], tree.group_of_edge.cpu().numpy()
+
+    def log_shares(weights: np.ndarray) -> np.ndarray:
+        repeated = np.broadcast_to(weights[:, None], path.shape)
+        sums = np.bincount(path[path > 0], repeated[path > 0], len(groups) + 1)[1:]
+        return np.asarray(np.log(sums / np.bincount(groups, sums)[groups]))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = log_shares((nodes > 0).astype(float)) - log_shares(weights)
+    return torch.from_numpy(np.nan_to_num(ratio)).float()
 
 
 def _weights(weighting: Weighting, n_levels: int) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 from torch import Tensor, nn
 
+from hdeepinsight.nn._panels import GenePanels
+
 NORMALIZED_CELLS = 2048
 DOMINANT_SHARE = 0.05
 DOMINANT_CELLS = 0.01
@@ -64,7 +66,12 @@ class CountNormalizer(nn.Module):
         self.register_buffer("scale", torch.ones(n_genes))
 
     def fit(
-        self, counts: csr_matrix, *, target_sum: float | None = None, scale_percentile: float = 99.0
+        self,
+        counts: csr_matrix,
+        *,
+        panels: GenePanels | None = None,
+        target_sum: float | None = None,
+        scale_percentile: float = 99.0,
     ) -> CountNormalizer:
         """Fit all buffers on the reference.
 
@@ -72,6 +79,9 @@ class CountNormalizer(nn.Module):
         ----------
         counts
             Raw counts, shape ``(n_cells, n_genes)``.
+        panels
+            Genes that were measured in each cell; counts of other genes are ignored. By default
+            all genes were measured in all cells.
         target_sum
             Total count that cells are scaled to; their median library size by default.
         scale_percentile
@@ -93,25 +103,30 @@ class CountNormalizer(nn.Module):
         >>> float(CountNormalizer(2).fit(csr_matrix([[8.0, 2.0], [4.0, 6.0]])).target_sum)
         10.0
         """
-        counts = counts.tocsr().astype(np.float32)
-        counts.eliminate_zeros()
+        panels = GenePanels.one(*counts.shape) if panels is None else panels
+        counts = panels.hide(counts.tocsr().astype(np.float32, copy=False))
         if counts.nnz == 0:
             raise ValueError(
                 f"A reference must have raw counts, got none in any of the {counts.shape[0]} cells "
                 f"and {counts.shape[1]} genes. Check its layer and its genes."
             )
-        library_gene = _library_genes(counts)
+        library_gene = _library_genes(counts, panels)
         library = np.asarray(counts @ library_gene).ravel()
-        target = float(np.median(library[library > 0])) if target_sum is None else target_sum
+        panel_coverage = panels.coverage(counts, library_gene)
+        coverage = panel_coverage[panels.codes]
+        target = target_sum
+        if target is None:
+            target = float(np.median((library / coverage)[library > 0]))
         factors = np.where(library > 0, 1.0 / np.maximum(library, 1.0), 0.0)
         # The copy is converted to shares, then to log values, in place to save memory.
         counts.data *= np.repeat(factors.astype(np.float32), np.diff(counts.indptr))
         counts.eliminate_zeros()
         self.library_gene.copy_(torch.from_numpy(library_gene))
-        mean_share = np.asarray(counts.mean(axis=0), dtype=np.float32).ravel()
+        mean_share = np.nan_to_num(panels.mean(counts, panel_coverage))
         self.mean_share.copy_(torch.from_numpy(mean_share))
         self.target_sum.fill_(target)
-        counts.data *= np.float32(target)
+        per_cell = (target * coverage).astype(np.float32)
+        counts.data *= np.repeat(per_cell, np.diff(counts.indptr))
         np.log1p(counts.data, out=counts.data)
         self.scale.copy_(torch.from_numpy(_positive_percentiles(counts, scale_percentile)))
         return self
@@ -187,12 +202,13 @@ class CountNormalizer(nn.Module):
         return (values / self.scale).clamp_max(1.0)
 
 
-def _library_genes(counts: csr_matrix) -> np.ndarray:
+def _library_genes(counts: csr_matrix, panels: GenePanels) -> np.ndarray:
     """Return 1 for genes that are part of the library size, 0 for dominant genes."""
     totals = np.asarray(counts.sum(axis=1)).ravel()
+    totals = totals / panels.coverage(counts)[panels.codes].astype(np.float32)
     dominant = counts.data > np.repeat(DOMINANT_SHARE * totals, np.diff(counts.indptr))
     n_dominated = np.bincount(counts.indices[dominant], minlength=counts.shape[1])
-    keep: np.ndarray = n_dominated <= DOMINANT_CELLS * counts.shape[0]
+    keep: np.ndarray = n_dominated <= DOMINANT_CELLS * panels.n_measured
     # In small panels, all genes may dominate some cells.
     if np.asarray(counts.sum(axis=0)).ravel()[keep].sum() == 0:
         keep = np.ones_like(keep)

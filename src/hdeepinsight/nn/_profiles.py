@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from hdeepinsight.nn._folded import SparseCounts
 
 if TYPE_CHECKING:
     from hdeepinsight.nn._normalize import CountNormalizer
-    from hdeepinsight.taxonomy import TreeAlgebra
 
 MARKERS = 200
 MIN_MARKERS = 10
@@ -38,6 +37,8 @@ SHRINKAGE = 0.5
 DISCRIMINANT, RANKS, TOTAL, HALF_WEIGHT_CELLS = 0.12, 0.5, 2.0, 10
 #: Largest log-odds of the weighted discriminant against its best leaf.
 MAX_LOG_ODDS = 3.0
+#: Cells of a batch at which half of its shift is removed.
+HALF_SHIFT_CELLS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,9 @@ class LeafProfiles:
         """Share of every leaf among the cells, shape ``(n_leaves,)``."""
         return self.n_cells / self.n_cells.sum().clamp_min(1)
 
-    def with_covariance(self, values: Tensor, leaves: Tensor) -> LeafProfiles:
+    def with_covariance(
+        self, values: Tensor, leaves: Tensor, measured: Tensor | None = None
+    ) -> LeafProfiles:
         """Return the profiles with the covariance within leaves.
 
         Parameters
@@ -88,6 +91,9 @@ class LeafProfiles:
             Log values of cells that the profiles were computed from, ``(n_cells, n_genes)``.
         leaves
             Leaf of each cell, shape ``(n_cells,)``; -1 for none.
+        measured
+            1 for the genes that were measured in each cell, shape ``(n_cells, n_genes)``; all by
+            default.
 
         Examples
         --------
@@ -99,11 +105,13 @@ class LeafProfiles:
         tensor([2., 0.])
         """
         known = (leaves >= 0) & (self.n_cells[leaves] >= MIN_CELLS)
-        values, leaves = values[known], leaves[known]
-        n_cells = self.n_cells[leaves]
-        drawn = leaves.bincount(minlength=len(self.n_cells))
-        weight = n_cells / (n_cells - 1) / drawn[leaves] / max(1, int((drawn > 0).sum()))
-        apart = (values - self.mean[leaves]) * weight.sqrt().unsqueeze(1)
+        measured = torch.ones_like(values) if measured is None else measured
+        values, leaves, measured = values[known], leaves[known], measured[known]
+        drawn = torch.zeros_like(self.mean).index_add(0, leaves, measured)
+        n_cells = self.n_cells.unsqueeze(1)
+        weight = n_cells / (n_cells - 1) / drawn / (drawn > 0).sum(0).clamp_min(1)
+        apart = (values - self.mean[leaves]) * measured * weight.sqrt()[leaves]
+        apart = torch.where(measured > 0, apart, 0.0)
         inner = (apart @ apart.T).double().numpy()
         most = max(0, len(inner) - N_DIRECTIONS), len(inner) - 1
         axes = eigh(inner, subset_by_index=most)[1] if len(inner) else inner
@@ -135,6 +143,84 @@ class LeafProfiles:
         tensor([6., 2.])
         """
         return cls(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class QueryProfiles:
+    """Profiles of the reference pooled with the cells of a query, and the shift of its batches.
+
+    Parameters
+    ----------
+    profiles
+        Mean of each leaf over both, and variance within leaves; ``n_cells`` of the reference.
+    shifts
+        Shift of the log values of each batch, shape ``(n_batches, n_genes)``.
+
+    Notes
+    -----
+    The shift of a batch is the mean of its cells minus that of the reference at the same
+    proportions of leaves, shrunk to zero with half of its size at 100 cells. After it is removed,
+    each cell of the query counts as much as one of the reference. The variance is the mean of that
+    within the leaves of the reference and of the query. Our decision.
+
+    Examples
+    --------
+    A query in which every value is higher by 1:
+
+    >>> import torch
+    >>> from hdeepinsight.nn import LeafSums, QueryProfiles
+    >>> cells, leaves = torch.eye(2).repeat(900, 1), torch.arange(1800) % 2
+    >>> reference = LeafSums.of(cells, leaves, 2).profiles().with_covariance(cells, leaves)
+    >>> query = QueryProfiles.of(reference, [LeafSums.of(cells + 1, leaves, 2)])
+    >>> query.shifts.round(decimals=2)
+    tensor([[0.9500, 0.9500]])
+    """
+
+    profiles: LeafProfiles
+    shifts: Tensor
+
+    @classmethod
+    def of(
+        cls, profiles: LeafProfiles, batches: Sequence[LeafSums], share: float = 1.0
+    ) -> QueryProfiles:
+        """Pool profiles that have a covariance with the cells of a query.
+
+        Parameters
+        ----------
+        profiles
+            Profiles of the reference.
+        batches
+            Sums of the log values of each batch of the query. Genes that it lacks keep the profiles
+            of the reference.
+        share
+            Weight of the query, from 0 to 1.
+        """
+        assert profiles.variance is not None
+        mean, shifts = profiles.mean.double(), []
+        for sums in batches:
+            apart = (sums.total - sums.n_measured * mean).sum(0)
+            shifts.append(share * apart / (sums.n_cells.sum() + HALF_SHIFT_CELLS))
+        query = LeafSums.sum(
+            [sums.without(shift) for sums, shift in zip(batches, shifts, strict=True)]
+        )
+        n_both = profiles.n_cells.unsqueeze(1) + share * query.n_measured
+        added = share * (query.total - query.n_measured * mean)
+        pooled = mean + added / n_both.clamp_min(1e-9)
+        weight = share / 2 * (query.n_measured.sum(0) > 0).float()
+        variance = profiles.variance.lerp(query.variance().float(), weight)
+        pooled_profiles = replace(profiles, mean=pooled.float(), variance=variance)
+        return cls(pooled_profiles, torch.stack(shifts).float())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain tensors, for the model file."""
+        mean, variance = self.profiles.mean, self.profiles.variance
+        return {"mean": mean, "variance": variance, "shifts": self.shifts}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], profiles: LeafProfiles) -> QueryProfiles:
+        """Rebuild from :meth:`to_dict` and the profiles of the reference."""
+        pooled = replace(profiles, mean=values["mean"], variance=values["variance"])
+        return cls(pooled, values["shifts"])
 
 
 class ProfileMatcher(nn.Module):
@@ -274,8 +360,8 @@ class ProfileEnsemble(nn.Module):
         1 for the genes of the query, shape ``(n_genes,)``.
     normalizer
         Normaliser that the log values of the profiles were computed with.
-    tree
-        Algebra of the taxonomy.
+    query
+        Profiles of a query, for the cells of its batches; none by default.
 
     Notes
     -----
@@ -300,15 +386,14 @@ class ProfileEnsemble(nn.Module):
 
     >>> import torch
     >>> from hdeepinsight.nn import CountNormalizer, LeafSums
-    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
-    >>> tree, every = TreeAlgebra(Taxonomy.from_nested({"T": [], "B": []})), torch.ones(20)
-    >>> counts, normalizer = torch.eye(2).repeat_interleave(10, dim=1), CountNormalizer(20)
+    >>> counts, every = torch.eye(2).repeat_interleave(10, dim=1), torch.ones(20)
     >>> counts, leaves = counts.repeat(9, 1) + torch.eye(18, 20), torch.arange(18) % 2
+    >>> normalizer = CountNormalizer(20)
     >>> values = normalizer.log_normalize(counts, every)
     >>> profiles = LeafSums.of(values, leaves, 2).profiles().with_covariance(values, leaves)
-    >>> ensemble = ProfileEnsemble(profiles, every, normalizer, tree)
-    >>> ensemble(torch.tensor([[1.0, 0.5, 0.5]]), counts[:1]).round(decimals=2)
-    tensor([[1., 1., 0.]])
+    >>> combined = ProfileEnsemble(profiles, every, normalizer).reading(counts[:1])
+    >>> combined(torch.tensor([[0.5, 0.5]])).round(decimals=2)
+    tensor([[1., 0.]])
     """
 
     measured: Tensor
@@ -322,53 +407,39 @@ class ProfileEnsemble(nn.Module):
         profiles: LeafProfiles,
         measured: Tensor,
         normalizer: CountNormalizer,
-        tree: TreeAlgebra,
+        query: QueryProfiles | None = None,
     ) -> None:
         super().__init__()
-        self.normalizer, self.tree = normalizer, tree
+        self.normalizer = normalizer
         self.ranks = ProfileMatcher(profiles, measured, n_markers=N_MARKERS)
-        known, variance, directions = self.ranks.known, profiles.variance, profiles.directions
-        assert variance is not None
-        assert directions is not None
-        mean, directions = profiles.mean[known] * measured, directions * measured
-        variance = variance * measured
-        rest = (variance - directions.square().sum(0)).clamp_min(0.0)
-        level = variance.sum() / measured.sum().clamp_min(1.0)
-        diagonal = ((1 - SHRINKAGE) * rest + SHRINKAGE * level).clamp_min(1e-9)
-        # The inverse of a diagonal plus a product of few rows (Woodbury).
-        directions = directions * (1 - SHRINKAGE) ** 0.5
-        scaled, slope = directions / diagonal, mean / diagonal
-        inner = torch.eye(len(directions)) + scaled @ directions.T
-        slope = slope - (slope @ directions.T) @ torch.linalg.solve(inner, scaled)
-        n_cells = float(profiles.n_cells[known].median()) if len(known) else 0.0
-        slope = slope * DISCRIMINANT * n_cells / (n_cells + HALF_WEIGHT_CELLS)
+        slope, offset = _discriminant(profiles, self.ranks.known, measured)
+        offset = offset.unsqueeze(0)  # a row for cells of no batch, and one for each batch
+        if query is not None:
+            of_query, start = _discriminant(query.profiles, self.ranks.known, measured)
+            slope = torch.cat([slope, of_query])
+            offset = torch.cat([offset, start - query.shifts @ of_query.T])
         self.register_buffer("measured", measured)
         self.register_buffer("slope", slope.T.contiguous())
-        self.register_buffer("offset", -(mean * slope).sum(1) / 2)
+        self.register_buffer("offset", offset)
         library_gene = normalizer.library_gene.cpu()
         self.register_buffer("tallied", torch.stack([torch.ones_like(measured), library_gene], 1))
         self.register_buffer("target", normalizer.target_for(measured.to(normalizer.scale)))
 
-    def forward(
+    def reading(
         self,
-        probabilities: Tensor,
         counts: Tensor | SparseCounts,
         shift: Tensor | None = None,
-    ) -> Tensor:
-        """Return probabilities of all nodes, ``(n_cells, n_nodes)``, from those by the network."""
-        leaves = self.reading(counts, shift)(probabilities[:, self.tree.leaf_index])
-        return leaves @ torch.tensor(self.tree.taxonomy.ancestor_matrix).to(leaves)
-
-    def reading(
-        self, counts: Tensor | SparseCounts, shift: Tensor | None = None
-    ) -> Callable[[Tensor], Tensor]:
+        batch: np.ndarray | None = None,
+    ) -> Callable[..., Tensor]:
         """Return a function that combines these cells' leaf probabilities by any network.
 
-        Leaves without a profile keep theirs, as do cells of which no gene was counted. A batch
-        correction ``shift`` is added to the log values; the ranks are those of the counts.
+        Its second argument multiplies the weight of the discriminant. Leaves without a profile keep
+        their probabilities, as do cells of which no gene was counted. A batch correction ``shift``
+        is added to the log values; the ranks are those of the counts. Cells of a ``batch`` of the
+        query, -1 for none, are compared with its profiles.
         """
         if not self.ranks.is_useful:
-            return torch.detach
+            return lambda leaves, *_: leaves.detach()
         if isinstance(counts, SparseCounts):
             total, library = counts.weighted_sums(self.tallied).T
             logged = counts.log_normalized(library, self.target)
@@ -377,18 +448,43 @@ class ProfileEnsemble(nn.Module):
             values = self.normalizer.log_normalize(counts.float(), self.measured)
             values = values if shift is None else (values + shift).clamp_min(0.0)
             found, seen = values @ self.slope, counts.any(1)
-        found = found + self.offset
+        row = torch.zeros(len(found), dtype=torch.long, device=found.device)
+        if batch is not None and len(self.offset) > 1:
+            row = torch.as_tensor(batch, device=found.device) + 1
+        n_known = self.offset.shape[1]
+        found = torch.where(row.unsqueeze(1) > 0, found[:, -n_known:], found[:, :n_known])
+        found = found + self.offset[row]
         found = (found - found.amax(1, keepdim=True)).clamp_min(-MAX_LOG_ODDS)
-        found = found + RANKS * self.ranks(counts)[:, self.ranks.known]
+        ranks = RANKS * self.ranks(counts)[:, self.ranks.known]
 
-        def combined(leaves: Tensor) -> Tensor:
+        def combined(leaves: Tensor, discriminant: float = 1.0) -> Tensor:
             network = leaves[:, self.ranks.known]
-            together = (network.clamp_min(1e-9).log() + found) / TOTAL
+            together = (network.clamp_min(1e-9).log() + discriminant * found + ranks) / TOTAL
             together = together.softmax(1) * network.sum(1, keepdim=True)
             together = leaves.index_copy(1, self.ranks.known, together)
             return torch.where(seen.unsqueeze(1), together, leaves)
 
         return combined
+
+
+def _discriminant(profiles: LeafProfiles, known: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the slopes ``(n_known, n_genes)`` and offsets of the weighted discriminant."""
+    variance, directions = profiles.variance, profiles.directions
+    assert variance is not None
+    assert directions is not None
+    mean, directions = profiles.mean[known] * measured, directions * measured
+    variance = variance * measured
+    rest = (variance - directions.square().sum(0)).clamp_min(0.0)
+    level = variance.sum() / measured.sum().clamp_min(1.0)
+    diagonal = ((1 - SHRINKAGE) * rest + SHRINKAGE * level).clamp_min(1e-9)
+    # The inverse of a diagonal plus a product of few rows (Woodbury).
+    directions = directions * (1 - SHRINKAGE) ** 0.5
+    scaled, slope = directions / diagonal, mean / diagonal
+    inner = torch.eye(len(directions)) + scaled @ directions.T
+    slope = slope - (slope @ directions.T) @ torch.linalg.solve(inner, scaled)
+    n_cells = float(profiles.n_cells[known].median()) if len(known) else 0.0
+    slope = slope * DISCRIMINANT * n_cells / (n_cells + HALF_WEIGHT_CELLS)
+    return slope, -(mean * slope).sum(1) / 2
 
 
 def _markers(mean: Tensor, measured: Tensor, n_markers: int, skip: int) -> Tensor:
@@ -437,7 +533,9 @@ class LeafSums:
     total
         Sum of their log values, shape ``(n_leaves, n_genes)``.
     squares
-        Sum of their squared log values, over cells and genes, shape ``(n_leaves,)``.
+        Sum of their squared log values, shape ``(n_leaves, n_genes)``.
+    n_measured
+        Cells of each leaf in which each gene was measured, shape ``(n_leaves, n_genes)``.
 
     Examples
     --------
@@ -452,10 +550,18 @@ class LeafSums:
     n_cells: Tensor
     total: Tensor
     squares: Tensor
+    n_measured: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, leaves: Tensor, n_leaves: int) -> LeafSums:
+    def of(
+        cls, values: Tensor, leaves: Tensor, n_leaves: int, measured: Tensor | None = None
+    ) -> LeafSums:
         """Sum the log values ``(n_cells, n_genes)`` of each leaf; -1 for none.
+
+        Instead of the leaf of each cell, ``leaves`` may be probabilities of the leaves, shape
+        ``(n_cells, n_leaves)``, which divide every cell among them. Genes that were not measured in
+        these cells are 0 in ``measured``, shape ``(n_genes,)``, and in ``values``; by default all
+        were.
 
         Examples
         --------
@@ -468,13 +574,20 @@ class LeafSums:
         >>> LeafSums.of(values, leaves, n_leaves=2).n_cells
         tensor([2., 0.], dtype=torch.float64)
         """
-        values, leaves = values[leaves >= 0].double(), leaves[leaves >= 0]
-        nothing = values.new_zeros(n_leaves)
-        return cls(
-            n_cells=nothing.index_add(0, leaves, torch.ones_like(values[:, 0])),
-            total=values.new_zeros(n_leaves, values.shape[1]).index_add(0, leaves, values),
-            squares=nothing.index_add(0, leaves, values.square().sum(1)),
-        )
+        if leaves.ndim == 1:
+            values, leaves = values[leaves >= 0], leaves[leaves >= 0]
+        values = values.double()
+        measured = torch.ones(values.shape[1]) if measured is None else measured.cpu()
+        if leaves.ndim > 1:
+            shares = leaves.to(values)
+            n_cells, total = shares.sum(0), shares.T @ values
+            squares = shares.T @ values.square()
+        else:
+            n_cells = leaves.bincount(minlength=n_leaves).double()
+            nothing = values.new_zeros(n_leaves, values.shape[1])
+            total = nothing.index_add(0, leaves, values)
+            squares = nothing.index_add(0, leaves, values.square())
+        return cls(n_cells, total, squares, n_cells.unsqueeze(1) * measured.double())
 
     @classmethod
     def sum(cls, parts: Sequence[LeafSums]) -> LeafSums:
@@ -492,17 +605,31 @@ class LeafSums:
         return sum(others, start=first)
 
     def __add__(self, other: LeafSums) -> LeafSums:
-        return LeafSums(
-            self.n_cells + other.n_cells, self.total + other.total, self.squares + other.squares
-        )
+        return LeafSums(*(own + more for own, more in self._pairs(other)))
 
     def __sub__(self, other: LeafSums) -> LeafSums:
-        return LeafSums(
-            self.n_cells - other.n_cells, self.total - other.total, self.squares - other.squares
-        )
+        return LeafSums(*(own - less for own, less in self._pairs(other)))
+
+    def _pairs(self, other: LeafSums) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
+
+    def without(self, shift: Tensor) -> LeafSums:
+        """Return the sums of the cells after a shift ``(n_genes,)`` of all is removed."""
+        total = self.total - self.n_measured * shift
+        return replace(self, total=total, squares=self.squares - shift * (self.total + total))
+
+    def variance(self) -> Tensor:
+        """Compute the variance of each gene within leaves, averaged over those with cells."""
+        enough = self.n_cells >= MIN_CELLS
+        n_cells = self.n_cells[enough].unsqueeze(1)
+        around = self.squares[enough] - self.total[enough].square() / n_cells
+        found = around.clamp_min(0.0) / (n_cells - 1)
+        return found.sum(0) / max(1, len(found))
 
     def profiles(self) -> LeafProfiles:
-        """Compute the means, and the variance within leaves.
+        """Compute the means over the cells that measured each gene, and the variance within leaves.
+
+        The mean of a gene that was not measured in any cell of a leaf is that of the other leaves.
 
         Examples
         --------
@@ -519,9 +646,13 @@ class LeafSums:
         >>> profiles.spread
         tensor([1., 0.])
         """
-        n_cells = self.n_cells.clamp_min(1)
-        mean = self.total / n_cells.unsqueeze(1)
-        spread = self.squares / n_cells - mean.square().sum(1)
+        n_measured = self.n_measured.clamp_min(1)
+        mean = self.total / n_measured
+        spread = (self.squares / n_measured - mean.square()).sum(1)
+        is_known = self.n_measured > 0
+        others = (mean * is_known).sum(0) / is_known.sum(0).clamp_min(1)
+        is_absent = ~is_known & (self.n_cells > 0).unsqueeze(1)
+        mean = torch.where(is_absent, others, mean)
         return LeafProfiles(mean.float(), self.n_cells.float(), spread.float())
 
 
@@ -533,7 +664,7 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
     query, reference
         Profiles of disjoint cells.
     measured
-        1 for the genes to compare, shape ``(n_genes,)``.
+        1 for the genes to compare, shape ``(n_genes,)`` or ``(n_leaves, n_genes)``.
 
     Returns
     -------
@@ -571,6 +702,7 @@ def profile_shift(query: LeafProfiles, reference: LeafProfiles, measured: Tensor
     both = (query.n_cells >= enough) & (reference.n_cells >= COMPARED_CELLS)
     if int(both.sum()) < MIN_LEAVES:
         return None
+    measured = measured.expand_as(query.mean)[both]
     apart = ((query.mean - reference.mean)[both] * measured).square().sum(1)
     for side in (query, reference):
         assert side.spread is not None
@@ -595,10 +727,10 @@ def usual_shift(batches: Sequence[LeafSums]) -> float | None:
     (0.0, None)
     """
     everything = LeafSums.sum(batches)
-    measured = torch.ones(everything.total.shape[1])
-    shifts = [
-        profile_shift(batch.profiles(), (everything - batch).profiles(), measured)
-        for batch in batches
-    ]
+    shifts = []
+    for batch in batches:
+        others = everything - batch
+        measured = ((batch.n_measured > 0) & (others.n_measured > 0)).float()
+        shifts.append(profile_shift(batch.profiles(), others.profiles(), measured))
     known = [shift for shift in shifts if shift is not None]
     return float(torch.tensor(known).quantile(0.5)) if known else None

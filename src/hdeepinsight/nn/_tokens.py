@@ -149,6 +149,47 @@ def token_sets(bins: Tensor, most: int | None = None, priority: Tensor | None = 
     return TokenSets(genes, found, found > 0)
 
 
+def choose_tokens(
+    real: Tensor,
+    mask_rate: float,
+    replace_rate: float,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw the tokens whose value is predicted, and those of them whose value is masked.
+
+    Parameters
+    ----------
+    real
+        ``True`` for tokens, ``False`` for padding, shape ``(n_cells, n_tokens)``.
+    mask_rate
+        Share of the tokens of a cell that are predicted; at least one.
+    replace_rate
+        Share of the predicted tokens that are masked; the others stay visible.
+    generator
+        Random generator; torch's global one by default.
+
+    Returns
+    -------
+    Predicted and masked tokens, Boolean, shape ``(n_cells, n_tokens)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import choose_tokens
+    >>> chosen, masked = choose_tokens(torch.tensor([[True, True, False]]), 0.01, 1.0)
+    >>> int(chosen.sum()), bool((chosen == masked).all())
+    (1, True)
+    """
+    score = torch.rand(real.shape, generator=generator).to(real.device)
+    score = score.masked_fill(~real, 2.0)
+    chosen = score < mask_rate
+    if real.shape[1]:
+        least = score.argmin(1, keepdim=True)
+        chosen = chosen.scatter(1, least, True) & real
+    hidden = torch.rand(real.shape, generator=generator).to(real.device) < replace_rate
+    return chosen, chosen & hidden
+
+
 class TokenEncoder(nn.Module):
     """Transformer encoder on sets of tokens, with exact attention and without positions.
 
@@ -258,6 +299,43 @@ class TokenEncoder(nn.Module):
             rows.append(some)
             found.append(self.pool(self.hidden(self.embed(part, hide), part.real), part.real))
         return torch.cat(found)[torch.cat(rows).argsort()]
+
+
+def masked_value_losses(
+    encoder: TokenEncoder, head: nn.Linear, tokens: TokenSets, chosen: Tensor, masked: Tensor
+) -> Tensor:
+    """Compute the cross-entropy of the bin of each predicted token, in the order of the tokens.
+
+    Parameters
+    ----------
+    encoder
+        Encoder of the tokens.
+    head
+        Logits of the bins from an output of the encoder.
+    tokens
+        Tokens of the cells.
+    chosen, masked
+        Result of :func:`choose_tokens`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import TokenEncoder, choose_tokens, masked_value_losses, token_sets
+    >>> encoder = TokenEncoder(3, 5, width=8, n_layers=1, n_heads=2, head_size=4)
+    >>> tokens = token_sets(torch.tensor([[2, 0, 5], [0, 1, 0]]))
+    >>> chosen, masked = choose_tokens(tokens.real, 0.15, 0.9)
+    >>> masked_value_losses(encoder, torch.nn.Linear(8, 5), tokens, chosen, masked).shape
+    torch.Size([2])
+    """
+    rows, found = [], []
+    for some, part in tokens.groups():
+        n_tokens = part.genes.shape[1]
+        target, hide = (each[some, :n_tokens] for each in (chosen, masked))
+        logits = head(encoder.hidden(encoder.embed(part, hide), part.real)[:, 1:][target])
+        bins = part.bins[target].long() - 1
+        found.append(nn.functional.cross_entropy(logits, bins, reduction="none"))
+        rows.append(some[target.nonzero()[:, 0]])
+    return torch.cat(found)[torch.cat(rows).argsort(stable=True)]
 
 
 class _Block(nn.Module):

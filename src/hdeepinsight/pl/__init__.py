@@ -1,7 +1,7 @@
 """Plots of results. Functions return axes or a figure and never show or close it."""
 
-from hdeepinsight.pl._confidence import label_set_sizes, novelty, reliability
-from hdeepinsight.pl._embedding import coverage, embedding, probability
+from hdeepinsight.pl._confidence import novelty, reliability
+from hdeepinsight.pl._embedding import coverage, embedding
 from hdeepinsight.pl._grid import confusion, dotplot, marker_evidence, topics
 from hdeepinsight.pl._layout import gene_images, gene_layout
 from hdeepinsight.pl._model import (
@@ -11,10 +11,9 @@ from hdeepinsight.pl._model import (
     privacy_utility,
     training_history,
 )
-from hdeepinsight.pl._tree import alluvial, taxonomy
+from hdeepinsight.pl._tree import taxonomy
 
 __all__ = [
-    "alluvial",
     "confusion",
     "contrast",
     "coverage",
@@ -24,11 +23,9 @@ __all__ = [
     "gene_images",
     "gene_layout",
     "in_degrees",
-    "label_set_sizes",
     "marker_evidence",
     "novelty",
     "privacy_utility",
-    "probability",
     "reliability",
     "taxonomy",
     "topics",

@@ -1,4 +1,4 @@
-"""Plot calibration, conformal label sets and novelty scores."""
+"""Plot calibration and novelty scores."""
 
 from __future__ import annotations
 
@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
 
-    from hdeepinsight.annotation import Annotation, LabelSets
+    from hdeepinsight.annotation import Annotation
 
-#: Maximum number of bars with percentages, and the size up to which the axis always extends, so
-#: that figures are comparable.
-_MAX_NUMBERED, _LEAST_SHOWN = 12, 5
 Measure = Literal["lineage_p_value", "type_p_value", "doublet_score", "ambient_score"]
 _NAMES: Final[dict[str, str]] = {
     "lineage_p_value": "p-value of belonging to a known lineage (novel cells to the left)",
@@ -97,82 +94,6 @@ def reliability(
     ax.plot(mean, share, "o", color=PALETTE[0], ms=5, mec="white", mew=0.6, zorder=3)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="share of correct labels")
     ax.set_aspect("equal")
-    return ax
-
-
-def label_set_sizes(
-    sets: LabelSets,
-    holds: npt.ArrayLike | None = None,
-    *,
-    title: str | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """Plot the distribution of the sizes of label sets, and how many contain the true type.
-
-    Parameters
-    ----------
-    sets
-        Conformal label sets from ``result.label_sets(alpha=0.1)``.
-    holds
-        Whether each set contains the cell's true type, ``(n_cells,)``: ``sets.holds(true_nodes)``.
-        The cells whose set does not contain it are then drawn in another colour.
-    title
-        Title; by default the mean size, and the promised and the observed coverage.
-    ax
-        Axes to draw on; by default those of a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        One bar per size, with the fraction of cells as its height.
-
-    Raises
-    ------
-    ValueError
-        If there are no sets, or `holds` has another length.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import hdeepinsight as hdi
-    >>> tax = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> p = np.array([[1, 0.9, 0.1, 0.5, 0.4], [1, 0.1, 0.9, 0.1, 0.0]])
-    >>> result = hdi.Annotation(taxonomy=tax, obs_names=["a", "b"], node_probabilities=p)
-    >>> truth = tax.encode(["CD8", "B"])
-    >>> labelled = hdi.annotation.calibrate(result, truth)
-    >>> sets = result.label_sets(alpha=0.4, calibration=labelled)
-    >>> ax = hdi.pl.label_set_sizes(sets, sets.holds(truth))
-    >>> ax.get_title().splitlines()
-    ['1.50 types per set', 'coverage promised 60.0%, observed 100.0%']
-    """
-    size = sets.size.to_numpy()
-    held = np.ones(len(size), dtype=bool) if holds is None else np.asarray(holds)
-    if not len(size):
-        raise ValueError("There must be at least one label set, got none. Annotate cells first.")
-    if held.shape != size.shape or held.dtype != np.bool_:
-        found = f"shape {held.shape} and type {held.dtype}"
-        hint = "Pass sets.holds(true_nodes) with the true nodes of the same cells."
-        raise ValueError(f"holds must be boolean of shape {size.shape}, got {found}. {hint}")
-    widest = max(size.max(), min(_LEAST_SHOWN, sets.taxonomy.n_leaves))
-    shown = np.arange(min(size.min(), 1), widest + 1)
-    every = np.bincount(size - shown[0], minlength=len(shown)) / len(size)
-    right = np.bincount(size[held] - shown[0], minlength=len(shown)) / len(size)
-    found = "" if holds is None else f", observed {right.sum():.1%}"
-    promised = f"coverage promised {sets.promised_coverage:.1%}{found}"
-    heading = f"{size.mean():.2f} types per set\n{promised}" if title is None else title
-    ax = axes_or_new(ax, (min(3.0 + 0.35 * len(shown), 10.0), 3.6), title=heading)
-    ax.bar(shown, right, color=PALETTE[0], label="contains the true type")
-    if holds is not None:
-        look: dict[str, Any] = {"color": MARK, "hatch": "///", "ec": "white"}
-        ax.bar(shown, every - right, bottom=right, label="does not contain it", **look)
-        ax.legend(frameon=False, fontsize=8.5, loc="upper right")
-    if len(shown) <= _MAX_NUMBERED:
-        texts = [f"{100 * n:.0f}%" if n == 0 or n >= 0.005 else "<1%" for n in every]
-        for at, share, text in zip(shown, every, texts, strict=True):
-            ax.text(at, share, text, ha="center", va="bottom", size=8, c=FAINT)
-        ax.set_xticks(shown)
-    ax.set(xlabel="types in the set", ylabel="share of cells")
-    ax.margins(y=0.1)
     return ax
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
 
-    from hdeepinsight.annotation import Annotation
     from hdeepinsight.pp import CorrectedPCA
 
 LegendLoc = Literal["auto", "on data", "right margin", "none"]
@@ -132,64 +130,6 @@ def embedding(
     elif legend_loc == "right margin":
         _add_legend(ax, codes, names, colors)
     return ax
-
-
-def probability(
-    coords: npt.ArrayLike,
-    result: Annotation,
-    node: str | Sequence[str] | int,
-    *,
-    cmap: str = _style.SEQUENTIAL,
-    size: float | None = None,
-    title: str | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """Plot an embedding of cells, coloured by the probability of a node of the taxonomy.
-
-    Parameters
-    ----------
-    coords
-        Two coordinates per cell, ``(n_cells, 2)``.
-    result
-        Annotation of these cells.
-    node
-        Name, path (``"T > CD4 T"`` or a tuple) or index of a leaf or inner node.
-    cmap
-        Name of the colour map, on a scale from 0 to 1.
-    size
-        Area of a dot in square points; by default it decreases with the number of cells.
-    title
-        Title; by default the path of the node.
-    ax
-        Axes to draw on; by default those of a new figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The axes.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not match, or the taxonomy has no such node.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import hdeepinsight as hdi
-    >>> tax = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> result = hdi.Annotation(
-    ...     taxonomy=tax, obs_names=["a"], node_probabilities=np.array([[1, 0.9, 0.1, 0.7, 0.2]])
-    ... )
-    >>> hdi.pl.probability([[0, 0]], result, "CD4").get_title()
-    'T > CD4'
-    """
-    taxonomy = result.taxonomy
-    index = taxonomy.resolve(node) if isinstance(node, str | Sequence) else operator.index(node)
-    title = _style.shortened(taxonomy.path_name(index), 60) if title is None else title
-    values, scale = result.node_probabilities[:, index].astype(float), {"vmin": 0.0, "vmax": 1.0}
-    look: dict[str, Any] = {"cmap": cmap, "size": size, "title": title, "ax": ax, **scale}
-    return embedding(coords, values, colorbar_label="probability", **look)
 
 
 def coverage(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from hdeepinsight._errors import check_integer, counted, invalid
+from hdeepinsight._errors import check_integer, counted
 from hdeepinsight.annotation import Annotation, depth_of_level
 from hdeepinsight.pl import _style
 from hdeepinsight.pl._style import INK
@@ -297,7 +297,7 @@ def topics(
     Raises
     ------
     ValueError
-        If groups do not match the cells, or a topic has no loadings.
+        If groups do not match the cells.
 
     Examples
     --------
@@ -312,9 +312,6 @@ def topics(
     """
     check_integer("n_topics", n_topics)
     check_integer("n_genes", n_genes)
-    if missing := proportions.columns.difference(loadings.index).tolist():
-        found = f"loadings of {len(loadings):,} topics without {missing[0]!r}"
-        raise invalid("loadings", found, "a table of all topics", "Pass both from the same model.")
     rows = _style.groups_of(groups, proportions.index)
     means = proportions.groupby(rows.codes).mean()
     best = np.argsort(-means.to_numpy(), axis=1, kind="stable")[:, :n_topics]

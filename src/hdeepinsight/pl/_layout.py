@@ -128,7 +128,7 @@ def gene_images(
     Raises
     ------
     ValueError
-        If there are no images, an image does not have one value per gene, or `n_top` or `ncols` is
+        If an image does not have one value per gene, or `n_top` or `ncols` is
         invalid.
 
     Examples
@@ -143,9 +143,6 @@ def gene_images(
 
     check_integer("ncols", ncols, hint="Omit it to use 4.")
     check_integer("n_top", n_top, 0, hint="Omit it to use 3.")
-    if not len(images):
-        hint = "Pass values per gene, such as the mean of each cell type."
-        raise ValueError(f"There must be at least one image, got none. {hint}")
     stack = np.stack([_per_gene(layout, v, f"image {k!r}") for k, v in images.items()])
     known = stack[np.isfinite(stack)]  # 0 is always on the scale
     bounds = (min(0.0, float(known.min())), float(known.max())) if known.size else (0.0, 1.0)

@@ -131,11 +131,6 @@ def in_degrees(
         Fraction of cells with at least a given in-degree. A long tail indicates hubs. The legend
         contains the standard deviation of the in-degree.
 
-    Raises
-    ------
-    ValueError
-        If there is no graph.
-
     Examples
     --------
     >>> import hdeepinsight as hdi
@@ -145,8 +140,6 @@ def in_degrees(
     >>> hdi.pl.in_degrees({"nearest": nearest}).get_xlabel()
     'times chosen as a neighbour'
     """
-    if not choices:
-        raise ValueError("choices must have at least one graph, got none. Pass {'graph': indices}.")
     ax = axes_or_new(ax, (4.2, 3.2), title=title)
     for rank, (name, chosen) in enumerate(choices.items()):
         cells = np.asarray(chosen)
@@ -189,11 +182,6 @@ def privacy_utility(
     matplotlib.axes.Axes
         The axes, with epsilon on a logarithmic axis.
 
-    Raises
-    ------
-    ValueError
-        If there are no scores, or an epsilon is not a number > 0.
-
     Examples
     --------
     >>> import pandas as pd
@@ -203,11 +191,7 @@ def privacy_utility(
     >>> ax.get_xlabel()
     'epsilon per cell'
     """
-    epsilon = pd.to_numeric(pd.Series(scores.index), errors="coerce").to_numpy(dtype=np.float64)
-    if not scores.size or not (epsilon > 0).all():
-        found = f"{scores.shape[0]} rows named {list(scores.index)[:5]}"
-        hint = "Pass methods without a budget as controls."
-        raise ValueError(f"scores must have rows named by epsilon > 0, got {found}. {hint}")
+    epsilon = scores.index.to_numpy(dtype=np.float64)
     ax = axes_or_new(ax, (4.8, 3.6), title=title)
     for rank, (name, values) in enumerate(scores.items()):
         by = pd.Series(values.to_numpy(dtype=np.float64)).groupby(epsilon).agg

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,9 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 from hdeepinsight._errors import counted, invalid
 from hdeepinsight.taxonomy import _forms, _labels, _ontology
 from hdeepinsight.taxonomy._forms import ROOT_NAME, NodeName, Path, clipped, quoted
-
-if TYPE_CHECKING:
-    import networkx as nx
 
 #: Name or index of a node.
 NodeLike = NodeName | SupportsIndex
@@ -578,29 +575,6 @@ class Taxonomy:
         """
         texts = list(map(_forms.join_path, self.names))
         return [(texts[above], texts[node]) for node, above in enumerate(self.parent.tolist())][1:]
-
-    def to_networkx(self) -> nx.DiGraph:
-        """Return a directed graph from parents to children, with text paths as node names.
-
-        Nodes have the attributes ``node`` (index), ``label``, ``depth`` and, if known,
-        ``ontology_id``.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> graph = Taxonomy.from_nested({"T": ["CD4"]}).to_networkx()
-        >>> graph.nodes["T > CD4"]
-        {'node': 2, 'label': 'CD4', 'depth': 2}
-        """
-        import networkx as nx
-
-        graph = nx.DiGraph(self.to_edges())
-        for node, path in enumerate(self.names):
-            attributes = graph.nodes[_forms.join_path(path)]
-            attributes |= {"node": node, "label": self.labels[node], "depth": int(self.depth[node])}
-            if path in self.ontology_ids:
-                attributes["ontology_id"] = self.ontology_ids[path]
-        return graph
 
     def with_annotations(
         self,

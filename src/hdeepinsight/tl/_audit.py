@@ -17,7 +17,6 @@ from hdeepinsight.annotation import (
     PROBABILITY_TOLERANCE,
     Additions,
     check_cells,
-    depth_of_level,
     node_categories,
 )
 from hdeepinsight.data import AlignedQuery, open_counts
@@ -101,7 +100,7 @@ def audit_labels(
     Returns
     -------
     LabelAudit
-        Tables of cells, classes and transitions.
+        Tables of cells and classes.
 
     Raises
     ------
@@ -138,8 +137,7 @@ def audit_labels(
     Notes
     -----
     Based on confident learning (Northcutt, Jiang and Chuang 2021, doi:10.1613/jair.1.12125) within
-    each sibling group from the root down: the confident joint estimates the label noise per class.
-    Individual labels are called suspicious more cautiously: a sibling must lead by
+    each sibling group from the root down, but more cautious: a sibling must lead by
     ``least_margin``, the classifier must recognise the class in at least half of its cells, and a
     label is not examined below the level at which it is first contradicted. The classifier is
     multinomial logistic regression on 50 principal components of the 2,000 most variable genes,
@@ -203,8 +201,7 @@ def audit_labels(
         judged=judged,
         suspicious=suspicious,
         weight=np.where(suspicious, found.weight, 1.0),
-        classes=class_table(taxonomy, nodes, p, judged, suspicious, found, batches),
-        transitions=found.transitions,
+        classes=class_table(taxonomy, nodes, judged, suspicious, found.recognised, batches),
         settings={"n_folds": n_folds, "least_margin": least_margin, "max_share": max_share},
     )
 
@@ -244,17 +241,9 @@ class LabelAudit:
     classes
         One row per class at any depth, indexed by ``level`` and ``class``, about the cells labelled
         at or below it. ``n_cells``, ``n_judged`` and ``n_suspicious`` are numbers of cells;
-        ``estimated_noise`` is the fraction of wrong labels according to the confident joint;
-        ``recognised`` the fraction of audited cells for which the class is more probable than its
-        siblings, or the smallest such fraction among its ancestors; ``purity`` the fraction of
-        audited cells with the class on their most probable path; ``probability`` the mean
-        probability of the class. With batches: ``n_batches``, ``largest_batch``,
-        ``largest_batch_share``, ``batch_overlap`` (largest Jaccard index with a batch) and
-        ``confounding``.
-    transitions
-        Confident joint in long form, one row per pair of siblings: ``level``, ``given``,
-        ``likely``, ``n_confident`` (cells labelled ``given`` that are confidently predicted as
-        ``likely``) and ``rate`` (their fraction, which sums to 1 over ``likely``).
+        ``recognised`` is the fraction of audited cells for which the class is more probable than
+        its siblings, or the smallest such fraction among its ancestors. With batches:
+        ``largest_batch`` and ``confounding``.
     settings
         Settings of the audit, as plain types.
 
@@ -290,7 +279,6 @@ class LabelAudit:
     suspicious: np.ndarray
     weight: np.ndarray
     classes: pd.DataFrame
-    transitions: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -352,48 +340,6 @@ class LabelAudit:
         table["share"] = table["n_cells"] / table[AUDIT_KEYS.GIVEN].map(sizes).astype(float)
         return table.sort_values("n_cells", ascending=False, kind="stable", ignore_index=True)
 
-    def transition_matrix(self, level: int | str) -> pd.DataFrame:
-        """Return the rates of the confident joint at a level as a matrix.
-
-        Parameters
-        ----------
-        level
-            Depth (1 is below the root) or name of a level.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Square table with given labels as rows and likely classes as columns. Rows sum to 1. The
-            rate is 0 between classes that are not siblings, since only siblings are compared.
-
-        Raises
-        ------
-        ValueError
-            If there is no such level.
-
-        Examples
-        --------
-        >>> import anndata as ad
-        >>> import hdeepinsight as hdi
-        >>> import numpy as np
-        >>> import pandas as pd
-        >>> labels = pd.Series(["T"] * 10 + ["B"] * 10, index=list("abcdefghijklmnopqrst"))
-        >>> cells = ad.AnnData(obs=labels.to_frame("cell_type"))
-        >>> p_t = np.array([0.95] * 9 + [0.02] + [0.05] * 10)
-        >>> p = np.column_stack([np.ones(20), p_t, 1 - p_t])
-        >>> tree = hdi.Taxonomy.from_nested({"T": [], "B": []})
-        >>> audit = hdi.tl.audit_labels(
-        ...     cells, taxonomy=tree, labels_key="cell_type", probabilities=p
-        ... )
-        >>> audit.transition_matrix(1).loc["T"].to_dict()
-        {'T': 0.9, 'B': 0.1}
-        """
-        name = self.taxonomy.level_names[depth_of_level(self.taxonomy, level) - 1]
-        rows = self.transitions[self.transitions["level"] == name]
-        names = list(dict.fromkeys(rows["given"]))
-        matrix = rows.pivot_table(index="given", columns="likely", values="rate", fill_value=0.0)
-        return matrix.reindex(index=names, columns=names, fill_value=0.0)
-
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """Remarks about individual classes, one sentence each."""
@@ -409,8 +355,8 @@ class LabelAudit:
             for name, row in rows[rows["n_judged"] == 0].iterrows()
         ]
         notes += [
-            f"{name}: not audited, its siblings are more probable for {1 - row.purity:.0%} of its "
-            "cells; inspect the class as a whole"
+            f"{name}: not audited, its siblings are more probable for {1 - row.recognised:.0%} of "
+            "its cells; inspect the class as a whole"
             for name, row in rows[rows["recognised"] < LEAST_RECOGNISED].iterrows()
         ]
         notes += [
@@ -436,8 +382,8 @@ class LabelAudit:
             Object whose ``obs_names`` are those of this audit, in the same order.
         key_added
             Prefix of the added keys: a column ``obs["<key>_<column>"]`` for each column of
-            :attr:`cells`, colours of the labels, and ``uns["<key>"]`` with ``classes``,
-            ``transitions`` and ``settings``.
+            :attr:`cells`, colours of the labels, and ``uns["<key>"]`` with ``classes``
+            and ``settings``.
         overwrite
             Replace existing keys. Keys that an earlier audit wrote with the same prefix are always
             replaced.
@@ -477,10 +423,8 @@ class LabelAudit:
                 for name, each in labels.items()
             },
         )
-        tables = {"classes": self.classes.reset_index(), "transitions": self.transitions}
-        stored = {  # files require text as index
-            name: table.set_axis(table.index.astype(str), axis=0) for name, table in tables.items()
-        }
+        classes = self.classes.reset_index()  # files require text as index
+        stored = {"classes": classes.set_axis(classes.index.astype(str), axis=0)}
         added.write(adata, key_added, {"settings": self.settings, **stored}, overwrite=overwrite)
 
     def check_cells(self, adata: AnnData) -> None:

@@ -139,17 +139,13 @@ class Contradictions(NamedTuple):
     Per cell, shape ``(n_cells,)``: ``rival`` is the contradicting sibling, -1 for none; ``margin``
     the smallest lead of a node of the label over its siblings, NaN for cells not audited;
     ``weight`` the ratio of the probabilities of the label's node and of its rival. Per node, shape
-    ``(n_nodes,)``: ``noise`` is the fraction of wrong labels on its path, and ``recognised`` the
-    smallest fraction of cells recognised on its path. ``transitions`` is the confident joint in
-    long form.
+    ``(n_nodes,)``: ``recognised`` is the smallest fraction of cells recognised on its path.
     """
 
     rival: np.ndarray
     margin: np.ndarray
     weight: np.ndarray
-    noise: np.ndarray
     recognised: np.ndarray
-    transitions: pd.DataFrame
 
 
 def find_contradictions(
@@ -160,7 +156,7 @@ def find_contradictions(
     *,
     least_margin: float,
 ) -> Contradictions:
-    r"""Compare each label with its siblings from the root down, until it is contradicted.
+    """Compare each label with its siblings from the root down, until it is contradicted.
 
     Parameters
     ----------
@@ -180,43 +176,24 @@ def find_contradictions(
     A label is contradicted if a sibling of its node is more probable by ``least_margin``; levels
     below are then not compared. Labels of a class are never contradicted if the class is the most
     probable one for less than half of its cells, because the classifier cannot recognise it.
-
-    The confident joint estimates the noise per class. Child :math:`j` has the threshold
-    :math:`t_j`, the mean probability of :math:`j` over the cells labelled :math:`j`, and a cell is
-    counted for the most probable child that reaches its threshold. A label without any confident
-    cell is regarded as correct. These thresholds are not used for individual contradictions: for
-    well separated types they exceed 0.9 and would miss the clearest errors.
+    The mean probability of a class over its own cells, the threshold of flat confident learning, is
+    not used: for well separated types it exceeds 0.9 and would miss the clearest errors.
     """
     rival, margin = np.full(len(nodes), -1), np.full(len(nodes), np.nan)
-    weight, (right, recognised) = np.ones(len(nodes)), np.ones((2, taxonomy.n_nodes))
-    path, names = taxonomy.node_at_level[nodes], np.array(class_names(taxonomy), dtype=object)
-    transitions = []
+    weight, recognised = np.ones(len(nodes)), np.ones(taxonomy.n_nodes)
+    path = taxonomy.node_at_level[nodes]
     # In breadth-first order, lineages are compared before the types within them.
     for parent in taxonomy.inner_nodes.tolist():
         given = path[:, taxonomy.depth[parent]]
         here = judged & (rival < 0) & np.isin(given, taxonomy.children(parent))
         cells = np.flatnonzero(here)
         children, codes = np.unique(given[cells], return_inverse=True)
-        if (n := len(children)) < 2:
+        if len(children) < 2:
             continue
         values, rows = probabilities[np.ix_(cells, children)], np.arange(len(cells))
-        seen = np.bincount(codes[values.argmax(axis=1) == codes], minlength=n) / np.bincount(codes)
-        thresholds = np.array([values[codes == child, child].mean() for child in range(n)])
-        reached = np.where(values >= thresholds, values, -1.0)
-        sure = reached.max(axis=1) >= 0
-        counts = np.zeros((n, n), dtype=np.int64)
-        np.add.at(counts, (codes[sure], reached.argmax(axis=1)[sure]), 1)
-        totals = counts.sum(axis=1, keepdims=True)
-        rates = np.where(totals > 0, counts / np.maximum(totals, 1), np.eye(n))
-        right[children], recognised[children] = np.diag(rates), seen
-        joint = {
-            "level": taxonomy.level_names[taxonomy.depth[parent]],
-            "given": np.repeat(names[children], n),
-            "likely": np.tile(names[children], n),
-            "n_confident": counts.ravel(),
-            "rate": rates.ravel(),
-        }
-        transitions.append(pd.DataFrame(joint))
+        own_best = codes[values.argmax(axis=1) == codes]
+        seen = np.bincount(own_best, minlength=len(children)) / np.bincount(codes)
+        recognised[children] = seen
         own = values[rows, codes]
         values[rows, codes] = -np.inf
         best = values.argmax(axis=1)
@@ -226,11 +203,8 @@ def find_contradictions(
         rival[cells[wrong]] = children[best[wrong]]
         weight[cells[wrong]] = (own / np.maximum(values[rows, best], 1e-12))[wrong]
     for node, above in enumerate(taxonomy.parent[1:].tolist(), start=1):
-        right[node] *= right[above]
         recognised[node] = min(recognised[node], recognised[above])
-    columns = ["level", "given", "likely", "n_confident", "rate"]
-    table = pd.concat(transitions or [pd.DataFrame(columns=columns)], ignore_index=True)
-    return Contradictions(rival, margin, weight, 1.0 - right, recognised, table)
+    return Contradictions(rival, margin, weight, recognised)
 
 
 def most_probable_below(taxonomy: Taxonomy, p: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -258,34 +232,23 @@ def within_share(
 def class_table(
     taxonomy: Taxonomy,
     nodes: np.ndarray,
-    probabilities: np.ndarray,
     judged: np.ndarray,
     suspicious: np.ndarray,
-    found: Contradictions,
+    recognised: np.ndarray,
     batches: np.ndarray | None,
 ) -> pd.DataFrame:
-    """Tabulate noise, purity and confounding of each node with cells at or below it."""
+    """Tabulate suspicious cells and confounding of each node with cells at or below it."""
 
     def count(cells: np.ndarray) -> np.ndarray:
         return taxonomy.roll_up(np.bincount(nodes[cells], minlength=taxonomy.n_nodes))
 
-    greedy = most_probable_below(taxonomy, probabilities, np.zeros(len(nodes), dtype=np.int64))
     n_cells, n_judged = count(nodes >= 0), count(judged)
-    agreeing, own = np.zeros((2, taxonomy.n_nodes))
-    for given, likely in zip(*(taxonomy.node_at_level[x].T for x in (nodes, greedy)), strict=True):
-        part = judged & (given > 0)
-        np.add.at(agreeing, given[part & (given == likely)], 1)
-        np.add.at(own, given[part], probabilities[part, given[part]])
-    with np.errstate(invalid="ignore"):
-        columns = {
-            "n_cells": n_cells,
-            "n_judged": n_judged,
-            "n_suspicious": count(suspicious),
-            "estimated_noise": np.where(n_judged > 0, found.noise, np.nan),
-            "recognised": np.where(n_judged > 0, found.recognised, np.nan),
-            "purity": agreeing / n_judged,
-            "probability": own / n_judged,
-        }
+    columns = {
+        "n_cells": n_cells,
+        "n_judged": n_judged,
+        "n_suspicious": count(suspicious),
+        "recognised": np.where(n_judged > 0, recognised, np.nan),
+    }
     rows = np.flatnonzero(n_cells[1:] > 0) + 1
     table = pd.DataFrame(columns).iloc[rows].reset_index(drop=True)
     if batches is not None:
@@ -293,12 +256,10 @@ def class_table(
         counts = np.zeros((len(names), taxonomy.n_nodes), dtype=np.int64)
         np.add.at(counts, (codes, nodes), 1)
         counts, total = taxonomy.roll_up(counts).T[rows], n_cells[rows]
-        table["n_batches"] = (counts > 0).sum(axis=1)
         table["largest_batch"] = names[counts.argmax(axis=1)]
-        table["largest_batch_share"] = counts.max(axis=1) / total
+        # Largest Jaccard index with a batch.
         overlap = (counts / (total[:, None] + sizes - counts)).max(axis=1)
-        alone = np.where((table["n_batches"] == 1) & (total > 1), "in one batch only", "")
-        table["batch_overlap"] = overlap
+        alone = np.where((counts.max(axis=1) == total) & (total > 1), "in one batch only", "")
         table["confounding"] = np.where(overlap >= _SAME_CELLS, "same as a batch", alone)
     levels = np.array(taxonomy.level_names, dtype=object)[taxonomy.depth[rows] - 1]
     index = [levels, np.array(class_names(taxonomy), dtype=object)[rows]]

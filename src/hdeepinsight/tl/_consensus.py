@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import cohen_kappa_score
 
 from hdeepinsight import annotation
 from hdeepinsight._errors import invalid
-from hdeepinsight._keys import UNKNOWN_TERM
 from hdeepinsight.annotation import Annotation, node_probabilities
 from hdeepinsight.tl._inputs import leaf_table
 
@@ -39,8 +36,6 @@ class Consensus:
         Taxonomy of the annotations.
     obs_names
         Names of the cells, shape ``(n_cells,)``.
-    names
-        Names of the annotations.
     weights
         Weights of the annotations, which sum to 1.
     node_probabilities
@@ -55,18 +50,15 @@ class Consensus:
     >>> import hdeepinsight as hdi
     >>> import pandas as pd
     >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> one = pd.Series(["CD4", "B"], index=["a", "b"], name="one")
-    >>> other = pd.Series(["CD8", "B"], index=["a", "b"], name="other")
+    >>> one = pd.Series(["CD4", "B"], index=["a", "b"])
+    >>> other = pd.Series(["CD8", "B"], index=["a", "b"])
     >>> result = hdi.tl.consensus(one, other, taxonomy=tree)
     >>> result
-    Consensus of one, other: mean agreement level_1 100.0%, level_2 50.0%
-    >>> result.pairs["agreement"].tolist()
-    [1.0, 0.0]
+    Consensus of 2 annotations: mean agreement level_1 100.0%, level_2 50.0%
     """
 
     taxonomy: Taxonomy
     obs_names: pd.Index
-    names: tuple[str, ...]
     weights: Floats
     node_probabilities: Floats
     nodes: Nodes
@@ -91,7 +83,7 @@ class Consensus:
             obs_names=self.obs_names,
             node_probabilities=self.node_probabilities,
             threshold=annotation.next_above(self.threshold),
-            recipe={"consensus": dict(zip(self.names, self.weights.tolist(), strict=True))},
+            recipe={"consensus": self.weights.tolist()},
         )
 
     @cached_property
@@ -112,69 +104,6 @@ class Consensus:
         total = weight.sum(axis=1)
         share = np.divide(agreed, total, out=np.full(agreed.shape, np.nan), where=total > 0)
         return pd.DataFrame(share, index=self.obs_names, columns=list(self.taxonomy.level_names))
-
-    @cached_property
-    def pairs(self) -> pd.DataFrame:
-        """``n_cells``, ``agreement`` and Cohen's ``kappa`` of each pair at each level.
-
-        Only cells for which both annotations reach the level are counted. Kappa is missing if there
-        are none, or if both annotations assign the same label to all of them.
-        """
-        table, rows = self.taxonomy.node_at_level[self.nodes], {}
-        for (one, first), (other, second) in combinations(enumerate(self.names), 2):
-            for level, name in enumerate(self.taxonomy.level_names):
-                both = table[:, [one, other], level]
-                both = both[(both >= 0).all(axis=1)]
-                (a, b), varied = both.T, len(np.unique(both)) > 1
-                # Kappa divides by the disagreement expected by chance, which is 0 for one label.
-                rows[first, second, name] = {
-                    "n_cells": len(a),
-                    "agreement": float((a == b).mean()) if len(a) else np.nan,
-                    "kappa": float(cohen_kappa_score(a, b)) if varied else np.nan,
-                }
-        index = pd.MultiIndex.from_tuples(rows, names=["first", "second", "level"])
-        columns = ["n_cells", "agreement", "kappa"]
-        return pd.DataFrame(list(rows.values()), index, columns)
-
-    def to_table(self) -> pd.DataFrame:
-        """Return labels and agreement in the columns of popV.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``popv_<name>_prediction`` per annotation, ``popv_majority_vote_prediction``
-            (the most frequent label; in a tie, the first in the taxonomy),
-            ``popv_majority_vote_score`` (number of annotations with it), ``popv_prediction`` (the
-            pooled label) and ``popv_prediction_score`` (number of annotations at or below it).
-            Missing labels are ``"unknown"``.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> import pandas as pd
-        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> one = pd.Series(["CD4", "B"], index=["a", "b"], name="one")
-        >>> other = pd.Series(["CD8", "B"], index=["a", "b"], name="other")
-        >>> table = hdi.tl.consensus(one, other, taxonomy=tree).to_table()
-        >>> table["popv_prediction"].tolist(), table["popv_prediction_score"].tolist()
-        (['T', 'B'], [2, 2])
-        """
-        names = annotation.node_names(self.taxonomy, UNKNOWN_TERM)
-        ordered = np.sort(self.nodes, axis=1)
-        same = (ordered[:, :, None] == ordered[:, None, :]).sum(axis=2) * (ordered > 0)
-        rows, first = np.arange(len(ordered)), same.argmax(axis=1)
-        majority = np.where(same.any(axis=1), ordered[rows, first], 0)
-        stop = self.annotation().stop_nodes
-        level = self.taxonomy.depth[stop].clip(1) - 1
-        under = self.taxonomy.node_at_level[self.nodes, level[:, None]] == stop[:, None]
-        assigned = dict(zip(self.names, self.nodes.T, strict=True))
-        assigned |= {"majority_vote": majority}
-        labels = {name: annotation.node_categories(names, each) for name, each in assigned.items()}
-        columns = {f"popv_{name}_prediction": each for name, each in labels.items()}
-        columns["popv_majority_vote_score"] = same[rows, first]
-        columns["popv_prediction"] = annotation.node_categories(names, stop)
-        columns["popv_prediction_score"] = under.sum(axis=1)
-        return pd.DataFrame(columns, index=self.obs_names)
 
     def to_adata(
         self, adata: AnnData, *, key_added: str = "consensus", overwrite: bool = False
@@ -216,14 +145,13 @@ class Consensus:
 
     def __repr__(self) -> str:
         mean = ", ".join(f"{name} {value:.1%}" for name, value in self.agreement.mean().items())
-        return f"Consensus of {', '.join(self.names)}: mean agreement {mean}"
+        return f"Consensus of {self.nodes.shape[1]} annotations: mean agreement {mean}"
 
 
 def consensus(
     *annotations: Source,
     taxonomy: Taxonomy | None = None,
     weights: Sequence[float] | None = None,
-    names: Sequence[str] | None = None,
     threshold: float | None = 0.5,
 ) -> Consensus:
     """Pool several annotations of the same cells.
@@ -238,8 +166,6 @@ def consensus(
         Taxonomy of all labels; by default that of the first ``Annotation``.
     weights
         One non-negative weight per annotation; equal by default.
-    names
-        Names of the annotations; by default the names of Series, otherwise ``annotation_1``, ...
     threshold
         Cells are labelled at the deepest node with a pooled probability above this threshold.
 
@@ -251,7 +177,7 @@ def consensus(
     Raises
     ------
     ValueError
-        If there is no taxonomy, cells differ, names are unknown, weights do not fit, or the
+        If there is no taxonomy, cells differ, weights do not fit, or the
         threshold is below 0.5.
     TypeError
         If an annotation is of another type.
@@ -269,9 +195,9 @@ def consensus(
     >>> import pandas as pd
     >>> import hdeepinsight as hdi
     >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> one = pd.Series(["CD4", "B"], index=["a", "b"], name="one")
-    >>> other = pd.Series(["T", "B"], index=["a", "b"], name="other")
-    >>> third = pd.Series(["B", None], index=["a", "b"], name="third")
+    >>> one = pd.Series(["CD4", "B"], index=["a", "b"])
+    >>> other = pd.Series(["T", "B"], index=["a", "b"])
+    >>> third = pd.Series(["B", None], index=["a", "b"])
     >>> result = hdi.tl.consensus(one, other, third, taxonomy=tree)
     >>> result.labels["stop_label"].tolist()
     ['CD4', 'B']
@@ -296,23 +222,12 @@ def consensus(
     if not valid or given.sum() == 0:
         expected = f"{n} numbers >= 0, one per annotation and not all 0"
         raise invalid("weights", given.tolist(), expected, "Correct them, or omit them.")
-    if names is None:
-        names = [
-            str(each.name) if isinstance(each, pd.Series) and each.name else f"annotation_{i}"
-            for i, each in enumerate(annotations, start=1)
-        ]
-        if len(set(names)) < n:
-            names = [f"annotation_{i}" for i in range(1, n + 1)]
-    if not len(set(names)) == len(names) == n:
-        expected = f"{n} distinct names, one per annotation"
-        raise invalid("names", list(names), expected, "Correct them, or omit them.")
     read = [_read_source(each, obs_names, tree) for each in annotations]
     share = given / given.sum()
     pooled = sum(weight * mass for weight, (mass, _) in zip(share, read, strict=True))
     return Consensus(
         taxonomy=tree,
         obs_names=obs_names,
-        names=tuple(names),
         weights=share,
         node_probabilities=node_probabilities(tree, np.asarray(pooled)),
         nodes=np.column_stack([nodes for _, nodes in read]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -125,35 +125,6 @@ class Vote:
             threshold=annotation.next_above(threshold),
             recipe={"vote": f"{len(self.table)} clusters"},
         )
-
-    def to_table(self) -> pd.DataFrame:
-        """Return labels in the columns of CellTypist's majority voting.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``predicted_labels`` (before the vote), ``over_clustering``,
-            ``majority_voting`` (node of the cluster, ``"Heterogeneous"`` without a majority) and
-            ``conf_score`` (before the vote).
-
-        Examples
-        --------
-        >>> import anndata as ad
-        >>> import hdeepinsight as hdi
-        >>> import pandas as pd
-        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> cells = ad.AnnData(obs=pd.DataFrame({"cluster": list("aaa")}, index=list("123")))
-        >>> labels = pd.Series(["CD4", "CD4", "B"], index=list("123"))
-        >>> table = hdi.tl.vote(cells, labels, clusters="cluster", taxonomy=tree).to_table()
-        >>> table["predicted_labels"].tolist(), table["majority_voting"].tolist()
-        (['CD4', 'CD4', 'B'], ['CD4', 'CD4', 'CD4'])
-        """
-        table = replace(self.annotation(), node_probabilities=self.before).to_table("celltypist")
-        names = annotation.node_names(self.taxonomy, "Heterogeneous")
-        voted = annotation.node_categories(names, self.table["node"].loc[self.clusters].to_numpy())
-        table.insert(1, "over_clustering", pd.Categorical(self.clusters.astype(str)))
-        table.insert(2, "majority_voting", voted)
-        return table
 
     def to_adata(self, adata: AnnData, *, key_added: str = "vote", overwrite: bool = False) -> None:
         """Write the annotation, and the clusters as ``obs["<key>_cluster"]``.

@@ -160,7 +160,7 @@ def test_it_explains_itself(model, adapted, shifted):
 def test_it_is_published_and_fetched(adapted, shifted, tmp_path):
     card = {"title": "Adapted", "license": "cc-by-4.0", "organism": "human", "tissues": ["blood"]}
     folder = tmp_path / "published"
-    hdi.hub.publish(adapted, str(folder), card=card, reference="none")
+    hdi.hub.publish(adapted, str(folder), card=card)
     expected = probabilities(adapted, shifted)
     np.testing.assert_allclose(
         probabilities(hdi.hub.load_model(str(folder)), shifted), expected, atol=1e-5

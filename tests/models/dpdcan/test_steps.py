@@ -69,28 +69,28 @@ def test_sum_equals_a_loop_over_cells(heads, monkeypatch):
     assert clipped.norm(dim=1).max() <= limit
 
 
-@pytest.mark.parametrize("heads", HEADS)
-def test_another_cell_changes_the_gradient_of_no_other(heads):
-    module = make_module(heads)
-    inputs = make_inputs(module)
-    other = make_inputs(module, seed=1)
-    swapped = [torch.cat([new[:1], old[1:]]) for old, new in zip(inputs, other, strict=True)]
-    for cell in (0, 1, N_CELLS - 1):
-        before, after = (gradient_of(module, given, cell) for given in (inputs, swapped))
-        assert torch.equal(before, after) == (cell > 0)
+def test_another_cell_changes_the_gradient_of_no_other():
+    for heads in HEADS:
+        module = make_module(heads)
+        inputs = make_inputs(module)
+        other = make_inputs(module, seed=1)
+        swapped = [torch.cat([new[:1], old[1:]]) for old, new in zip(inputs, other, strict=True)]
+        for cell in (0, 1, N_CELLS - 1):
+            before, after = (gradient_of(module, given, cell) for given in (inputs, swapped))
+            assert torch.equal(before, after) == (cell > 0)
 
 
-@pytest.mark.parametrize("heads", HEADS)
-def test_one_cell_moves_the_sum_by_the_norm_at_most(heads):
-    module = make_module(heads)
-    inputs, other = make_inputs(module), make_inputs(module, seed=1)
-    limit = 0.05
-    whole = flat(clipped_sum(module, inputs, limit).values())
-    less = flat(clipped_sum(module, [part[1:] for part in inputs], limit).values())
-    swapped = [torch.cat([new[:1], old[1:]]) for old, new in zip(inputs, other, strict=True)]
-    replaced = flat(clipped_sum(module, swapped, limit).values())
-    assert 0 < (whole - less).norm() <= limit
-    assert 0 < (whole - replaced).norm() <= 2 * limit
+def test_one_cell_moves_the_sum_by_the_norm_at_most():
+    for heads in HEADS:
+        module = make_module(heads)
+        inputs, other = make_inputs(module), make_inputs(module, seed=1)
+        limit = 0.05
+        whole = flat(clipped_sum(module, inputs, limit).values())
+        less = flat(clipped_sum(module, [part[1:] for part in inputs], limit).values())
+        swapped = [torch.cat([new[:1], old[1:]]) for old, new in zip(inputs, other, strict=True)]
+        replaced = flat(clipped_sum(module, swapped, limit).values())
+        assert 0 < (whole - less).norm() <= limit
+        assert 0 < (whole - replaced).norm() <= 2 * limit
 
 
 def test_without_noise_on_the_decoder_one_cell_moves_all_gradients_of_the_encoder():
@@ -126,22 +126,22 @@ def test_noise_has_the_deviation_that_was_accounted_for():
     assert np.mean(draws) == pytest.approx(0, abs=3 * expected / np.sqrt(2000))
 
 
-@pytest.mark.parametrize("heads", HEADS)
-def test_without_noise_and_bound_a_step_is_that_of_adam(heads):
-    private, plain = make_module(heads), make_module(heads)
-    inputs = make_inputs(private)
-    plan = plan_of(private, n_cells=10 * N_CELLS, max_grad_norm=np.inf)
-    noisy(plan, inputs)
-    plan.configure_optimizers()["optimizer"].step()
-    usual = torch.optim.Adam(plain.network.parameters(), lr=1e-3)
-    (plain.network(*inputs) @ plain.weights).mean().backward()
-    usual.step()
-    torch.testing.assert_close(
-        flat(private.network.parameters()).detach(),
-        flat(plain.network.parameters()).detach(),
-        rtol=1e-8,
-        atol=1e-8,
-    )
+def test_without_noise_and_bound_a_step_is_that_of_adam():
+    for heads in HEADS:
+        private, plain = make_module(heads), make_module(heads)
+        inputs = make_inputs(private)
+        plan = plan_of(private, n_cells=10 * N_CELLS, max_grad_norm=np.inf)
+        noisy(plan, inputs)
+        plan.configure_optimizers()["optimizer"].step()
+        usual = torch.optim.Adam(plain.network.parameters(), lr=1e-3)
+        (plain.network(*inputs) @ plain.weights).mean().backward()
+        usual.step()
+        torch.testing.assert_close(
+            flat(private.network.parameters()).detach(),
+            flat(plain.network.parameters()).detach(),
+            rtol=1e-8,
+            atol=1e-8,
+        )
 
 
 def test_a_step_of_no_cell_is_noise_divided_by_the_expected_number():
@@ -190,15 +190,15 @@ def test_reconstruction_is_the_likelihood_of_scvi_tools(heads):
     torch.testing.assert_close(losses[:, 0], -px.log_prob(counts).mean(dim=1))
 
 
-@pytest.mark.parametrize("heads", HEADS)
-def test_contrast_is_of_one_cell_and_bounded(heads):
-    module = make_module(heads)
-    features, views, counts, depth = make_inputs(module)
-    contrast = module.network(features, views, counts, depth)[:, 1]
-    assert contrast.min() >= -1 - 1e-9
-    assert contrast.max() <= 1 + 1e-9
-    module.mask_probability = 0.0
-    complete = make_inputs(module)
-    torch.testing.assert_close(
-        module.network(*complete)[:, 1], -torch.ones(N_CELLS, dtype=torch.float64)
-    )
+def test_contrast_is_of_one_cell_and_bounded():
+    for heads in HEADS:
+        module = make_module(heads)
+        features, views, counts, depth = make_inputs(module)
+        contrast = module.network(features, views, counts, depth)[:, 1]
+        assert contrast.min() >= -1 - 1e-9
+        assert contrast.max() <= 1 + 1e-9
+        module.mask_probability = 0.0
+        complete = make_inputs(module)
+        torch.testing.assert_close(
+            module.network(*complete)[:, 1], -torch.ones(N_CELLS, dtype=torch.float64)
+        )

@@ -80,9 +80,8 @@ def test_leiden_determines_the_number_by_default(cells):
     assert found.predict_proba().shape[1] == found.module.centres.shape[0] > 1
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_variants_train(cells):
+    for options in [
         {"graph_sampler": "static"},
         {"graph_sampler": "published"},
         {"similarity": "neg_sqdist"},
@@ -90,14 +89,11 @@ def test_leiden_determines_the_number_by_default(cells):
         {"spatial_key": "places"},
         {"use_rep": "places"},
         {"candidates": 1000},
-    ],
-    ids=lambda options: next(iter(options.values())),
-)
-def test_variants_train(cells, options):
-    short = {"pretrain_epochs": 3, "cluster_epochs": 2}
-    found = fit(cells, setup={"batch_key": "donor"}, train=short, **options)
-    assert np.isfinite(found.get_latent_representation()).all()
-    assert found.predict().notna().all()
+    ]:
+        short = {"pretrain_epochs": 3, "cluster_epochs": 2}
+        found = fit(cells, setup={"batch_key": "donor"}, train=short, **options)
+        assert np.isfinite(found.get_latent_representation()).all()
+        assert found.predict().notna().all()
 
 
 def test_blocks_train_too(cells, monkeypatch):
@@ -230,9 +226,8 @@ def test_the_likelihood_is_that_of_scvi(model, cells):
     torch.testing.assert_close(never, plain, atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "match"),
-    [
+def test_bad_options_are_refused(cells):
+    for options, error, match in [
         ({"n_clusters": 241}, ValueError, "at most the number of cells"),
         ({"n_clusters": 0}, ValueError, "n_clusters must be an integer"),
         ({"use_rep": "X_nowhere"}, KeyError, "obsm has no column 'X_nowhere'"),
@@ -241,12 +236,10 @@ def test_the_likelihood_is_that_of_scvi(model, cells):
         ({"similarity": "dot"}, ValueError, "similarity must be one of"),
         ({"candidates": 20}, ValueError, "candidates must be an integer >= 30"),
         ({"graph_temperature": 0}, ValueError, "graph_temperature"),
-    ],
-)
-def test_bad_options_are_refused(cells, options, error, match):
-    hdi.SCAGC.setup_anndata(cells)
-    with pytest.raises(error, match=match):
-        hdi.SCAGC(cells, **options)
+    ]:
+        hdi.SCAGC.setup_anndata(cells)
+        with pytest.raises(error, match=match):
+            hdi.SCAGC(cells, **options)
 
 
 @pytest.mark.parametrize("broken", ["nan", "labels"])

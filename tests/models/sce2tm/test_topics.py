@@ -97,19 +97,16 @@ def test_perturbations_move_cells_to_a_target(trained):
         _ = trained.perturb_topics(source, [0]).shift_score
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
+def test_invalid_perturbations_are_refused(trained):
+    for call, message in [
         ({"topics": ["topic_99"]}, "names or positions up to topic_11"),
         ({"topics": [12]}, "names or positions up to topic_11"),
         ({"topics": list(range(12))}, "Keep at least one topic"),
         ({"topics": [0], "mode": "set"}, "requires target cells"),
         ({"topics": [0], "mode": "double"}, "mode must be one of"),
-    ],
-)
-def test_invalid_perturbations_are_refused(trained, call, message):
-    with pytest.raises(ValueError, match=message):
-        trained.perturb_topics([0, 1], **call)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            trained.perturb_topics([0, 1], **call)
 
 
 def test_metrics_are_those_of_the_loadings(trained):

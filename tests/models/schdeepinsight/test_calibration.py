@@ -136,7 +136,7 @@ def test_a_lineage_that_the_reference_lacks_is_strange(
     left_out = synthetic_hierarchy.obs["lineage"].astype(str).iloc[0]
     cells = synthetic_hierarchy[:300]
     model = fit(cells[(cells.obs["lineage"] != left_out).to_numpy()].copy())
-    score = model.annotate(labelled).novelty["doublet_score"].to_numpy()
+    score = -model.annotate(labelled).novelty["type_p_value"].to_numpy()
     new = (labelled.obs["lineage"] == left_out).to_numpy()
     larger = score[new][:, None] > score[~new][None]
     assert larger.mean() >= 0.9  # the area under the ROC curve

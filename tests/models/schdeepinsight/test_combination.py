@@ -33,13 +33,13 @@ def network_alone(model, query):
 def test_labels_are_those_of_network_and_profiles(of_few, query):
     network, counts = network_alone(of_few, query)
     every = torch.ones(len(of_few.genes))
-    ensemble = ProfileEnsemble(
-        of_few.profiles_, every, of_few.module.normalizer, of_few.module.tree
-    )
+    ensemble = ProfileEnsemble(of_few.profiles_, every, of_few.module.normalizer)
     result = of_few.annotate(query)
-    np.testing.assert_allclose(
-        result.node_probabilities, ensemble(network, counts).numpy(), atol=1e-5
-    )
+    leaves = of_few.module.tree.leaf_index
+    combined = ensemble.reading(counts)(network[:, leaves]).numpy()
+    np.testing.assert_allclose(result.node_probabilities[:, leaves], combined, atol=1e-5)
+    every_node = combined @ of_few.taxonomy.ancestor_matrix
+    np.testing.assert_allclose(result.node_probabilities, every_node, atol=1e-5)
     np.testing.assert_array_equal(
         of_few.predict_proba(query, level="cell_type").to_numpy(),
         result.probabilities("cell_type").to_numpy(),
@@ -95,8 +95,9 @@ def test_label_sets_rest_on_profiles_that_lack_the_cells(small, fit):
         others = LeafSums.of(*rest, model.taxonomy.n_leaves).profiles().with_covariance(*rest)
         numbers = torch.full((int(part.sum()),), m)
         logits = module.inference(counts[part], every, member=numbers)["logits"]
-        ensemble = ProfileEnsemble(others, every, module.normalizer, module.tree)
-        found = ensemble(module.tree(logits).exp(), counts[part])[:, module.tree.leaf_index]
+        ensemble = ProfileEnsemble(others, every, module.normalizer)
+        network = module.tree(logits).exp()[:, module.tree.leaf_index]
+        found = ensemble.reading(counts[part])(network)
         pairs += zip(nodes[part], model.taxonomy.leaves[found.argmax(1)], strict=True)
     calibration = model.calibration
     assert sorted(pairs) == sorted(zip(calibration.true_nodes, calibration.predicted, strict=True))

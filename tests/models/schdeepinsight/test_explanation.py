@@ -178,31 +178,20 @@ def test_without_values_no_memory_per_cell_is_used(model, query, found):
     pd.testing.assert_frame_equal(lean.signatures(), found.signatures())
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        pytest.param({"nodes": "X cell"}, "no node 'X cell'", id="unknown_node"),
-        pytest.param({"against": "T"}, "Name the nodes", id="against_without_nodes"),
-        pytest.param({"nodes": "T", "level": 1}, "level alone", id="nodes_and_level"),
-        pytest.param(
-            {"nodes": "T", "n_background": 0},
-            "n_background .*, got 0",
-            id="no_background",
-        ),
-        pytest.param(
-            {"nodes": "T", "n_samples": 0},
-            "n_samples .*, got 0",
-            id="no_samples",
-        ),
-        pytest.param({"nodes": "T", "n_samples": 2.5}, r"n_samples .*2\.5", id="half_a_sample"),
-        pytest.param({"nodes": "T", "batch_size": 0}, "batch_size .*, got 0", id="no_batch"),
-        pytest.param({"nodes": "T", "batch_size": -1}, "batch_size .*, got -1", id="negative"),
-        pytest.param({"level": 0}, "Level 0 is the root", id="root_level"),
-    ],
-)
-def test_invalid_arguments_are_refused(model, query, options, words):
-    with pytest.raises(ValueError, match=words):
-        model.explain(query, **options)
+def test_invalid_arguments_are_refused(model, query):
+    for options, words in [
+        ({"nodes": "X cell"}, "no node 'X cell'"),
+        ({"against": "T"}, "Name the nodes"),
+        ({"nodes": "T", "level": 1}, "level alone"),
+        ({"nodes": "T", "n_background": 0}, "n_background .*, got 0"),
+        ({"nodes": "T", "n_samples": 0}, "n_samples .*, got 0"),
+        ({"nodes": "T", "n_samples": 2.5}, r"n_samples .*2\.5"),
+        ({"nodes": "T", "batch_size": 0}, "batch_size .*, got 0"),
+        ({"nodes": "T", "batch_size": -1}, "batch_size .*, got -1"),
+        ({"level": 0}, "Level 0 is the root"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            model.explain(query, **options)
 
 
 @pytest.mark.usefixtures("network_alone")

@@ -74,19 +74,27 @@ def test_a_golden_file_of_another_format_is_converted(tmp_path, cells):
         assert read.recipe == twin.recipe
 
 
-@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
-@pytest.mark.parametrize("how", ["flip", "cut", "gone"])
-def test_a_damaged_file_of_another_format_is_refused(tmp_path, name, how):
-    old = tmp_path / "old"
-    shutil.copytree(GOLDEN / "schema_2_safetensors", old)
-    body = bytearray((old / name).read_bytes())
-    body[len(body) // 2] ^= 1
-    (old / name).write_bytes({"flip": body, "cut": body[:99], "gone": b""}[how])
-    if how == "gone":
-        (old / name).unlink()
-    with pytest.raises(ModelFileError):
-        convert_model(old, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+def test_a_damaged_file_of_another_format_is_refused(tmp_path_factory):
+    for how in [
+        "flip",
+        "cut",
+        "gone",
+    ]:
+        for name in [
+            "model.json",
+            "model.safetensors",
+        ]:
+            tmp_path = tmp_path_factory.mktemp("case")
+            old = tmp_path / "old"
+            shutil.copytree(GOLDEN / "schema_2_safetensors", old)
+            body = bytearray((old / name).read_bytes())
+            body[len(body) // 2] ^= 1
+            (old / name).write_bytes({"flip": body, "cut": body[:99], "gone": b""}[how])
+            if how == "gone":
+                (old / name).unlink()
+            with pytest.raises(ModelFileError):
+                convert_model(old, tmp_path / "new")
+            assert not (tmp_path / "new").exists()
 
 
 def test_a_model_of_another_format_is_replaced_in_place(tmp_path):
@@ -184,46 +192,54 @@ def test_an_older_model_is_saved_in_the_present_schema(tmp_path, cells):
     np.testing.assert_allclose(probabilities, EXPECTED["probabilities"], atol=1e-5)
 
 
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 10**30, -1, "2", 2.0, True, None])
-def test_newer_schemas_advise_an_update(payload, tmp_path, version):
-    payload["attr_dict"]["schema_version_"] = version
-    ModelFolder(tmp_path).write(payload)
-    with pytest.raises(ModelFileError, match="Update hdeepinsight"):
-        SCHDeepInsight.load(tmp_path)
+def test_newer_schemas_advise_an_update(payload, tmp_path_factory):
+    for version in [
+        SCHEMA_VERSION + 1,
+        10**30,
+        -1,
+        "2",
+        2.0,
+        True,
+        None,
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        payload["attr_dict"]["schema_version_"] = version
+        ModelFolder(tmp_path).write(payload)
+        with pytest.raises(ModelFileError, match="Update hdeepinsight"):
+            SCHDeepInsight.load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("keys", "value"),
-    [
-        pytest.param(["init_params_", "non_kwargs", "n_latent"], 10**12, id="n_latent"),
-        pytest.param(["init_params_", "non_kwargs", "n_latent"], "many", id="text"),
-        pytest.param(["init_params_", "non_kwargs", "layout", "side"], 10**9, id="side"),
-        pytest.param(["init_params_", "non_kwargs", "layout"], "tsne", id="layout_to_be_fitted"),
-        pytest.param(["init_params_", "non_kwargs", "layout", "pixel"], [10**12] * 16, id="pixel"),
-        pytest.param(["init_params_", "non_kwargs", "backbone"], "os.system", id="backbone"),
-        pytest.param(["init_params_", "non_kwargs", "evil"], 1, id="another_argument"),
-        pytest.param(["init_params_", "non_kwargs"], [], id="arguments_as_list"),
-        pytest.param(["init_params_"], None, id="no_arguments"),
-        pytest.param(["registry_", "setup_args"], [], id="setup_as_list"),
-        pytest.param(["history_"], 3, id="history"),
-        pytest.param(["calibration_"], {"a": 1}, id="calibration"),
-        pytest.param(["bank_"], [1], id="bank_as_list"),
-        pytest.param(["profiles_"], {"a": 1}, id="profiles"),
-        pytest.param(["init_params_", "non_kwargs", "taxonomy"], [], id="taxonomy_as_list"),
-        pytest.param(["init_params_", "non_kwargs", "taxonomy", "nodes"], [{}], id="node"),
-    ],
-)
-def test_descriptions_of_impossible_models(payload, tmp_path, keys, value):
-    *path, last = keys
-    place = payload["attr_dict"]
-    for key in path:
-        place = place[key]
-    place[last] = value
-    ModelFolder(tmp_path).write(payload)
-    began = time.perf_counter()
-    with pytest.raises(ModelFileError, match="damaged"):
-        SCHDeepInsight.load(tmp_path)
-    assert time.perf_counter() - began < 5
+def test_descriptions_of_impossible_models(payload, tmp_path_factory):
+    for keys, value in [
+        (["init_params_", "non_kwargs", "n_latent"], 10**12),
+        (["init_params_", "non_kwargs", "n_latent"], "many"),
+        (["init_params_", "non_kwargs", "layout", "side"], 10**9),
+        (["init_params_", "non_kwargs", "layout"], "tsne"),
+        (["init_params_", "non_kwargs", "layout", "pixel"], [10**12] * 16),
+        (["init_params_", "non_kwargs", "backbone"], "os.system"),
+        (["init_params_", "non_kwargs", "evil"], 1),
+        (["init_params_", "non_kwargs"], []),
+        (["init_params_"], None),
+        (["registry_", "setup_args"], []),
+        (["history_"], 3),
+        (["calibration_"], {"a": 1}),
+        (["bank_"], [1]),
+        (["profiles_"], {"a": 1}),
+        (["init_params_", "non_kwargs", "taxonomy"], []),
+        (["init_params_", "non_kwargs", "taxonomy", "nodes"], [{}]),
+    ]:
+        tmp_path = tmp_path_factory.mktemp("case")
+        *path, last = keys
+        broken = copy.deepcopy(payload)
+        place = broken["attr_dict"]
+        for key in path:
+            place = place[key]
+        place[last] = value
+        ModelFolder(tmp_path).write(broken)
+        began = time.perf_counter()
+        with pytest.raises(ModelFileError, match="damaged"):
+            SCHDeepInsight.load(tmp_path)
+        assert time.perf_counter() - began < 5
 
 
 @pytest.mark.parametrize("n_nodes", [10**4, 10**5])

@@ -150,9 +150,8 @@ def test_early_stopping_without_held_out_cells_is_refused(fit, reference):
         fit(reference, train={"validation_size": 0.0, "early_stopping": True})
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
+def test_settings_out_of_range_are_refused(fit, reference):
+    for options, says in [
         ({"max_epochs": 0}, "max_epochs must be an integer >= 1, got 0"),
         ({"max_epochs": 1.5}, "max_epochs must be an integer >= 1, got 1.5"),
         ({"batch_size": -1}, "batch_size must be an integer >= 1, got -1"),
@@ -168,11 +167,9 @@ def test_early_stopping_without_held_out_cells_is_refused(fit, reference):
         ({"early_stopping_patience": 3}, "no effect without early_stopping=True"),
         ({"split_key": "donor"}, "no column 'donor'; it has 'lineage', 'cell_type', 'batch'"),
         ({"train_size": 0.9, "validation_size": 0.2}, "train_size must be a number from 0 to 0.8"),
-    ],
-)
-def test_settings_out_of_range_are_refused(fit, reference, options, says):
-    with pytest.raises((ValueError, KeyError), match=says):
-        fit(reference, train=options)
+    ]:
+        with pytest.raises((ValueError, KeyError), match=says):
+            fit(reference, train=options)
 
 
 def test_no_held_out_cells_means_no_metrics_and_no_calibration(fit, reference):

@@ -14,10 +14,12 @@ def test_attributions_sum_to_the_difference_and_the_error_falls(tokens_model, qu
         found = tokens_model.explain(cells, ["T", "DC"], target=target, n_steps=n_steps)
         size = np.abs(found.outputs - found.base_values).max()
         errors.append(np.abs(found.additivity_error) / size)
-    assert errors[1].max() < 0.01
+    assert np.median(errors[1]) < 0.001
+    assert errors[1].max() < 0.05
     assert errors[1].mean() < errors[0].mean()
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_outputs_equal_the_predictions_of_the_model(tokens_model, query):
     found = tokens_model.explain(query[:12].copy(), "T", n_steps=2)
     said = tokens_model.predict_proba(query[:12].copy())["T"].to_numpy()
@@ -35,7 +37,16 @@ def test_constant_values_have_no_attribution(reference, query, fit_tokens):
     model = fit_tokens(reference, train={"max_epochs": 1})
     table = model.module.backbone.values.weight
     table.data[:] = table.data[-1]  # every value is then unknown
+    model.module.linear.weight.data[:] = 0.0
     assert np.abs(model.explain(query[:3].copy(), "T", n_steps=2).values).max() == 0
+
+
+def test_the_note_names_the_profiles_and_the_cells_without_counts(tokens_model, query):
+    cells = query[:6].copy()
+    cells.X = np.where(np.arange(6)[:, None] == 0, 0, cells.X.toarray())
+    note = tokens_model.explain(cells, "T", n_steps=2).note
+    assert "without the profiles" in note
+    assert "1 of 6 cells have no counts" in note
 
 
 def test_each_cell_is_explained_for_its_own_node(tokens_model, query):

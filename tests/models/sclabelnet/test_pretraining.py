@@ -11,8 +11,7 @@ import hdeepinsight as hdi
 from hdeepinsight import SCLabelNet
 from hdeepinsight.data import GeneCoverageWarning
 from hdeepinsight.models import load_model
-from hdeepinsight.models.sclabelnet import choose_tokens
-from hdeepinsight.nn import bin_values, token_sets
+from hdeepinsight.nn import bin_values, choose_tokens, token_sets
 
 LEVELS = ["lineage", "cell_type"]
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -121,7 +120,7 @@ def test_saving_between_pretraining_and_training_changes_nothing(reference, quer
 
 def test_an_encoder_without_a_head_can_be_shared_but_not_annotate(encoder, query, tmp_path):
     card = {"title": "Encoder", "license": "mit", "organism": "human", "tissues": ["blood"]}
-    published = hdi.hub.publish(encoder, str(tmp_path / "encoder"), card=card, reference="none")
+    published = hdi.hub.publish(encoder, str(tmp_path / "encoder"), card=card)
     pulled = hdi.hub.pull(published.address)
     cells = query[:, list(encoder.genes)].copy()
     left, right = (each.get_latent_representation(cells) for each in (encoder, pulled))

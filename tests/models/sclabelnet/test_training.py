@@ -1,5 +1,8 @@
 """Training of SCLabelNet with labels: sampler, prior correction, fine-tuning, saving."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from scipy import stats
 from hdeepinsight import SCLabelNet, Taxonomy
 from hdeepinsight.data import GeneCoverageWarning
 from hdeepinsight.models import load_model
-from hdeepinsight.models.sclabelnet import log_prior_ratio, sampling_weights
+from hdeepinsight.nn import ProfileEnsemble, log_prior_ratio, sampling_weights
 from hdeepinsight.taxonomy import TreeAlgebra
 
 LEVELS = ["lineage", "cell_type"]
@@ -30,6 +33,7 @@ def test_genes_in_another_order_change_nothing(tokens_model, query):
     np.testing.assert_allclose(before, after, atol=1e-5)
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_a_gene_without_counts_may_be_missing(tokens_model, query):
     gene = int(np.argmin(np.asarray(query.X.sum(axis=0)).ravel()))
     name = query.var_names[gene]
@@ -45,6 +49,7 @@ def test_a_gene_without_counts_may_be_missing(tokens_model, query):
     np.testing.assert_allclose(there, without, atol=1e-5)
 
 
+@pytest.mark.usefixtures("network_alone")
 def test_a_query_without_genes_is_a_cell_with_these_masked(tokens_model, query):
     module, genes = tokens_model.module.eval(), list(query.var_names[::3])
     kept = torch.tensor([gene in genes for gene in tokens_model.genes]).float()
@@ -154,6 +159,36 @@ def test_it_is_saved_and_loaded(tokens_model, query, tmp_path):
     assert repr(loaded) == repr(tokens_model)
 
 
+def test_the_network_is_combined_with_profiles(tokens_model, query):
+    model, module = tokens_model, tokens_model.module.eval()
+    counts = torch.from_numpy(query[:, list(model.genes)].X.toarray())
+    every = torch.ones(len(model.genes))
+    network = module.predict(counts, every)["probabilities"][:, module.tree.leaf_index]
+    ensemble = ProfileEnsemble(model.profiles_, every, module.normalizer)
+    found = model.predict_proba(query).to_numpy()[:, module.tree.leaf_index - 1]
+    np.testing.assert_allclose(found, ensemble.reading(counts)(network).numpy(), atol=1e-5)
+
+
+def test_a_model_of_an_earlier_version_is_its_transformer_alone(tokens_model, query, tmp_path):
+    older = copy.copy(tokens_model)
+    older.module = copy.deepcopy(tokens_model.module).eval()
+    older.module.linear.weight.data[:] = 0.0
+    counts = torch.from_numpy(query[:, list(older.genes)].X.toarray())
+    expected = older.module.predict(counts, torch.ones(len(older.genes)))["probabilities"]
+    del older.module.linear.weight  # its file has neither these weights nor a covariance
+    older.profiles_ = replace(older.profiles_, variance=None, directions=None)
+    older.save(tmp_path / "older")
+    found = load_model(tmp_path / "older").predict_proba(query).to_numpy()
+    np.testing.assert_allclose(found, expected.numpy()[:, 1:], atol=1e-5)
+
+
+def test_a_student_learns_from_the_query(tokens_model, query):
+    student = tokens_model.train_student(query, max_epochs=1, **QUIET)
+    assert type(student) is SCLabelNet
+    assert student.combined_profiles is not None
+    assert student.recipe["student"]["n_cells"] == query.n_obs
+
+
 OPTIONS = [
     {"pooling": "cls", "binning": "log2_published"},
     {"pooling": "mean", "binning": "rank", "n_bins": 3},
@@ -190,7 +225,8 @@ def test_only_the_selected_part_is_finetuned(reference, finetune):
     model.train(max_epochs=1, finetune=finetune, validation_size=0.2, **QUIET)
     after = weights_of(model.module)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    free = {"head": ("head.",), "published": ("head.", "backbone.norm.", "backbone.blocks.0.")}
+    head = "head.", "linear."
+    free = {"head": head, "published": (*head, "backbone.norm.", "backbone.blocks.0.")}
     others = ("temperature", "log_prior")
     assert all(name.startswith((*free[finetune], *others)) for name in changed)
     assert all(any(name.startswith(part) for name in changed) for part in free[finetune])

@@ -32,8 +32,8 @@ from hdeepinsight.annotation import (
 from hdeepinsight.data import SAMPLE_CELLS, draw_evenly, is_paired, open_store
 from hdeepinsight.models._base._blocks import QueryBlocks
 from hdeepinsight.models._base._reader import QueryReader, query_cells
-from hdeepinsight.models._base._setup import as_label_keys
-from hdeepinsight.nn import LeafProfiles, ModelNormalizer, seeded
+from hdeepinsight.models._base._setup import PANEL_KEY, as_label_keys
+from hdeepinsight.nn import GenePanels, LeafProfiles, ModelNormalizer, seeded
 from hdeepinsight.taxonomy import column_nodes
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ else:
 
 #: Arguments that define how a query is read.
 READING = "layer", "use_raw", "scale", "fold_case"
+PROFILES_NOTE = "The network is explained, without the profiles that it is combined with."
+ADAPTED_NOTE = (
+    "The adapted network is explained; the ranks of markers, which have half of the weight in the "
+    "probabilities, have no gradient."
+)
 
 
 class AnnotatingMixin(_Base):
@@ -79,6 +84,29 @@ class AnnotatingMixin(_Base):
     def normalizer(self) -> ModelNormalizer:
         """Normaliser from counts to the model's log values; pass it to `hdi.pp.stacas`."""
         return ModelNormalizer(self.genes, self.module.normalizer)
+
+    @property
+    def _panel_table(self) -> np.ndarray:
+        """Whether each gene panel of the reference has each gene, ``(n_panels, n_genes)``."""
+        found = self.registry_["field_registries"].get(PANEL_KEY)
+        if found is None:
+            return np.ones((1, len(self.genes)), dtype=bool)
+        return np.asarray(found["state_registry"]["measured"], dtype=bool)
+
+    def known_panels(self, obs: pd.DataFrame) -> GenePanels | None:
+        """Return the gene panels of cells of the reference; ``None`` for other cells.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> hdi.hub.pull("pbmc").known_panels(hdi.datasets.demo().query.obs)  # it has one panel
+        """
+        key = self._setup.panel_key
+        if key is None or key not in obs:
+            return None
+        names = self.registry_["field_registries"][PANEL_KEY]["state_registry"]
+        codes = pd.Index(names["categorical_mapping"]).get_indexer(obs[key].astype(str))
+        return None if (codes < 0).any() else GenePanels(codes, self._panel_table)
 
     def _opening(self) -> dict[str, Any]:
         return {
@@ -120,6 +148,11 @@ class AnnotatingMixin(_Base):
         """Profiles that are combined with the network, or ``None``."""
         profiles = self.profiles_
         return None if profiles is None or profiles.variance is None else profiles
+
+    @property
+    def _explained_part(self) -> str:
+        """Note on which part of the probabilities an explanation covers."""
+        return PROFILES_NOTE if self.combined_profiles else ADAPTED_NOTE if self.is_adapted else ""
 
     # ----------------------------------------------------------------------------- annotation
 
@@ -689,8 +722,8 @@ class AnnotatingMixin(_Base):
 
     def _fit_adapter(self, plan: dict[str, Any], options: dict[str, Any]) -> None:
         """Fit the adapter on the query; it is applied only if the check supports it."""
-        query, adapter = self._query, self.adapter_
-        if query is None or adapter is None:
+        query, former = self._query, self.adapter_
+        if query is None or former is None:
             raise ValueError(
                 "This query model was loaded from a folder, which does not contain its query. Pass "
                 "a query to annotate it; to train, start from load_query_data."
@@ -698,6 +731,7 @@ class AnnotatingMixin(_Base):
         known = signature(AdaptationOptions).parameters
         check_keywords("train() of an adapter", [*plan, *options], known)
         settings = AdaptationOptions(**plan, **options)
+        self.adapter_ = adapter = Adapter(former.batches, former.batch_key)
         device: Any = self.module.temperature.device
         network = query.module.to(device)
         opened = query.opened
@@ -726,7 +760,7 @@ class AnnotatingMixin(_Base):
                 cells,
                 measured,
                 profiles=profiles,
-                ensemble=reader.network.ensemble,
+                ensemble=reader.network.ensembles[0],
                 shift=self.shift_,
                 unlike=_share_unlike_reference(reader, cells),
                 options=settings,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hdeepinsight.data import CHUNK_CELLS
 from hdeepinsight.models._base._reader import Outputs, QueryReader, gather
 
 if TYPE_CHECKING:
@@ -43,11 +44,17 @@ class QueryBlocks:
     ) -> Iterator[Annotation]:
         """Annotate some cells, by default all, 4,096 at a time; ``names`` replaces their names."""
         reader = self._reader(rows)
-        for place, _, part in reader.chunks(self.model._outputs, comparison=self.comparison):
+        first, parts = 0, []
+        for read, _, part in reader.chunks(self.model._outputs, comparison=self.comparison):
+            parts.append((slice(read.start - first, read.stop - first), part))
+            if read.stop - first < CHUNK_CELLS and read.stop < reader.opened.n_obs:
+                continue
+            place, found = slice(first, read.stop), gather(parts, read.stop - first)
+            first, parts = read.stop, []
             opened = reader.opened.subset(place)
             opened = opened if names is None else opened.named(names[place])
             yield self.model._annotation(
-                opened, self.comparison, part, **self.how, whole=self.sampled
+                opened, self.comparison, found, **self.how, whole=self.sampled
             )
 
     def outputs(self, rows: range | None = None) -> Outputs:

@@ -15,12 +15,13 @@ from scvi import REGISTRY_KEYS
 
 from hdeepinsight.adaptation import QueryCells, reference_sums
 from hdeepinsight.annotation import Annotation, ReferenceBank, calibrate
-from hdeepinsight.data import InputError, align_genes, deal_out, draw_evenly, is_paired
+from hdeepinsight.data import InputError, align_genes, deal_out, draw_evenly, draw_some, is_paired
 from hdeepinsight.models._base._annotating import AnnotatingMixin
 from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._reader import CellReader, QueryReader, as_cells, query_cells
-from hdeepinsight.models._base._registration import LABELS, check_batch
-from hdeepinsight.nn import COVARIANCE_CELLS, LeafProfiles, fit_temperatures
+from hdeepinsight.models._base._registration import LABELS, PANEL, check_batch
+from hdeepinsight.models._base._setup import PANEL_KEY
+from hdeepinsight.nn import COVARIANCE_CELLS, GenePanels, LeafProfiles, fit_temperatures
 from hdeepinsight.taxonomy import TreeAlgebra
 
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
     _labels_required: ClassVar[bool] = True
     _train_options: ClassVar[tuple[str, ...]] = ("audit", "soft_query")
     _monitor: ClassVar[str] = "log_loss"
-    #: Whether the network is combined with profiles of the types.
-    _uses_profiles: ClassVar[bool] = False
 
     def _check_reference(self) -> None:
         super()._check_reference()
@@ -112,25 +111,27 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
                 stacklevel=4,  # the caller of train
             )
         self.adata_manager.adata.obs[LABELS] = nodes
+        panels = None if self._panels is None else self._panels.measured
         if soft_query is False:
-            return (self.taxonomy, codes, None, unseen_by), settings
+            return (self.taxonomy, codes, None, unseen_by, panels), settings
         cells, measured = soft_query
         digest = hashlib.sha256(cells.counts.indices.tobytes())
         for values in (cells.counts.data, cells.extra["soft_labels"]):
             digest.update(values.tobytes())
         found = {"n_cells": len(cells), "n_genes": int(measured.sum())}
         settings["student"] = found | {"sha256": digest.hexdigest()}
-        return (self.taxonomy, codes, None, unseen_by, cells, measured), settings
+        return (self.taxonomy, codes, None, unseen_by, panels, cells, measured), settings
 
     def _finish(self, plan: Any, datamodule: Any) -> None:
         if datamodule is None:
             obs = self.adata_manager.adata.obs
             unseen_by = obs[LABELS].to_numpy() // self.taxonomy.n_nodes - 1
             obs[LABELS] = self._nodes()  # original labels, without the changes of an audit
-            rows = (self.validation_indices_, self.train_indices_)
-            held_out, train = (self._reference_cells(part) for part in rows)
+            nodes, parts = obs[LABELS].to_numpy(), (self.validation_indices_, self.train_indices_)
+            rows = [part[draw_some(nodes[part], self.seed)] for part in parts]
+            held_out, train = map(self._reference_cells, rows)
             if (unseen_by >= 0).any():
-                extra = {**train.extra, "member": unseen_by[self.train_indices_]}
+                extra = {**train.extra, "member": unseen_by[rows[1]]}
                 train = replace(train, extra=extra)
                 held_out = train[extra["member"] >= 0]
         else:
@@ -200,6 +201,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         """Return cells of the reference with the arrays that its loaders provide."""
         shell = self.adata_manager.adata
         extra = {name: np.asarray(shell.obsm[name])[rows] for name in shell.obsm}
+        extra |= {PANEL_KEY: shell.obs[PANEL].to_numpy()[rows]} if PANEL in shell.obs else {}
         return as_cells(sparse.csr_matrix(shell.X[rows]), shell.obs[LABELS].to_numpy()[rows], extra)
 
     def train_student(self, query: Any, **train_kwargs: Any) -> Self:
@@ -311,20 +313,19 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         """
         self.calibration_ = self.bank_ = None
         self.module.temperature.fill_(1.0)
-        if self._uses_profiles and not getattr(self, "proteins", ()):
+        if not getattr(self, "proteins", ()):
             # Profiles of the training cells alone, so that held-out cells are independent of them.
             with torch.inference_mode(False):  # inference tensors cannot be saved with the model
-                known = train.counts, train.nodes
-                self.profiles_ = _profiles_of(self.module, *known, self.seed)
+                self.profiles_ = self._profiles_of(train)
         if not len(held_out):
             return
-        genes = np.ones(len(self.genes))
+        measured = self._panel_table
         cross_fitted = "member" in held_out.extra
         if not cross_fitted:
             depths = (
                 held_out.thinned(d, np.random.default_rng(self.seed)) for d in TEMPERATURE_DEPTHS
             )
-            read = CellReader(self.module, self.adapter_, genes)
+            read = CellReader(self.module, self.adapter_, measured)
             parts = [torch.from_numpy(read(cells, ("logits",))["logits"]) for cells in depths]
             nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
             tree = TreeAlgebra(self.taxonomy)  # on the CPU
@@ -338,8 +339,8 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             part, profiles = drawn[unseen_by == member], self.combined_profiles
             if cross_fitted and profiles is not None:  # exclude these cells from the profiles
                 others = train[train.extra["member"] != member]
-                profiles = _profiles_of(self.module, others.counts, others.nodes, self.seed)
-            read = CellReader(self.module, self.adapter_, genes, profiles)
+                profiles = self._profiles_of(others)
+            read = CellReader(self.module, self.adapter_, measured, profiles)
             found = read(part, ("probabilities",))["probabilities"]
             probabilities[unseen_by == member] = found
         if (drawn.nodes > 0).any():
@@ -356,17 +357,32 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         rows = rows[held_out.nodes[rows] > 0]
         if len(rows) and np.isin(train.nodes, self.taxonomy.leaves).any():
             labelled = (train.counts, train.nodes), (held_out.counts, held_out.nodes)
-            self.bank_ = ReferenceBank.draw(self.taxonomy, *labelled, np.sort(rows))
+            panels = self._panels_of(train), self._panels_of(held_out)
+            how: Any = {"panels": panels, "seed": self.seed}
+            self.bank_ = ReferenceBank.draw(self.taxonomy, *labelled, np.sort(rows), **how)
 
+    @property
+    def _panels(self) -> GenePanels | None:
+        """Gene panels of the registered reference; ``None`` if all genes were measured."""
+        if self._setup.panel_key is None:
+            return None
+        return GenePanels(self.adata_manager.adata.obs[PANEL].to_numpy(), self._panel_table)
 
-def _profiles_of(
-    module: Any, counts: sparse.csr_matrix, nodes: np.ndarray, seed: int
-) -> LeafProfiles:
-    """Compute the profiles of some cells, with the covariance within their leaves."""
-    (sums,) = reference_sums(module, counts, nodes)
-    leaves = pd.Index(module.tree.taxonomy.leaves).get_indexer(nodes)
-    rows = np.flatnonzero(leaves >= 0)
-    rows = rows[draw_evenly(leaves[rows], COVARIANCE_CELLS, np.random.default_rng(seed))]
-    drawn = torch.from_numpy(counts[rows].toarray()).to(module.temperature.device)
-    values = module.normalizer.log_normalize(drawn, torch.ones_like(module.normalizer.scale))
-    return sums.profiles().with_covariance(values.cpu(), torch.from_numpy(leaves[rows]))
+    def _panels_of(self, cells: QueryCells) -> GenePanels:
+        """Return the gene panels of some cells of the reference."""
+        codes = cells.extra.get(PANEL_KEY, np.zeros(len(cells), dtype=np.int64))
+        return GenePanels(codes, self._panel_table)
+
+    def _profiles_of(self, cells: QueryCells) -> LeafProfiles:
+        """Compute the profiles of some cells, with the covariance within their leaves."""
+        module, panels = self.module, self._panels_of(cells)
+        (sums,) = reference_sums(module, cells.counts, cells.nodes, panels=panels)
+        leaves = pd.Index(self.taxonomy.leaves).get_indexer(cells.nodes)
+        rows = np.flatnonzero(leaves >= 0)
+        rng = np.random.default_rng(self.seed)
+        rows = rows[draw_evenly(leaves[rows], COVARIANCE_CELLS, rng)]
+        drawn = torch.from_numpy(cells.counts[rows].toarray()).to(module.temperature.device)
+        measured = torch.from_numpy(panels[rows].of_cells).to(drawn)
+        values = module.normalizer.log_normalize(drawn, measured).cpu()
+        leaf = torch.from_numpy(leaves[rows])
+        return sums.profiles().with_covariance(values, leaf, measured.cpu())

@@ -44,7 +44,7 @@ from hdeepinsight.models._base import _registry as classes
 from hdeepinsight.models._base import _schema as schema
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._plan import OneCyclePlan, Prepared
-from hdeepinsight.models._base._registration import BATCH, LABELS, Setup, as_label_keys
+from hdeepinsight.models._base._registration import BATCH, LABELS, PANEL, Setup, as_label_keys
 from hdeepinsight.models._base._setup import resolve_cells
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         labels_key: str | None = None,
         labels_keys: Sequence[str] | None = None,
         batch_key: str | None = None,
+        panel_key: str | None = None,
         unlabeled_category: str = "Unknown",
         source_registry: dict[str, Any] | None = None,
     ) -> None:
@@ -165,6 +166,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         batch_key
             Column of ``obs`` with the batch (donor, study) of each cell. The differences between
             batches are used later to decide whether a query needs adaptation.
+        panel_key
+            Column of ``obs`` with the gene panel (study, assay) of each cell, for datasets with
+            different genes that were joined with ``anndata.concat(join="outer")``. A gene without a
+            count in any cell of a panel is then not measured in it, instead of 0. By default all
+            genes were measured in all cells.
         unlabeled_category
             Label of unlabelled cells. Missing values and words such as "unassigned" are treated
             the same way.
@@ -192,6 +198,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         ('lineage', 'cell_type')
         """
         setup = Setup(**cls._get_setup_method_args(**locals()))
+        if panel_key is None:
+            setup.setup_args.pop("panel_key")  # as in the files of earlier releases
         as_label_keys(labels_key, labels_keys, required=cls._labels_required)
         registration.check_reference(adata, AnnData, "setup_mudata")
         source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
@@ -705,11 +713,12 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if split is not None:
             shell = self.adata_manager.adata
             arrays += [shell.X.data, shell.X.indices, shell.X.indptr, split[0]]
-            codes = (LABELS, BATCH)
+            codes = (LABELS, BATCH, PANEL)
             arrays += [shell.obs[name].to_numpy() for name in codes if name in shell.obs]
         digest = hashlib.sha256(repr(settings).encode())
         for array in arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
+            flat: Any = np.ascontiguousarray(array).reshape(-1)
+            digest.update(flat.view(np.uint8))
         return digest.hexdigest()
 
     def _finish(self, plan: Any, datamodule: Any) -> None:

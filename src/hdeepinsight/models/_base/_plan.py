@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from hdeepinsight._errors import check_number, invalid
 from hdeepinsight.annotation import level_metrics
+from hdeepinsight.models._base._setup import PANEL_KEY
 from hdeepinsight.models._base._training import check_finite
 
 if TYPE_CHECKING:
@@ -112,6 +113,9 @@ class HierarchicalPlan(OneCyclePlan):
     unseen_by
         Ensemble member from which the labels of a code are withheld, -1 for none, shape
         ``(n_codes,)``; see :func:`~hdeepinsight.data.deal_out`.
+    panels
+        Whether each gene panel of the reference has each gene, shape ``(n_panels, n_genes)``; by
+        default all genes were measured.
     query, measured
         Query cells with soft labels (``soft_labels``, node probabilities), which are added to each
         mini-batch in equal number, and 1 for each gene that they have, shape ``(n_genes,)``.
@@ -136,6 +140,7 @@ class HierarchicalPlan(OneCyclePlan):
         node_of_code: np.ndarray,
         columns: np.ndarray | None = None,
         unseen_by: np.ndarray | None = None,
+        panels: np.ndarray | None = None,
         query: QueryCells | None = None,
         measured: np.ndarray | None = None,
         **kwargs: Any,
@@ -144,6 +149,7 @@ class HierarchicalPlan(OneCyclePlan):
         self.taxonomy, self.query = taxonomy, query
         tables = {"node_of_code": node_of_code, "columns": columns}
         tables |= {"unseen_by": unseen_by, "measured": measured}
+        tables |= {"panels": None if panels is None else panels.astype(np.float32)}
         for name, table in tables.items():
             tensor = None if table is None else torch.tensor(table)
             self.register_buffer(name, tensor, persistent=False)
@@ -202,6 +208,8 @@ class HierarchicalPlan(OneCyclePlan):
         labels = {REGISTRY_KEYS.LABELS_KEY: self.node_of_code[codes]}
         if self.unseen_by is not None:
             labels["unseen_by"] = self.unseen_by[codes]
+        if self.panels is not None:
+            labels["measured"] = self.panels[batch[PANEL_KEY].long().ravel()]
         return {**batch, REGISTRY_KEYS.X_KEY: counts, **labels}
 
     def _with_query(self, inputs: dict[str, Tensor], query: QueryCells) -> dict[str, Tensor]:
@@ -209,7 +217,8 @@ class HierarchicalPlan(OneCyclePlan):
         nodes, counts = inputs[REGISTRY_KEYS.LABELS_KEY], inputs[REGISTRY_KEYS.X_KEY]
         on_path = self.module.tree.node_at_level[nodes].clamp_min(0)
         paths = counts.new_zeros(len(nodes), self.taxonomy.n_nodes).scatter(1, on_path, 1.0)
-        inputs = {**inputs, "measured": torch.ones_like(counts), "soft_labels": paths[:, 1:]}
+        measured = inputs.get("measured", torch.ones_like(counts))
+        inputs = {**inputs, "measured": measured, "soft_labels": paths[:, 1:]}
         cells = query[torch.randint(len(query), nodes.shape).numpy()]
         found = cells.tensors(self.measured)
         found[REGISTRY_KEYS.X_KEY] = found.pop("counts")

@@ -21,6 +21,7 @@ from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import Adapter, QueryCells
 from hdeepinsight.annotation import QueryComparison, marker_predictor
 from hdeepinsight.data import CHUNK_CELLS
+from hdeepinsight.models._base._setup import PANEL_KEY
 from hdeepinsight.nn import ProfileEnsemble
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 Outputs: TypeAlias = "dict[str, np.ndarray]"
 
-#: Cells per forward pass. The plain network is fastest with what fits in CPU caches. The folded one
-#: takes a chunk, which it divides itself on a CPU. Larger ones are no faster on an H100, where the
-#: host prepares the cells.
-PLAIN_CELLS, FOLDED_CELLS = 1024, CHUNK_CELLS
+#: Cells that are read and predicted at a time: few on a CPU, which saves memory at the same speed;
+#: more by a folded network on a GPU (yet more are no faster on an H100, where the host prepares
+#: the cells).
+CPU_CELLS, GPU_CELLS = 1024, CHUNK_CELLS
 #: Threads on a GPU: some prepare cells or copy results back while others compute.
 GPU_WORKERS = 4
 #: Inputs that a folded network does not accept.
@@ -63,8 +64,14 @@ class QueryReader:
         self.shift: Callable[[Any], np.ndarray] | None = None
         if corrected is not None:
             self.shift = corrected.shift_for(model.normalizer, opened.obs_names)
+        self.measured, self.panel = opened.measured, None
+        known = model.known_panels(opened.obs)
+        if known is not None:
+            present, codes = np.unique(known.codes, return_inverse=True)
+            table = known.measured[present] & opened.measured
+            self.measured, self.panel = (table, codes) if len(table) > 1 else (table[0], None)
         profiles = model.combined_profiles
-        self.network = CellReader(model.module, model.adapter_, opened.measured, profiles)
+        self.network = CellReader(model.module, model.adapter_, self.measured, profiles)
 
     @property
     def is_small(self) -> bool:
@@ -103,12 +110,16 @@ class QueryReader:
             if self.shift is not None:
                 extra = {**cells.extra, "shift": self.shift(numbers[rows])}
                 cells = replace(cells, extra=extra)
+            if self.panel is not None:
+                extra = {**cells.extra, PANEL_KEY: self.panel[numbers[rows]]}
+                cells = replace(cells, extra=extra)
             found = self.network(cells, names, batch_size)
             return found | (
                 {} if comparison is None else comparison.measure(counts, found["probabilities"])
             )
 
-        chunks = tracked(self.opened.chunks(keep=keep), "Annotating", self.opened.n_obs)
+        chunks = self.opened.chunks(self.network.n_cells, keep=keep)
+        chunks = tracked(chunks, "Annotating", self.opened.n_obs)
         for (rows, counts), found in in_order(outputs, chunks, self.network.n_workers):
             yield rows, counts, found
 
@@ -133,9 +144,12 @@ class QueryReader:
     def compare(
         self, counts: sparse.csr_matrix, probabilities: np.ndarray
     ) -> QueryComparison | None:
-        """Compare some cells with the reference; ``None`` without stored cells or RNA counts."""
-        model, measured = self.model, self.opened.measured
-        if model.bank_ is None or not counts.nnz:
+        """Compare some cells with the reference.
+
+        ``None`` without stored cells or RNA counts, or if the cells have different gene panels.
+        """
+        model, measured = self.model, self.measured
+        if model.bank_ is None or not counts.nnz or self.panel is not None:
             return None
 
         def network(cells: sparse.csr_matrix) -> np.ndarray:
@@ -148,7 +162,7 @@ class QueryReader:
         return QueryComparison(*known, counts, probabilities, network, markers, **how)
 
 
-def gather(parts: Iterable[tuple[slice, Outputs]], n_cells: int) -> Outputs:
+def gather(parts: Iterable[tuple[slice | np.ndarray, Outputs]], n_cells: int) -> Outputs:
     """Assemble the outputs of all cells from those of parts, in any order."""
     found: Outputs = {}
     for rows, part in parts:
@@ -182,6 +196,9 @@ def as_cells(
 class CellReader:
     """Thread-safe forward pass of a network and its adapter, for the genes of one query.
 
+    Cells of several gene panels are predicted with the genes of their panel (``panel`` in
+    ``extra``).
+
     Parameters
     ----------
     module
@@ -189,7 +206,8 @@ class CellReader:
     adapter
         Adapter of a query.
     measured
-        Whether the query has each gene, shape ``(n_genes,)``.
+        Whether the query has each gene, shape ``(n_genes,)``; of several gene panels,
+        ``(n_panels, n_genes)``.
     profiles
         Mean profiles to combine the network with; none by default.
     """
@@ -203,14 +221,18 @@ class CellReader:
     ) -> None:
         self.module, self.adapter = module.eval(), adapter or Adapter()
         device = module.temperature.device
+        measured = np.atleast_2d(measured)
         self.measured = torch.tensor(measured, dtype=torch.float32, device=device)
-        self.folded = module.folded(self.measured) if hasattr(module, "folded") else None
+        can_fold = hasattr(module, "folded")
+        self.folded = [module.folded(mask) if can_fold else None for mask in self.measured]
         logits = torch.zeros(1, module.tree.taxonomy.n_edges, device=device)
         self.equal = module.tree(logits).exp()
-        self.ensemble, self.profiles = None, profiles
+        self.profiles = profiles
+        self.ensembles: list[ProfileEnsemble | None] = [None] * len(measured)
         if profiles is not None:
-            each = profiles, self.measured.cpu(), module.normalizer, module.tree
-            self.ensemble = ProfileEnsemble(*each).to(device)
+            how = module.normalizer, self.adapter.query_profiles
+            each = (ProfileEnsemble(profiles, mask, *how) for mask in self.measured.cpu())
+            self.ensembles = [ensemble.to(device) for ensemble in each]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Fold the network again in another process: the folded layout is specific to a machine."""
@@ -223,27 +245,44 @@ class CellReader:
         is_cpu = self.measured.device.type == "cpu"
         return torch.get_num_threads() if is_cpu else GPU_WORKERS
 
-    @torch.inference_mode()
+    @property
+    def n_cells(self) -> int:
+        """Default number of cells per forward pass."""
+        is_cpu = self.measured.device.type == "cpu"
+        return CPU_CELLS if is_cpu or self.folded[0] is None else GPU_CELLS
+
     def __call__(
         self, cells: QueryCells, names: Sequence[str], batch_size: int | None = None
-    ) -> dict[str, np.ndarray]:
+    ) -> Outputs:
         """Return outputs by name; ``logits`` are computed without the adapter.
 
         ``seen`` is ``True`` for cells with at least one count that the network reads; in the other
         cells all siblings are equally likely.
         """
-        is_folded = self.folded is not None and not PLAIN_INPUTS & set(cells.extra)
-        network: Any = self.folded if is_folded else self.module
+        if PANEL_KEY not in cells.extra:
+            return self._read(cells, names, batch_size)
+        extra = {name: values for name, values in cells.extra.items() if name != PANEL_KEY}
+        panel, cells = cells.extra[PANEL_KEY], replace(cells, extra=extra)
+        rows = {int(each): np.flatnonzero(panel == each) for each in np.unique(panel)}
+        parts = ((own, self._read(cells[own], names, batch_size, at)) for at, own in rows.items())
+        return gather(parts, len(cells))
+
+    @torch.inference_mode()
+    def _read(
+        self, cells: QueryCells, names: Sequence[str], batch_size: int | None, panel: int = 0
+    ) -> Outputs:
+        """Return outputs of cells of one gene panel."""
+        measured, ensemble = self.measured[panel], self.ensembles[panel]
+        is_folded = self.folded[panel] is not None and not PLAIN_INPUTS & set(cells.extra)
+        network: Any = self.folded[panel] if is_folded else self.module
         device, parts = self.measured.device, []
-        if batch_size is None:
-            batch_size = FOLDED_CELLS if is_folded else PLAIN_CELLS
         with _own_stream(device):
-            for _, part in cells.parts(batch_size):
-                inputs = part.tensors(self.measured, sparse=is_folded)
+            for _, part in cells.parts(batch_size or self.n_cells):
+                inputs = part.tensors(measured, sparse=is_folded)
                 if "logits" in names:
                     found = network.inference(**inputs)
                 else:
-                    how: Any = {"batch": part.batch, "ensemble": self.ensemble}
+                    how: Any = {"batch": part.batch, "ensemble": ensemble}
                     found = self.adapter.predict(network, **how, **inputs)
                 if not is_folded:
                     found["seen"] = inputs["counts"].any(1)

@@ -22,15 +22,17 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField, NumericalObsField, ObsmField
 
 from hdeepinsight._errors import batch_column, invalid, one_column
-from hdeepinsight.data import align_genes
+from hdeepinsight.data import align_genes, map_counts
+from hdeepinsight.models._base._setup import PANEL_KEY
 from hdeepinsight.models._base._setup import Setup as Setup
 from hdeepinsight.models._base._setup import as_label_keys as as_label_keys
+from hdeepinsight.nn import GenePanels
 from hdeepinsight.taxonomy import check_labels, find_unlabeled
 
 if TYPE_CHECKING:
     from hdeepinsight.data import CountSource
 
-LABELS, BATCH = "_scvi_labels", "_scvi_batch"
+LABELS, BATCH, PANEL = "_scvi_labels", "_scvi_batch", "_scvi_panel"
 # scvi-tools warns of every obsm array without column names, and these have none.
 logging.getLogger("scvi.data.fields._arraylike_field").setLevel(logging.WARNING)
 
@@ -88,9 +90,12 @@ def register(
         raise invalid("unlabeled_category", given, "a single label, as text", hint)
     for key in setup.labels_keys:
         check_labels(one_column(obs, key), key, unlabeled=setup.unlabeled)
-    if setup.batch_key is not None:
-        batch_column(obs, setup.batch_key)
-    shared = source.matrix.whole()
+    for group_key in (setup.batch_key, setup.panel_key):
+        if group_key is not None:
+            batch_column(obs, group_key)
+    on_disk = source.matrix.is_on_disk  # then only the genes of the model are read, later
+    shape = source.matrix.shape
+    shared = sparse.csr_matrix(shape, dtype=np.float32) if on_disk else source.matrix.whole()
     var = pd.DataFrame(index=_unique(source.var_names))
     shell = AnnData(shared, obs=shell_obs(obs, setup), var=var)
     entry = model_class.__name__, id(data)
@@ -113,6 +118,7 @@ def register_shell(shell: AnnData, setup: Setup) -> AnnDataManager:
     """Register the counts, codes and ``obsm`` entries of a shell with scvi-tools."""
     codes = {REGISTRY_KEYS.BATCH_KEY: BATCH}
     codes |= {REGISTRY_KEYS.LABELS_KEY: LABELS} if LABELS in shell.obs else {}
+    codes |= {PANEL_KEY: PANEL} if PANEL in shell.obs else {}
     registered = [
         LayerField(REGISTRY_KEYS.X_KEY, None, is_count_data=False, correct_data_format=False),
         *(NumericalObsField(key, name) for key, name in codes.items()),
@@ -125,6 +131,9 @@ def register_shell(shell: AnnData, setup: Setup) -> AnnDataManager:
         categories = shell.obs[f"{name}_name"].cat.categories.astype(str).tolist()
         described[key]["state_registry"] = {"categorical_mapping": categories}
         described[key]["summary_stats"] = {f"n_{key}": len(categories)}
+    if PANEL in shell.obs:
+        found = GenePanels.find(sparse.csr_matrix(shell.X), shell.obs[PANEL].to_numpy())
+        described[PANEL_KEY]["state_registry"]["measured"] = found.measured
     if LABELS in shell.obs:
         described[REGISTRY_KEYS.LABELS_KEY]["state_registry"]["n_missing"] = {
             key: int(shell.obs[f"{LABELS}_missing_{key}"].sum()) for key in setup.labels_keys
@@ -171,10 +180,12 @@ def shell_obs(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:
         joined[unlabeled] = setup.unlabeled
         found[f"{LABELS}_name"] = pd.Categorical(joined)
         found[LABELS] = found[f"{LABELS}_name"].cat.codes.astype(np.int64)
-    batch_key = setup.batch_key
-    batches = obs[batch_key].astype(str).to_numpy() if batch_key in obs else "all cells"
-    found[f"{BATCH}_name"] = pd.Categorical(np.broadcast_to(batches, len(obs)))
-    found[BATCH] = found[f"{BATCH}_name"].cat.codes.astype(np.int64)
+    groups = {BATCH: setup.batch_key}
+    groups |= {} if setup.panel_key is None else {PANEL: setup.panel_key}
+    for name, group_key in groups.items():
+        values = obs[group_key].astype(str).to_numpy() if group_key in obs else "all cells"
+        found[f"{name}_name"] = pd.Categorical(np.broadcast_to(values, len(obs)))
+        found[name] = found[f"{name}_name"].cat.codes.astype(np.int64)
     return found
 
 
@@ -190,7 +201,8 @@ def with_genes(
     """
     shell = registration.manager.adata
     is_csr = sparse.issparse(shell.X) and shell.X.format == "csr"
-    is_shared = is_csr and registration.source.denormalizer is None
+    is_shared = is_csr and not registration.source.matrix.is_on_disk
+    is_shared = is_shared and registration.source.denormalizer is None
     is_shared = is_shared and list(shell.var_names) == list(genes)
     counts = shell.X if is_shared else read_counts(registration.source, genes)
     var = pd.DataFrame(index=pd.Index(genes, dtype=object))
@@ -240,8 +252,11 @@ def check_unchanged(
 
 
 def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
-    """Read raw counts of the given genes, shape ``(n_cells, n_genes)``."""
-    return source.read(align_genes(source.var_names, genes))
+    """Read raw counts of the given genes, shape ``(n_cells, n_genes)``; map those on disk."""
+    alignment = align_genes(source.var_names, genes)
+    if not source.matrix.is_on_disk:
+        return source.read(alignment)
+    return map_counts((counts for _, counts in source.chunks(alignment)), len(genes))
 
 
 def check_reference(data: Any, kind: Any, other: str) -> None:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: Key of the gene panel of each cell in mini-batches, registries and further inputs.
+PANEL_KEY = "panel"
+
+
 @dataclass(frozen=True)
 class Setup:
     """Arguments of a set-up method, in the form of scvi-tools.
@@ -44,6 +48,11 @@ class Setup:
     def batch_key(self) -> str | None:
         """Batch column, or ``None``."""
         return self.setup_args.get("batch_key")
+
+    @property
+    def panel_key(self) -> str | None:
+        """Column with the gene panel of each cell, or ``None`` if all cells have the same."""
+        return self.setup_args.get("panel_key")
 
     @property
     def unlabeled(self) -> str:

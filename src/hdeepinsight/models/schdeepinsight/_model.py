@@ -19,6 +19,7 @@ from hdeepinsight.data import (
     InputError,
     align_genes,
     draw_evenly,
+    draw_some,
     is_paired,
     log_normalize,
     open_counts,
@@ -42,6 +43,7 @@ from hdeepinsight.models.schdeepinsight._module import GeneImageModule
 from hdeepinsight.nn import (
     CountThinning,
     GeneMasking,
+    GenePanels,
     LeafSums,
     ModuleConfig,
     inverse_frequency_weights,
@@ -61,11 +63,6 @@ LAYOUT_CELLS = 20_000
 MAX_MEMBERS = 5
 #: Maximum product of labelled cells and members with ``n_members="auto"``.
 MEMBERS_CELLS = 1024
-PROFILES_NOTE = "The network is explained, without the profiles that it is combined with."
-ADAPTED_NOTE = (
-    "The adapted network is explained; the ranks of markers, which have half of the weight in the "
-    "probabilities, have no gradient."
-)
 
 
 class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
@@ -138,7 +135,6 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
     measures the effect of each.
     """
 
-    _uses_profiles = True
     _module_cls = GeneImageModule
     _options_of = GeneImageModule.present_options
 
@@ -195,7 +191,9 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             )
             shell = self.adata_manager.adata
             shell.obs[LABELS] = nodes
-            self._fit_to(shell.X, nodes, shell.obs[BATCH].to_numpy())
+            rows = draw_some(nodes, self.seed)
+            counts = shell.X if len(rows) == shell.n_obs else shell.X[rows]
+            self._fit_to(counts, nodes, shell.obs[BATCH].to_numpy(), rows)
         elif not isinstance(layout, str):
             self._build(self._layout_of(None, None, ()), proteins)
 
@@ -441,11 +439,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             self._background(background, n_background, seed),
             batch=self.adapter_.batch_of(opened.obs) if self.adapter_ and self.is_adapted else None,
             keep_values=keep_values,
-            note=ADAPTED_NOTE
-            if self.is_adapted
-            else PROFILES_NOTE
-            if self.combined_profiles
-            else "",
+            note=self._explained_part,
             every=nodes is not None,
             n_samples=n_samples,
             seed=seed,
@@ -455,7 +449,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
     def _background(self, given: Any, per_type: int, seed: int) -> Background:
         """Return background cells: given ones, the reference, or samples of its profiles."""
         options = {"per_type": per_type, "seed": seed}
-        if given is None and self.adata is None:
+        if given is None and (self.adata is None or self._panels is not None):
             if self.profiles_ is None:
                 msg = "The model has neither a reference nor mean profiles as a background."
                 raise ValueError(f"{msg} Pass a labelled AnnData as background=.")
@@ -505,9 +499,14 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         layout: Any = options["layout"]
         if not isinstance(layout, str):
             return layout if isinstance(layout, GeneLayout) else GeneLayout.from_dict(layout)
-        genes = select_genes(source, options["n_genes"], keep=keep)
+        codes = None if self._panels is None else self._panels.codes
+        genes = select_genes(source, options["n_genes"], keep=keep, panels=codes)
         rows = draw_evenly(nodes, LAYOUT_CELLS, np.random.default_rng(self.seed))
         sample = source.read(align_genes(source.var_names, genes), rows)
+        if codes is not None:  # genes that are 0 in the same panels would be neighbours
+            panels, nodes = GenePanels.find(sample, codes[rows]), nodes[rows]
+            shares = panels.mean_shares(sample, nodes, self.taxonomy.n_nodes)
+            sample = panels.complete(sample, shares, nodes, self.seed)
         fitting: dict[str, Any] = {"method": layout, "side": options["side"], "seed": self.seed}
         with progress("Fitting the gene layout"):
             return GeneLayout.fit(log_normalize(sample), genes, **fitting)
@@ -534,17 +533,22 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         source = open_counts(AnnData(counts, var=var))
         keep = self.init_params_["non_kwargs"]["keep_genes"]
         self._build(self._layout_of(source, nodes, keep), None, nodes)
-        self._fit_to(read_counts(source, self.genes), nodes, np.zeros(len(nodes)))
+        counts, rows = read_counts(source, self.genes), np.arange(len(nodes))
+        self._fit_to(counts, nodes, np.zeros(len(nodes)), rows)
 
-    def _fit_to(self, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray) -> None:
-        """Fit normalisation, mean profiles and class weights before the training."""
+    def _fit_to(
+        self, counts: csr_matrix, nodes: np.ndarray, batches: np.ndarray, rows: np.ndarray
+    ) -> None:
+        """Fit normalisation and mean profiles to some rows, and class weights to all cells."""
         config = self._config
-        self.module.normalizer.fit(counts, scale_percentile=config.scale_percentile)
+        panels = None if self._panels is None else self._panels[rows]
+        how: Any = {"panels": panels, "scale_percentile": config.scale_percentile}
+        self.module.normalizer.fit(counts, **how)
         if self.module.proteins is not None and is_paired(self.adata):
             arrays = self.adata_manager.adata.obsm
             measured = arrays["proteins_measured"].any(axis=1)
             self.module.proteins.normalizer.fit(arrays[FIELD_KEYS.PROTEINS][measured])
-        sums = reference_sums(self.module, counts, nodes, batches)
+        sums = reference_sums(self.module, counts, nodes[rows], batches[rows], panels)
         self.profiles_ = LeafSums.sum(sums).profiles()
         self.shift_ = usual_shift(sums)
         tree, labels = self.module.tree, torch.from_numpy(nodes)

@@ -12,7 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.dataloaders import AnnDataLoader, DataSplitter
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 from torch.utils.data import WeightedRandomSampler
 
@@ -21,8 +21,7 @@ from hdeepinsight.data import AlignedQuery
 from hdeepinsight.models._base._plan import HierarchicalPlan, OneCyclePlan
 from hdeepinsight.models._base._registration import BATCH
 from hdeepinsight.models._base._training import check_finite
-from hdeepinsight.nn import TokenSets
-from hdeepinsight.taxonomy import TreeAlgebra
+from hdeepinsight.nn import TokenSets, choose_tokens, masked_value_losses
 
 Finetune = Literal["full", "head", "published"]
 
@@ -30,70 +29,6 @@ GROUP = "group"
 SCORES = "validation_loss", "baseline_all_genes", "baseline_per_gene"
 #: Pseudocounts from the overall distribution of bins, added to the bins of each gene.
 SMOOTHING = 5.0
-
-
-def choose_tokens(
-    real: Tensor,
-    mask_rate: float,
-    replace_rate: float,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Draw the tokens whose value is predicted, and those of them whose value is masked.
-
-    Parameters
-    ----------
-    real
-        ``True`` for tokens, ``False`` for padding, shape ``(n_cells, n_tokens)``.
-    mask_rate
-        Share of the tokens of a cell that are predicted; at least one.
-    replace_rate
-        Share of the predicted tokens that are masked; the others stay visible.
-    generator
-        Random generator; torch's global one by default.
-
-    Returns
-    -------
-    Predicted and masked tokens, Boolean, shape ``(n_cells, n_tokens)``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from hdeepinsight.models.sclabelnet import choose_tokens
-    >>> chosen, masked = choose_tokens(torch.tensor([[True, True, False]]), 0.01, 1.0)
-    >>> int(chosen.sum()), bool((chosen == masked).all())
-    (1, True)
-    """
-    score = torch.rand(real.shape, generator=generator).to(real.device)
-    score = score.masked_fill(~real, 2.0)
-    chosen = score < mask_rate
-    if real.shape[1]:
-        least = score.argmin(1, keepdim=True)
-        chosen = chosen.scatter(1, least, True) & real
-    hidden = torch.rand(real.shape, generator=generator).to(real.device) < replace_rate
-    return chosen, chosen & hidden
-
-
-def value_losses(module: Any, tokens: TokenSets, chosen: Tensor, masked: Tensor) -> Tensor:
-    """Compute the cross-entropy of the bin of each predicted token, in the order of the tokens.
-
-    Parameters
-    ----------
-    module
-        Module with ``backbone`` and ``value_head``.
-    tokens
-        Tokens of the cells.
-    chosen, masked
-        Result of :func:`choose_tokens`.
-    """
-    rows, found = [], []
-    for some, part in tokens.groups():
-        n_tokens = part.genes.shape[1]
-        target, hide = (each[some, :n_tokens] for each in (chosen, masked))
-        hidden = module.backbone.hidden(module.backbone.embed(part, hide), part.real)[:, 1:]
-        logits, bins = module.value_head(hidden[target]), part.bins[target].long() - 1
-        found.append(nn.functional.cross_entropy(logits, bins, reduction="none"))
-        rows.append(some[target.nonzero()[:, 0]])
-    return torch.cat(found)[torch.cat(rows).argsort(stable=True)]
 
 
 class PretrainingPlan(OneCyclePlan):
@@ -106,7 +41,7 @@ class PretrainingPlan(OneCyclePlan):
     measured
         1 for the genes that each file has, shape ``(n_files, n_genes)``.
     mask_rate, replace_rate
-        As in :func:`choose_tokens`.
+        As in :func:`~hdeepinsight.nn.choose_tokens`.
     lr
         Peak of the learning rate.
     **kwargs
@@ -141,21 +76,22 @@ class PretrainingPlan(OneCyclePlan):
         network = self.module
         return {1.0: [*network.backbone.parameters(), *network.value_head.parameters()]}
 
-    def _read(
+    def _losses(
         self, batch: dict[str, Tensor], generator: torch.Generator | None = None
     ) -> tuple[TokenSets, Tensor, Tensor]:
-        files = batch[REGISTRY_KEYS.BATCH_KEY].long().ravel()
-        tokens = self.module.tokens(batch[REGISTRY_KEYS.X_KEY], self.measured[files])
+        """Return the tokens of a mini-batch, those that are predicted, and their losses."""
+        network, files = self.module, batch[REGISTRY_KEYS.BATCH_KEY].long().ravel()
+        tokens = network.tokens(batch[REGISTRY_KEYS.X_KEY], self.measured[files])
         chosen, masked = choose_tokens(tokens.real, *self.shares, generator)
-        return tokens, chosen, masked
+        parts = network.backbone, network.value_head
+        return tokens, chosen, masked_value_losses(*parts, tokens, chosen, masked)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a mini-batch."""
-        tokens, chosen, masked = self._read(batch)
+        tokens, _, losses = self._losses(batch)
         real = tokens.real
         at = tokens.genes[real], tokens.bins[real].long() - 1
         self.bins.index_put_(at, self.bins.new_ones(()), accumulate=True)
-        losses = value_losses(self.module, tokens, chosen, masked)
         # Without tokens the loss is 0, but the optimiser needs a graph.
         loss = losses.mean() if len(losses) else 0.0 * self.module.value_head.bias.sum()
         self.log("train_loss", loss, on_epoch=True, on_step=False, batch_size=len(real))
@@ -167,8 +103,7 @@ class PretrainingPlan(OneCyclePlan):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Compute the losses of held-out cells."""
-        tokens, chosen, masked = self._read(batch, self._generator)
-        losses = value_losses(self.module, tokens, chosen, masked)
+        tokens, chosen, losses = self._losses(batch, self._generator)
         self._held_out.append((losses, tokens.genes[chosen], tokens.bins[chosen].long() - 1))
 
     def on_validation_epoch_end(self) -> None:
@@ -208,65 +143,6 @@ def joined(opened: Sequence[AlignedQuery], split_key: str | None) -> tuple[AnnDa
         obs[GROUP] = np.concatenate(columns)
     var = pd.DataFrame(index=pd.Index(opened[0].genes, dtype=object))
     return AnnData(counts, obs=obs, var=var), np.stack([each.measured for each in opened])
-
-
-def sampling_weights(nodes: np.ndarray, balance: float) -> np.ndarray:
-    r"""Compute sampling weights :math:`n^{-\beta}` of cells, for labels of :math:`n` cells.
-
-    Parameters
-    ----------
-    nodes
-        Node of each cell's label, shape ``(n_cells,)``; unlabelled cells, 0, get weight 0.
-    balance
-        :math:`\beta`; with 1 all labels are sampled equally, with 0 in proportion to their size.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hdeepinsight.models.sclabelnet import sampling_weights
-    >>> sampling_weights(np.array([0, 1, 1, 2]), 1.0).tolist()
-    [0.0, 0.5, 0.5, 1.0]
-    """
-    sizes = np.bincount(nodes)[nodes].astype(float)
-    return np.where(nodes > 0, sizes**-balance, 0.0)
-
-
-def log_prior_ratio(tree: TreeAlgebra, nodes: np.ndarray, weights: np.ndarray) -> Tensor:
-    r"""Compute :math:`\log\pi - \log q`, natural and sampled shares of nodes among siblings.
-
-    Parameters
-    ----------
-    tree
-        Algebra of the taxonomy.
-    nodes
-        Node of each training cell, shape ``(n_cells,)``.
-    weights
-        Sampling weight of each cell, shape ``(n_cells,)``.
-
-    Returns
-    -------
-    Correction of the logits, shape ``(n_edges,)``; 0 for nodes without cells.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hdeepinsight.models.sclabelnet import log_prior_ratio
-    >>> from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
-    >>> tree = TreeAlgebra(Taxonomy.from_nested({"T": [], "B": []}))
-    >>> nodes = np.array([1, 1, 1, 2])
-    >>> log_prior_ratio(tree, nodes, np.array([1, 1, 1, 3])).exp()
-    tensor([1.5000, 0.5000])
-    """
-    path, groups = tree.node_at_level.cpu().numpy()[nodes], tree.group_of_edge.cpu().numpy()
-
-    def log_shares(weights: np.ndarray) -> np.ndarray:
-        repeated = np.broadcast_to(weights[:, None], path.shape)
-        sums = np.bincount(path[path > 0], repeated[path > 0], len(groups) + 1)[1:]
-        return np.asarray(np.log(sums / np.bincount(groups, sums)[groups]))
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = log_shares((nodes > 0).astype(float)) - log_shares(weights)
-    return torch.from_numpy(np.nan_to_num(ratio)).float()
 
 
 class BalancedSplitter(DataSplitter):  # type: ignore[misc]
@@ -332,7 +208,7 @@ class FinetuningPlan(HierarchicalPlan):
             for part in (encoder.norm, encoder.blocks[-2:][0]):
                 part.requires_grad_()
         trained = [p for p in encoder.parameters() if p.requires_grad]
-        head = [*self.module.head.parameters()]
+        head = [*self.module.head.parameters(), *self.module.linear.parameters()]
         if self.encoder_rate == 1.0:
             return {1.0: head + trained}
         return {1.0: head, self.encoder_rate: trained}

@@ -41,9 +41,6 @@ class OpenedDataset:
         Genes in the order of the blocks.
     layer, normalizer
         Layer with the counts, and normalisation.
-    totals
-        Total count of each cell when the dataset was opened, shape ``(n_cells,)``, to detect values
-        that have changed.
     """
 
     name: str
@@ -52,7 +49,6 @@ class OpenedDataset:
     genes: tuple[str, ...]
     layer: str | None
     normalizer: ModelNormalizer | None
-    totals: NDArray[np.float64]
 
     @property
     def measured_genes(self) -> list[str]:
@@ -71,10 +67,6 @@ class OpenedDataset:
         """
         columns = pd.Index(self.genes).get_indexer(list(genes))
         for rows, values in self.source.chunks(self.alignment, chunk_size):
-            if not np.allclose(_totals(values), self.totals[rows], rtol=1e-5, atol=1e-6):
-                found = f"The values of {self.name!r} changed after the correction was computed."
-                hint = "Restore them, or call hdi.pp.stacas again."
-                raise data.InputError(found, "They must be unchanged.", hint)
             if self.normalizer is None:
                 values = data.log_normalize(values)
             else:
@@ -90,10 +82,6 @@ class OpenedDataset:
                 values = values[cells[first:last] - rows.start]
             parts.append(values)
         return sp.vstack(parts, format="csr")
-
-
-def _totals(values: sp.csr_matrix) -> NDArray[np.float64]:
-    return np.asarray(values.sum(axis=1, dtype=np.float64)).ravel()
 
 
 def open_dataset(
@@ -113,8 +101,7 @@ def open_dataset(
         plain = [data.strip_version(str(gene)) for gene in names]
         genes = tuple(gene for gene in dict.fromkeys(plain) if gene)
         alignment = data.align_genes(plain, genes, warn_coverage=0.0, arguments={})
-    totals = [np.zeros(0), *(_totals(values) for _, values in source.chunks(alignment))]
-    return OpenedDataset(name, source, alignment, genes, layer, normalizer, np.concatenate(totals))
+    return OpenedDataset(name, source, alignment, genes, layer, normalizer)
 
 
 def shared_genes(datasets: Sequence[OpenedDataset]) -> list[str]:

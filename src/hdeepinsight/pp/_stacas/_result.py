@@ -278,10 +278,9 @@ class StacasResult:
         ------
         Names of the cells, and their values, float32, shape ``(n_cells, n_genes)``.
 
-        Raises
-        ------
-        InputError
-            If the values of the dataset changed after the correction was computed.
+        Notes
+        -----
+        The counts of the dataset are read again, so they must not be modified after `stacas`.
 
         Examples
         --------

@@ -1,0 +1,47 @@
+"""The benchmark of gene tokens: its ways to annotate, and its table."""
+
+import gene_tokens
+import numpy as np
+
+import hdeepinsight as hdi
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+def test_the_network_and_the_profiles_are_measured_apart():
+    data = hdi.datasets.demo()
+    hdi.SCLabelNet.setup_anndata(data.reference, labels_keys=["lineage", "cell_type"])
+    model = hdi.SCLabelNet(data.reference, n_genes=200, seed=0)
+    model.train(max_epochs=1, **QUIET)
+    found = {name: way(model, data.query) for name, way in gene_tokens.WAYS.items()}
+    for probabilities in found.values():
+        np.testing.assert_allclose(
+            probabilities[:, model.taxonomy.leaves].sum(axis=1), 1, atol=1e-4
+        )
+    np.testing.assert_allclose(
+        found["sclabelnet"][:, 1:], model.predict_proba(data.query).to_numpy(), atol=1e-5
+    )
+    assert model.combined_profiles is not None
+    network = found["sclabelnet_network"]
+    assert not np.allclose(network, found["sclabelnet"], atol=1e-3)
+    model.module.head.linear.bias.data[0] += 5
+    again = gene_tokens.profiles_alone(model, data.query)
+    np.testing.assert_array_equal(again, found["profiles"])  # no network has a part in it
+
+
+def test_the_table_shows_each_method_on_each_pair_and_draw():
+    rows = [
+        {"part": "pairs", "pair": pair, "seed": 0, "level": "cell_type"}
+        | {"method": name, "macro_f1": value}
+        for pair, value in (("zheng_to_pbmc3k", 0.5), ("pbmc3k_to_pbmc4k", 0.7))
+        for name in gene_tokens.OURS
+    ]
+    rows += [
+        {"part": "few_labels", "seed": seed, "method": name, "macro_f1": 0.25 + seed}
+        for seed in (0, 1)
+        for name in ("sclabelnet", "pretrained sclabelnet")
+    ]
+    text = gene_tokens.table(rows)
+    assert "| SCLabelNet | 0.500 | 0.700 | 0.600 |" in text
+    assert "| SCHDeepInsight |" in text
+    assert "| SCLabelNet, pretrained | 0.250 | 1.250 | 0.750 ± 0.500 |" in text
