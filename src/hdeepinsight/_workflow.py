@@ -90,7 +90,7 @@ def annotate(
     model
         Trained model, folder of a saved model, or address of a published model, which is
         downloaded and verified first (:func:`hdeepinsight.hub.resolve_model`); by default the
-        bundled model of human blood cells. It is not modified.
+        bundled model of human blood cells, ``"pbmc"``. It is not modified.
     markers
         Label the cells by a list of marker genes instead of a model: ``"blood"``, a dict, a file,
         or a :class:`hdeepinsight.tl.MarkerScorer`. Nothing is adapted, and there is no verdict.

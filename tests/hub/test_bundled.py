@@ -1,4 +1,4 @@
-"""The bundled model: complete, small, listed and accurate on simple data."""
+"""The bundled models: complete, small, listed and accurate on simple data."""
 
 import json
 
@@ -59,12 +59,16 @@ def test_bundled_model_has_the_published_format():
     assert metadata["model_cls_name"] == "SCHDeepInsight"
 
 
-def test_bundled_model_is_at_most_five_megabytes():
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= 5_000_000
+@pytest.mark.parametrize("name", ["immune", "pbmc"])
+def test_bundled_model_is_at_most_five_megabytes(name):
+    files = bundled_folder(name).rglob("*")
+    assert sum(path.stat().st_size for path in files) <= 5_000_000
 
 
-def test_bundled_taxonomy_has_levels_and_ontology_ids(model):
-    tree = model.taxonomy
+@pytest.mark.parametrize(("name", "n_types"), [("immune", 17), ("pbmc", 8)])
+def test_bundled_taxonomy_has_levels_and_ontology_ids(name, n_types):
+    tree = hdi.hub.pull(name).taxonomy
+    assert tree.n_leaves == n_types
     assert tree.max_depth == 3
     assert len(tree.ontology_ids) == tree.n_nodes - 1
     assert all(term.startswith("CL:") for term in tree.ontology_ids.values())
@@ -83,6 +87,17 @@ def test_marker_profiles_get_their_lineage(cells):
     labels = result.labels["lineage"]
     for name in MARKERS:
         assert (labels[cells.obs["lineage"] == name] == name).mean() >= 0.9, name
+
+
+@pytest.mark.filterwarnings("ignore::hdeepinsight.data.GeneCoverageWarning")
+def test_larger_model_finds_progenitors_and_takes_no_other_blood_cell_for_one():
+    data = hdi.datasets.demo()
+    cells = ad.concat([data.reference, data.query])
+    labels = hdi.hub.pull("immune").predict(cells, level="lineage", threshold=None, reject="off")
+    names = {"T cell": "T", "NK cell": "NK", "B cell": "B", "Myeloid cell": "Myeloid"}
+    for given, name in (names | {"Progenitor": "HSPC"}).items():
+        assert (labels[cells.obs["lineage"] == given] == name).mean() >= 0.9, name
+    assert not (labels[cells.obs["lineage"] != "Progenitor"] == "HSPC").any()
 
 
 @pytest.mark.filterwarnings("ignore::hdeepinsight.data.GeneCoverageWarning")
@@ -110,18 +125,17 @@ def test_symbols_in_a_column_are_found(cells):
 
 def test_bundled_model_is_listed(tmp_path):
     table = hdi.hub.list_models(where="bundled")
-    assert table["model"].tolist() == list(bundled_folders()) == ["pbmc"]
-    assert table.loc[0, ["where", "organism", "tissues", "n_types"]].tolist() == [
-        "bundled",
-        "human",
-        "blood",
-        "8",
+    assert table["model"].tolist() == list(bundled_folders()) == ["immune", "pbmc"]
+    assert table[["where", "organism", "tissues", "n_types"]].to_numpy().tolist() == [
+        ["bundled", "human", "blood, bone marrow", "17"],
+        ["bundled", "human", "blood", "8"],
     ]
     assert hdi.hub.list_models(where="here").empty
 
 
 def test_listed_revision_pins_the_bundled_model():
-    (revision,) = hdi.hub.list_models(where="bundled")["revision"]
+    table = hdi.hub.list_models(where="bundled").set_index("model")
+    revision = table.loc["pbmc", "revision"]
     assert hdi.hub.download("pbmc", revision).digest == revision
     with pytest.raises(hdi.hub.ChecksumError):
         hdi.hub.download("pbmc", "sha256:" + "0" * 64)

@@ -13,7 +13,7 @@ from hdeepinsight.hub import HubError
 
 def test_lists(published, fake_hub, home, monkeypatch):
     everything = hdi.hub.list_models()
-    assert everything["model"].tolist() == ["pbmc", "atlas/blood"]
+    assert everything["model"].tolist() == ["immune", "pbmc", "atlas/blood"]
     hdi.hub.pull("atlas/blood")
     found = hdi.hub.list_models("blood")
     assert found["where"].tolist() == ["here", "hub"]
@@ -24,13 +24,13 @@ def test_lists(published, fake_hub, home, monkeypatch):
     with pytest.raises(ValueError, match="where must be one of 'all', 'bundled'"):
         hdi.hub.list_models(where="local")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert hdi.hub.list_models()["where"].tolist() == ["bundled", "here"]
+    assert hdi.hub.list_models()["where"].tolist() == ["bundled", "bundled", "here"]
     with pytest.raises(HubError, match="where='here'"):
         hdi.hub.list_models(where="hub")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     fake_hub.fault("/api/models", "403")
     with pytest.warns(UserWarning, match=r"Only local models.*\(403\)"):
-        assert hdi.hub.list_models()["where"].tolist() == ["bundled", "here"]
+        assert hdi.hub.list_models()["where"].tolist() == ["bundled", "bundled", "here"]
 
 
 def test_listing_does_not_wait_for_a_missing_hub(home, monkeypatch):
@@ -39,7 +39,7 @@ def test_listing_does_not_wait_for_a_missing_hub(home, monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
         start = time.monotonic()
         with pytest.warns(UserWarning, match="Only local models"):
-            assert hdi.hub.list_models()["where"].tolist() == ["bundled"]
+            assert hdi.hub.list_models()["where"].tolist() == ["bundled", "bundled"]
         assert time.monotonic() - start < 5
 
 
@@ -55,5 +55,5 @@ def test_listing_without_the_extra(published, fake_hub, home, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.warns(UserWarning, match=r"Only local models.*hub.*hdeepinsight\[hub\]"):
         found = hdi.hub.list_models()
-    assert found["where"].tolist() == ["bundled", "here"]
+    assert found["where"].tolist() == ["bundled", "bundled", "here"]
     assert hdi.hub.list_models("blood", where="here")["n_types"].tolist() == ["7"]

@@ -111,7 +111,7 @@ def test_the_home_folder_is_known(home, monkeypatch):
 @pytest.mark.parametrize("model", ["blood", "a/b/c", "http://x/y", ""])
 def test_neither_folder_nor_address_raises(home, monkeypatch, model):
     monkeypatch.chdir(home)
-    said = r"neither a folder nor one of pbmc.*(Write local folders|Pass 'owner/name')"
+    said = r"neither a folder nor one of immune, pbmc.*(Write local folders|Pass 'owner/name')"
     with pytest.raises(ValueError, match=said):
         resolve_model(model)
     done = command("evaluate", "query.h5ad", "--model", model)

@@ -28,7 +28,7 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
     Options
     -------
     target TARGET
-        Folder of a model, pbmc for the bundled model, or a data file.
+        Folder of a model, pbmc or immune for a bundled model, or a data file.
     """
     with step(f"Reading {target}"):
         from hdeepinsight import hub

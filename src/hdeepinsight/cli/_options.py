@@ -138,7 +138,7 @@ def _shared(
         Query with raw counts: .h5ad, .zarr, .h5 (10x), .loom, a folder with a .mtx, or a table.
     --model -m MODEL
         Folder of a trained model, address of a published model (owner/name, s3://bucket/path), or
-        pbmc, the bundled model.
+        pbmc (blood) or immune (blood and bone marrow), the bundled models.
     --markers LIST
         Label by marker genes instead of a model: [b]blood[/b], the list that comes with the
         package, or a file (.csv or .tsv with the columns type and gene, or .gmt).

@@ -95,7 +95,7 @@ def bundled_folders() -> dict[str, Path]:
     --------
     >>> import hdeepinsight as hdi
     >>> sorted(hdi.hub.bundled_folders())
-    ['pbmc']
+    ['immune', 'pbmc']
     """
     return {path.parent.name: path.parent for path in sorted(_BUNDLED.glob(f"*/{CHECKSUMS_FILE}"))}
 

@@ -257,7 +257,7 @@ def download(
     ----------
     repo
         ``"owner/name"`` on a Hugging Face hub, ``"s3://bucket/path"``, ``"file:///folder"``, a
-        folder, or ``"pbmc"``, the bundled model.
+        folder, or ``"pbmc"`` or ``"immune"``, the bundled models.
     revision
         Branch, tag or commit of a hub; name of a subfolder of a bucket or folder; or
         ``"sha256:..."``, the digest of the content. By default the latest. Commits and digests pin
@@ -449,7 +449,7 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     model
-        A folder, or an address as in :func:`download`: ``"pbmc"`` (the bundled model),
+        A folder, or an address as in :func:`download`: ``"pbmc"`` (a bundled model),
         ``"owner/name"``, ``"s3://bucket/path"`` or ``"file:///folder"``. Existing folders take
         precedence, and paths that start with ``/``, ``.`` or ``~`` are always folders, as is any
         `Path`.
