@@ -330,7 +330,8 @@ class Speed:
             keys["reading_s"] = median(r["cpu_s"] for r in reads)
         for spec in specs:
             if results := found[spec.name]:
-                what = f"annotate {n_cells:,} cells of a gzip h5ad: {spec.title.replace('*', '')}"
+                source = "" if spec.options else " of a gzip h5ad"
+                what = f"annotate {n_cells:,} cells{source}: {spec.title.replace('*', '')}"
                 self.add(what, results, method=spec.name, **keys)
 
     def fit(self, spec: Spec) -> bool:

@@ -43,6 +43,8 @@ MIN_CELLS = 50
 #: Smallest weight of the neighbours, from 0 to 1 and relative to the overall label frequencies,
 #: at which labels are smoothed.
 MIN_WEIGHT = 0.05
+#: How far probabilities of a model move to smoothed ones: neighbours are not independent evidence.
+REFINED_SHARE = 0.5
 #: Name of the model that comes with the package.
 BUNDLED = "pbmc"
 #: Value of ``vote`` with the meaning of ``True``, for the command line.
@@ -162,8 +164,8 @@ def annotate(
     Adaptation reads at most 20,000 cells of the query into memory, refinement reads all of them as
     a sparse matrix; the annotation itself is computed in chunks. After either step, probabilities
     are no longer calibrated on the reference: label sets have no guaranteed coverage after
-    adaptation, and raise an error after refinement. Refinement changes labels but keeps the mean
-    confidence, because neighbouring cells are not independent evidence.
+    adaptation, and raise an error after refinement. Refinement moves probabilities
+    half of the way, because neighbouring cells are not independent evidence.
 
     Examples
     --------
@@ -232,7 +234,8 @@ def annotate(
         if obstacle:
             decisions.append(Decision(step="refine", applied=False, reason=obstacle))
         elif refine != "off":
-            result, decision = _refined(result, opened, points, refine, batch_key)
+            share = 1.0 if scorer else REFINED_SHARE
+            result, decision = _refined(result, opened, points, refine, batch_key, share)
             decisions.append(decision)
         if vote:
             result, decision = _voted(result, opened, points, vote)
@@ -358,8 +361,9 @@ def _refined(
     points: Callable[[], NDArray[np.float32]],
     refine: Switch,
     batch_key: str | None,
+    share: float,
 ) -> tuple[Annotation, Decision]:
-    """Average the probabilities with those smoothed over the neighbour graph.
+    """Move the probabilities by this share to those smoothed over the neighbour graph.
 
     The annotation is returned unchanged if the graph is uninformative or the step fails.
     """
@@ -373,9 +377,8 @@ def _refined(
         return result, Decision(step="refine", applied=False, reason=_failure(error, "refine='on'"))
     strength = float(refinement.parameters["lam"])  # estimated without labels
     weight = strength / (1 + strength)
-    # Half of the way, because neighbouring cells are not independent evidence.
     smooth = refinement.annotation().node_probabilities
-    probabilities = (result.node_probabilities + smooth) / 2
+    probabilities = (1 - share) * result.node_probabilities + share * smooth
     refined = _with(result, probabilities, refine=refinement.parameters)
     changed = float(np.mean(refined.leaf_nodes != result.leaf_nodes))
     reason = "neighbours in the graph share their labels"

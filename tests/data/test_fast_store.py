@@ -1,6 +1,8 @@
 """Stores that are read faster hold what the file held."""
 
 import warnings
+from functools import partial
+from pathlib import Path
 
 import anndata as ad
 import h5py
@@ -82,3 +84,11 @@ def test_mapped_counts_are_those_written(cells, monkeypatch, limit):
     assert (mapped[rows] != cells.X[rows]).nnz == 0
     assert not mapped.data.flags.writeable
     assert map_counts([sparse.csr_matrix((3, 4), dtype=np.float32)], 4).shape == (3, 4)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_full_disk_is_named_when_counts_are_mapped(cells, monkeypatch):
+    full = "hdeepinsight.data._fast_store.TemporaryFile"
+    monkeypatch.setattr(full, partial(open, "/dev/full", "w+b", buffering=0))
+    with pytest.raises(OSError, match="Set TMPDIR to a folder with more space"):
+        map_counts([cells.X], 40)

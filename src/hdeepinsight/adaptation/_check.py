@@ -39,15 +39,15 @@ DOUBTS = {
         "the query differs from the reference no more than cells of the same batch differ from "
         "each other ({:.2f} of the distance between batches), so that no adaptation is needed",
     ),
-    "shift_query": (
-        (0.35, 0.45),
-        "the network was not adapted, because the types of the query are as near to those of the "
-        "reference ({:.2f} of the distance between types) as in another batch of the same study",
+    "times_between_batches": (
+        (1.0, 2.0),
+        "the types of the query are hardly farther from those of the reference than in another "
+        "batch of it ({:.1f} times the usual distance), where adapting the network does not help",
     ),
 }
 #: Measurements that limit the adaptation of the network alone.
-OF_NETWORK = "unsupported", "shift_query"
-#: Distance below which a query is regarded as another batch of the reference.
+OF_NETWORK = "unsupported", "times_between_batches"
+#: Distance below which a query is regarded as another batch of the same study.
 NEAR = 0.4
 #: Pseudocount of cells, and their support, which reduces the support of changes of few cells.
 EXTRA_CELLS, EXTRA_SUPPORT = 5, 0.3
@@ -321,6 +321,13 @@ class AdaptationFigures:
         return self.shift_query / max(self.shift_reference or 0.0, MIN_SHIFT)
 
     @property
+    def times_between_batches(self) -> float | None:
+        """Distance relative to that between batches; ``None`` for a reference of one batch."""
+        if self.shift_query is None or self.shift_reference is None:
+            return None
+        return self.shift_query / max(self.shift_reference, MIN_SHIFT)
+
+    @property
     def like_a_batch(self) -> bool:
         """Whether the query is as near to the reference as another batch of the same study."""
         return self.shift_query is not None and self.shift_query < NEAR
@@ -474,6 +481,8 @@ def check_adaptation(
     figures["unsupported"] = rejected / max(len(plain), 1)
     found = AdaptationFigures.measure(plain, proposed, held_out, **figures)
     limit, doubt = found.doubt()
+    if found.like_a_batch:  # calibration holds for such cells
+        weights.fill_diagonal_(0.0)
     reason = explain_changes(changes) if limit else doubt
     if limit and doubt:
         reason += f"; changes have a weight of at most {limit:.0%}, because {doubt}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any, Final
+from tempfile import TemporaryFile, gettempdir
+from typing import IO, Any, Final
 
 import anndata as ad
 import h5py
@@ -119,8 +119,8 @@ def map_counts(blocks: Iterable[sp.csr_matrix], n_genes: int) -> sp.csr_matrix:
         lengths = [np.zeros(1, dtype=np.int64)]
         for block in blocks:
             lengths.append(np.diff(block.indptr))
-            block.data.astype(np.float32, copy=False).tofile(data)
-            block.indices.astype(np.int32, copy=False).tofile(indices)
+            _append(data, block.data.astype(np.float32, copy=False))
+            _append(indices, block.indices.astype(np.int32, copy=False))
         starts = np.cumsum(np.concatenate(lengths), dtype=np.int64)
         n_values, n_cells = int(starts[-1]), len(starts) - 1
         if not n_values:
@@ -128,9 +128,18 @@ def map_counts(blocks: Iterable[sp.csr_matrix], n_genes: int) -> sp.csr_matrix:
         values = [np.memmap(data, np.float32, "r"), np.memmap(indices, np.int32, "r")]
         if n_values > MAX_INT32:  # scipy requires both types of indices to be equal
             for first in range(0, n_values, CHUNK_VALUES):
-                values[1][first : first + CHUNK_VALUES].astype(np.int64).tofile(wide)
+                _append(wide, values[1][first : first + CHUNK_VALUES].astype(np.int64))
             values[1] = np.memmap(wide, np.int64, "r")
         starts = starts.astype(values[1].dtype)
     mapped = sp.csr_matrix((*values, starts), shape=(n_cells, n_genes))
     mapped.has_canonical_format = True
     return mapped
+
+
+def _append(file: IO[bytes], values: np.ndarray[Any, Any]) -> None:
+    try:
+        file.write(values.data)
+        file.flush()
+    except OSError as error:
+        found = f"The counts could not be written to {gettempdir()} ({error})."
+        raise OSError(f"{found} Set TMPDIR to a folder with more space.") from error
