@@ -542,13 +542,13 @@ def test_group_that_contains_itself_raises(path, target):
 
 
 @pytest.mark.parametrize("name", ["obs", "uns", "layers", "layers/same", "obs/kind/again"])
-@pytest.mark.parametrize("target", ["/nowhere", "/obsp", "/X", "/"])
-def test_a_link_within_the_file_is_refused(path, name, target):
-    with h5py.File(path, "r+") as file:
-        if name in file:
-            del file[name]
-        file[name] = h5py.SoftLink(target)
-    refused(path, f"{name} is a link to another place of the file")
+def test_a_link_within_the_file_is_refused(path, name):
+    for target in ("/nowhere", "/obsp", "/X", "/"):
+        with h5py.File(path, "r+") as file:
+            if name in file:
+                del file[name]
+            file[name] = h5py.SoftLink(target)
+        refused(path, f"{name} is a link to another place of the file")
 
 
 @pytest.mark.parametrize(("name", "target"), [("uns", "obsm"), ("obsm", "layers"), ("uns", "obs")])
@@ -624,7 +624,6 @@ def test_matrix_of_another_shape_raises(path):
     refused(path, "of complex64", layer="dense")
 
 
-@pytest.mark.parametrize("form", ["csr", "csc"])
 @pytest.mark.parametrize(
     ("part", "place", "value"),
     [
@@ -635,17 +634,17 @@ def test_matrix_of_another_shape_raises(path):
         pytest.param("indptr", -1, 10**6, id="end_beyond_the_end"),
     ],
 )
-@pytest.mark.parametrize("where", ["memory", "file"])
-def test_invalid_indices_raise(small, tmp_path, form, part, place, value, where):
-    matrix = sparse.csr_matrix(small.X).asformat(form).copy()
-    adata = ad.AnnData(matrix, obs=small.obs, var=small.var)
-    if where == "memory":
+def test_invalid_indices_raise(small, tmp_path, part, place, value):
+    for form in ("csr", "csc"):
+        matrix, path = sparse.csr_matrix(small.X).asformat(form).copy(), tmp_path / f"{form}.h5ad"
+        adata = ad.AnnData(matrix, obs=small.obs, var=small.var)
+        adata.write_h5ad(path)
+        with h5py.File(path, "r+") as file:
+            stored = file[f"X/{part}"]
+            stored[place if place >= 0 else len(stored) - 1] = value
         getattr(adata.X, part)[place] = value
-        return refused(adata, "has invalid indices|cannot be read")
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    with h5py.File(tmp_path / "cells.h5ad", "r+") as file:
-        file[f"X/{part}"][place if place >= 0 else len(file[f"X/{part}"]) - 1] = value
-    return refused(tmp_path / "cells.h5ad", "has invalid indices|cannot be read")
+        for damaged in (adata, path):
+            refused(damaged, "has invalid indices|cannot be read")
 
 
 @pytest.mark.filterwarnings("ignore")

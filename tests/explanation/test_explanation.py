@@ -106,6 +106,13 @@ def test_attributions_of_a_node_are_a_table_of_cells_and_genes():
     assert table.columns.tolist() == GENES
 
 
+def test_attributions_go_to_the_plots_of_shap():
+    shap = explain().to_shap("CD4")
+    np.testing.assert_array_equal(shap.values, VALUES["CD4"].astype(np.float32))
+    np.testing.assert_array_equal(shap.base_values, [-2.0] * 3)
+    assert shap.feature_names == GENES
+
+
 def test_positions_and_names_are_refused_as_masks():
     for cells in [
         [0, 1, 2],

@@ -261,6 +261,17 @@ def test_only_to_adata_writes(pair):
     assert result.report.datasets["genes_lost"].tolist() == [0, 1]
 
 
+def test_housekeeping_and_receptor_genes_are_no_features():
+    blocked = ["mt-Nd1", "RPS27A", "HBA1", "Hbb-bs", "IGKC", "TRBC2", "MRPL1", "IGHG2B", "Tcrg-C1"]
+    allowed = ["HBEGF", "RPA1", "MTOR", "TRAF3", "IGF1", "TRADD", "IGHMBP2"]
+    names = [*blocked, "IGKV1-5", *allowed]
+    datasets = [counts(160, 1, "r")[:, : len(names)], counts(130, 2, "q")[:, : len(names)]]
+    datasets = [each.copy() for each in datasets]
+    for each in datasets:
+        each.var_names = names
+    assert set(hdi.pp.stacas(*datasets, features=len(names) - 1).features) == set(allowed)
+
+
 def test_features_of_counts_are_the_variable_ones():
     ref, query = counts(160, 1, "r"), counts(130, 2, "q")
     result = hdi.pp.stacas(ref, query, features=20)

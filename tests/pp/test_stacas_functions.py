@@ -18,7 +18,6 @@ from hdeepinsight.pp._stacas._anchors import (
     weigh_anchors,
 )
 from hdeepinsight.pp._stacas._correction import AnchorWeights, guide_tree
-from hdeepinsight.pp._stacas._datasets import is_blocked
 
 
 @pytest.fixture
@@ -237,26 +236,3 @@ def test_a_single_anchor_cell_corrects_only_itself():
     found = weigh_cells(np.array([[1.0], [2.0]]), np.ones((1, 1)), one, zero, np.ones(1))
     assert found.shift.toarray().tolist() == [[1.0, -1.0], [0.0, 0.0]]
     assert found.n_effective.tolist() == [1.0, 0.0]
-
-
-def test_blocked_genes():
-    for gene, blocked in [
-        ("mt-Nd1", True),
-        ("RPS27A", True),
-        ("HBA1", True),
-        ("Hbb-bs", True),
-        ("IGKC", True),
-        ("TRBC2", True),
-        ("MRPL1", True),
-        ("HBEGF", False),
-        ("RPA1", False),
-        ("MTOR", False),
-        ("TRAF3", False),
-        ("IGF1", False),
-        ("TRADD", False),
-        ("IGHG2B", True),
-        ("Tcrg-C1", True),
-        ("IGHMBP2", False),
-        ("IGKV1-5", True),
-    ]:
-        assert is_blocked(gene) is blocked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,9 @@ from scipy.sparse import csr_matrix
 
 from hdeepinsight._errors import check_choice, check_integer, invalid
 from hdeepinsight.explanation._targets import Targets
+
+if TYPE_CHECKING:
+    import shap
 
 Scope = Literal["own", "all"]
 Statistic = Literal["mean", "mean_abs"]
@@ -350,6 +353,38 @@ class Explanation:
         rows = self.rows_of(node)
         names = self.obs_names[self.cell[rows]]
         return pd.DataFrame(self._kept(self.values)[rows], index=names, columns=self.genes)
+
+    def to_shap(self, node: str | None = None) -> shap.Explanation:
+        """Return the attributions of a node for the plots of shap.
+
+        Parameters
+        ----------
+        node
+            As in :meth:`ranking`.
+
+        Returns
+        -------
+        shap.Explanation
+            Attributions, base values, scaled expression and gene names.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> import hdeepinsight as hdi
+        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+        >>> query = hdi.datasets.demo().query[:10]
+        >>> hdi.hub.pull("pbmc").explain(query, "B").to_shap().shape
+        (10, 2048)
+        """
+        import shap
+
+        rows = self.rows_of(node)
+        return shap.Explanation(
+            values=self._kept(self.values)[rows],
+            base_values=self.base_values[rows],
+            data=self._kept(self.expression)[self.cell[rows]].toarray(),
+            feature_names=list(self.genes),
+        )
 
     def __len__(self) -> int:
         return len(self.cell)

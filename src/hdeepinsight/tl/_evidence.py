@@ -20,6 +20,7 @@ from hdeepinsight.data import (
     CountSource,
     DataLike,
     draw_evenly,
+    log_normalize,
     open_counts,
     open_store,
 )
@@ -438,8 +439,7 @@ def _log_values(source: CountSource, genes: pd.Index) -> tuple[sp.csr_matrix, np
         return sp.csr_matrix(shape, dtype=np.float32), np.zeros(len(genes), dtype=bool)
     parts = [sp.csr_matrix((0, len(genes)), dtype=np.float32)]
     for _, block in source.blocks():
-        depth = np.maximum(np.asarray(block.sum(axis=1), dtype=np.float64).ravel(), 1e-12)
-        parts.append((sp.diags(1e4 / depth) @ alignment.apply(block)).log1p().astype(np.float32))
+        parts.append(log_normalize(alignment.apply(block), totals=block.sum(axis=1)))
     return sp.csr_matrix(sp.vstack(parts)), alignment.measured
 
 

@@ -124,6 +124,7 @@ def shared_genes(datasets: Sequence[OpenedDataset]) -> list[str]:
     return [gene for gene in measured[0] if gene in shared]
 
 
+#: Genes that are never anchor features.
 _BLOCKED = re.compile(
     r"MT-.+"  # mitochondrial
     r"|M?RP[SL]\d.*|RP(LP\d|SA\d*)"  # ribosomal
@@ -131,17 +132,6 @@ _BLOCKED = re.compile(
     r"|TR[ABDG]([VDJ]\d.*|C\d*)|TCRG-.+|IG[HKL]([VDJ]\d.*|C\d*|[ADEGM]\d?[A-D]?)",  # receptors
     re.IGNORECASE,
 )
-
-
-def is_blocked(gene: str) -> bool:
-    """Return whether a gene is mitochondrial, ribosomal, haemoglobin or an antigen receptor.
-
-    Examples
-    --------
-    >>> [is_blocked(gene) for gene in ("MT-CO1", "Rpl3", "TRAV1-2", "IGHM", "CD3D", "TRAF1")]
-    [True, True, True, True, False, False]
-    """
-    return _BLOCKED.fullmatch(gene) is not None
 
 
 def choose_features(
@@ -189,7 +179,7 @@ def choose_features(
             raise data.InputError(f"{listed} is in all datasets.", valid, hint)
         return found
     check_integer("features", features, hint="Omit it to use 1,000.")
-    allowed = np.array([not is_blocked(gene) for gene in shared])
+    allowed = np.array([_BLOCKED.fullmatch(gene) is None for gene in shared])
     if len(shared) <= features:
         return list(shared)
     ranks = np.stack([_ranks(dataset, shared, allowed, features) for dataset in datasets])
