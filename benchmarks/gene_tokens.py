@@ -32,12 +32,11 @@ from harness.summary import summarise
 from harness.tables import figure
 from harness.tables import table as markdown
 from methods.interface import read_cells, read_reference
-from methods.ours import SCLabelNet
+from methods.ours import SCLabelNet, profiles_alone
 from sklearn.linear_model import LogisticRegression
 
 import hdeepinsight as hdi
 from hdeepinsight.data import log_normalize, open_counts
-from hdeepinsight.nn import ProfileEnsemble
 
 HERE = Path(__file__).resolve().parent
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -65,16 +64,6 @@ def network_alone(model: hdi.SCLabelNet, query: ad.AnnData) -> np.ndarray:
     found = model.annotate(query, threshold=None, reject="off").node_probabilities
     model.profiles_ = profiles
     return found
-
-
-def profiles_alone(model: hdi.SCLabelNet, query: ad.AnnData) -> np.ndarray:
-    """Return node probabilities by discriminant and ranks, where a network is undecided."""
-    opened, module, tree = model.open(query), model.module, model.taxonomy
-    measured = torch.tensor(opened.measured).float()
-    ensemble = ProfileEnsemble(model.profiles_, measured, module.normalizer, module.tree)
-    equal = torch.full((opened.n_obs, tree.n_leaves), 1 / tree.n_leaves)
-    leaves = ensemble.reading(torch.from_numpy(opened.read().toarray()))(equal)
-    return leaves.numpy() @ tree.ancestor_matrix
 
 
 def combined(model: hdi.SCLabelNet, query: ad.AnnData) -> np.ndarray:

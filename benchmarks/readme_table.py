@@ -21,6 +21,7 @@ SHOWN = (
     "scanvi",
     "celltypist",
     "logistic_regression_balanced",
+    "profiles",
 )
 
 

@@ -62,6 +62,13 @@ SPECS: tuple[Spec, ...] = (
         packages=_OURS,
     ),
     Spec(
+        "profiles",
+        "profiles of the types, no network",
+        "control",
+        "ours:Profiles",
+        packages=_OURS,
+    ),
+    Spec(
         "schdeepinsight_student",
         "SCHDeepInsight, student of the query",
         "ours",

@@ -14,6 +14,7 @@ import torch
 
 import hdeepinsight as hdi
 from hdeepinsight.models import ModuleConfig
+from hdeepinsight.nn import ProfileEnsemble
 
 from .interface import Cells, Prediction, Reference
 
@@ -216,6 +217,21 @@ class Adapted(SCHDeepInsight):
         return self.prediction(result)
 
 
+class Profiles(SCHDeepInsight):
+    """The profiles of the types that the network is combined with, without the network."""
+
+    def __init__(self, **options):
+        super().__init__(variant="schdeepinsight", **options)
+
+    def annotate(self, query: Cells) -> Prediction:
+        """Annotate by the discriminant and the rank correlations."""
+        adata, tree = query.anndata(), self.model.taxonomy
+        found = profiles_alone(self.model, adata)
+        return self.prediction(
+            hdi.Annotation(taxonomy=tree, obs_names=adata.obs_names, node_probabilities=found)
+        )
+
+
 class Student(SCHDeepInsight):
     """A model that is trained anew on the reference and on soft labels of the query."""
 
@@ -229,6 +245,16 @@ class Student(SCHDeepInsight):
         options = {"accelerator": self.accelerator, "enable_progress_bar": False}
         student = self.model.train_student(adata, **options)
         return self.prediction(student.annotate(adata, threshold=None))
+
+
+def profiles_alone(model: hdi.SCHDeepInsight | hdi.SCLabelNet, query: ad.AnnData) -> np.ndarray:
+    """Return node probabilities by discriminant and ranks, where a network is undecided."""
+    opened, tree = model.open(query), model.taxonomy
+    measured = torch.tensor(opened.measured).float()
+    ensemble = ProfileEnsemble(model.profiles_, measured, model.module.normalizer)
+    equal = torch.full((opened.n_obs, tree.n_leaves), 1 / tree.n_leaves)
+    leaves = ensemble.reading(torch.from_numpy(opened.read().toarray()))(equal)
+    return leaves.numpy() @ tree.ancestor_matrix
 
 
 def batch_key_of(query: Cells) -> str | None:

@@ -24,9 +24,6 @@ GOOD = AdaptationFigures(
 )
 
 
-SAME_STUDY = {"shift_query": 0.2, "shift_reference": 0.3}
-
-
 def two_leaves(old: float, n_cells: int = 95) -> torch.Tensor:
     """Cells that get the first leaf with this probability, the second with the rest."""
     return torch.tensor([[old, 1 - old, 0.0]] * n_cells)
@@ -46,9 +43,8 @@ def test_weights_follow_each_measurement() -> None:
         ({"n_types": 1.2}, 0.0),
         ({"unsupported": 0.6}, 0.0),
         ({"unsupported": 0.2}, 1.0),
-        ({"shift_query": 0.3, "shift_reference": 0.2}, 0.5),
-        ({"shift_query": 0.2, "shift_reference": 0.3}, 0.0),
-        ({"shift_query": 0.2, "shift_reference": None}, 1.0),
+        ({"shift_query": 0.42}, 0.7),
+        ({"shift_query": 0.3}, 0.0),
     ]:
         trust, doubt = replace(GOOD, **figures).doubt()
         assert trust == pytest.approx(share)
@@ -59,7 +55,7 @@ def test_class_means_follow_some_measurements() -> None:
     for figures, share in [
         ({"unlike": 0.8}, 0.0),
         ({"unsupported": 0.6}, 1.0),
-        ({"shift_query": 0.2, "shift_reference": 0.3}, 1.0),
+        ({"shift_query": 0.3}, 1.0),
         ({"shift_query": 0.02, "shift_reference": 0.2}, 0.5),
         ({"shift_query": -0.1, "shift_reference": 0.1}, 0.0),
         ({"shift_query": 0.004, "shift_reference": None}, 0.0),
@@ -180,11 +176,11 @@ def test_unchanged_labels_of_another_batch_keep_their_probabilities() -> None:
 
 def test_the_network_is_not_followed_on_another_batch_but_class_means_are() -> None:
     estimates = [each.roll(shift, 0) for shift, each in enumerate(random_estimates())]
-    weights, report = check_adaptation(*estimates, LABELS, **SAME_STUDY)
+    weights, report = check_adaptation(*estimates, LABELS, shift_query=0.2)
     assert not weights.any()
     assert report.decision == "zero-shot"
     moved = [estimates[0]] * 4
-    weights, report = check_adaptation(*moved, LABELS, **SAME_STUDY, before=estimates[1])
+    weights, report = check_adaptation(*moved, LABELS, shift_query=0.2, before=estimates[1])
     changed = (estimates[0].argmax(1) != estimates[1].argmax(1)).float().mean()
     assert report.decision == "adapted"
     assert report.figures.changed == pytest.approx(float(changed))

@@ -98,12 +98,14 @@ class Adapter:
 
     Notes
     -----
-    The method is our own. Each batch gets its own normalisation statistics, estimated with cells
-    weighted to the class proportions of the reference. A second classifier compares the ranks of
-    marker genes with the mean profiles of the reference; its probabilities are averaged with those
-    of the network, for the training targets and for the annotation. Adapters of the normalisation
-    layers and of the head are trained on thinned and masked counts. Markers that were not used in
-    this decide whether the adapter is kept.
+    The method is our own. Class means of the discriminant are recomputed with the cells of the
+    query (:class:`~hdeepinsight.nn.QueryProfiles`). For a query of another study, each batch also
+    gets its own normalisation statistics, estimated with cells weighted to the class proportions of
+    the reference. A second classifier compares the ranks of marker genes with the mean profiles of
+    the reference; its probabilities are averaged with those of the network, for the training
+    targets and for the annotation. Adapters of the normalisation layers and of the head are trained
+    on thinned and masked counts. Markers that were not used in this decide whether the adapter is
+    kept.
 
     A network can be adapted if it has ``backbone``, ``head``, ``tree``, ``normalizer``,
     ``masking``, ``thinning``, ``objective`` and ``temperature``, an ``inference`` that returns

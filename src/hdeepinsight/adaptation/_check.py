@@ -39,14 +39,15 @@ DOUBTS = {
         "the query differs from the reference no more than cells of the same batch differ from "
         "each other ({:.2f} of the distance between batches), so that no adaptation is needed",
     ),
-    "times_between_batches": (
-        (1.0, 2.0),
-        "the types of the query are hardly farther from those of the reference than in another "
-        "batch of it ({:.1f} times the usual distance), where adapting the network does not help",
+    "shift_query": (
+        (0.35, 0.45),
+        "the types of the query are hardly farther from those of the reference ({:.2f} of the "
+        "distance between types) than in another batch of the same study, where adapting the "
+        "network does not help",
     ),
 }
 #: Measurements that limit the adaptation of the network alone.
-OF_NETWORK = "unsupported", "times_between_batches"
+OF_NETWORK = "unsupported", "shift_query"
 #: Distance below which a query is regarded as another batch of the same study.
 NEAR = 0.4
 #: Pseudocount of cells, and their support, which reduces the support of changes of few cells.
@@ -319,13 +320,6 @@ class AdaptationFigures:
         if self.shift_query is None or self.genes < MIN_GENES:
             return None
         return self.shift_query / max(self.shift_reference or 0.0, MIN_SHIFT)
-
-    @property
-    def times_between_batches(self) -> float | None:
-        """Distance relative to that between batches; ``None`` for a reference of one batch."""
-        if self.shift_query is None or self.shift_reference is None:
-            return None
-        return self.shift_query / max(self.shift_reference, MIN_SHIFT)
 
     @property
     def like_a_batch(self) -> bool:

@@ -693,11 +693,12 @@ class AnnotatingMixin(_Base):
 
         Notes
         -----
-        The method is our own. Each batch gets its own normalisation statistics, estimated with
-        cells weighted to the class proportions of the reference. A second classifier compares ranks
-        of marker genes with the mean profiles of the reference. Adapters of the normalisation
-        layers and of the head are trained on the predictions of both, with thinned and masked
-        counts. Markers that were not used in this decide whether the adapter is kept.
+        The method is our own. Class means of the discriminant are recomputed with the cells of the
+        query. For a query of another study, each batch also gets its own normalisation statistics,
+        estimated with cells weighted to the class proportions of the reference. A second classifier
+        compares ranks of marker genes with the mean profiles of the reference. Adapters of the
+        normalisation layers and of the head are trained on the predictions of both, with thinned
+        and masked counts. Markers that were not used in this decide whether the adapter is kept.
         """
         model = copy.copy(cls._model_of(reference_model))
         model._check_if_trained(warn=False)
