@@ -10,9 +10,9 @@ from hdeepinsight.annotation import Annotation, Decision, Verdict
 from hdeepinsight.taxonomy import Taxonomy
 
 SETTINGS = [
-    {"threshold": threshold, "decoder": decoder}
-    for threshold in (None, 0.5, 0.8)
-    for decoder in ("joint", "greedy")
+    {"threshold": None, "decoder": "greedy"},
+    {"threshold": 0.5, "decoder": "joint"},
+    {"threshold": 0.8, "decoder": "greedy"},
 ]
 settings_of = pytest.mark.parametrize("settings", SETTINGS, ids=str)
 
