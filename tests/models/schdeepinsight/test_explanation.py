@@ -210,7 +210,7 @@ def test_an_adapted_model_explains_its_network_with_the_adapters_of_each_batch(m
     cells = query[:30].copy()
     cells.obs["batch"] = ["another", *cells.obs["batch"][1:]]
     found = mapped.explain(cells, "T", n_samples=700)
-    assert "adapted network" in found.note
+    assert "network is explained" in found.note
     assert found.note in repr(found)
     explained = np.abs(found.outputs - found.base_values)
     assert np.median(np.abs(found.additivity_error)) < 0.05 * np.median(explained)
