@@ -21,7 +21,7 @@ MIN_SHARE = 1e-7
 #: Other lineages that are tried as the second half of a doublet, the most likely first.
 N_PARTNERS = 3
 #: Largest share of one lineage in empty droplets: those of a sorted population resemble its cells.
-MAX_PURITY = 0.8
+MAX_PURITY = 0.82
 #: Counts added to found and expected counts of a gene.
 PSEUDO_COUNTS = 10.0
 #: Largest ratio of a gene between query and reference, for all cells and for markers of a lineage.
