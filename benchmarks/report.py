@@ -41,8 +41,8 @@ separate process, in the environment that the method needs.
   so compare ratios; the table of speed and scale below was measured on an otherwise idle machine.
 - Our rows in the tables by pair, and those of the profiles alone, are of the present version and of
   one seed, trained on a busy machine, which their times show. With three seeds, the version before
-  had 0.813 ± 0.002 plain and 0.818 ± 0.000 adapted and refined over the nine pairs. Rows of students,
-  missing genes and steps are of an earlier version.
+  had 0.813 ± 0.002 plain and 0.818 ± 0.000 adapted and refined over the nine pairs. Rows of
+  students, missing genes and steps are of an earlier version.
 - **Profiles of the types, no network**: the discriminant and the rank correlations that the network
   is combined with ({doc}`user_guide/model`), on their own. They are nearly as accurate as the
   whole model, but their probabilities are not reliable.
