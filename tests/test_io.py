@@ -23,15 +23,8 @@ def _content(path: Path) -> str:
 
 
 def test_existing_file_or_folder_is_replaced(tmp_path_factory):
-    for new in [
-        Path.write_text,
-        _store,
-    ]:
-        for old in [
-            None,
-            Path.write_text,
-            _store,
-        ]:
+    for new in [Path.write_text, _store]:
+        for old in [None, Path.write_text, _store]:
             tmp_path = tmp_path_factory.mktemp("case")
             out = tmp_path / "deep" / "out.zarr"
             if old is not None:
@@ -54,14 +47,8 @@ def test_old_content_is_kept_if_writing_fails(tmp_path, old):
 
 
 def test_a_link_is_followed(tmp_path_factory):
-    for dangling in [
-        False,
-        True,
-    ]:
-        for new in [
-            Path.write_text,
-            _store,
-        ]:
+    for dangling in [False, True]:
+        for new in [Path.write_text, _store]:
             tmp_path = tmp_path_factory.mktemp("case")
             target, link = tmp_path / "there" / "target.csv", tmp_path / "link.csv"
             target.parent.mkdir()

@@ -84,11 +84,7 @@ def test_the_reason_states_the_decisive_measurement() -> None:
 
 
 def test_the_lowest_support_decides() -> None:
-    for support, weight in [
-        (0.3, 0.0),
-        (0.42, 0.64),
-        (0.5, 1.0),
-    ]:
+    for support, weight in [(0.3, 0.0), (0.42, 0.64), (0.5, 1.0)]:
         for least in range(3):
             heard = [two_leaves(0.1) for _ in range(3)]
             heard[least] = two_leaves(1 - support)

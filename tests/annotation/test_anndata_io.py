@@ -38,12 +38,7 @@ def query(n_cells, prefix="cell_"):
 
 
 def test_a_key_that_is_no_name_is_refused(two_levels, annotated):
-    for key in [
-        "",
-        "  ",
-        None,
-        3,
-    ]:
+    for key in ["", "  ", None, 3]:
         adata = query(60)
         with pytest.raises(ValueError, match="key_added must be a name such as 'hdi', got"):
             annotated(two_levels).to_adata(adata, key_added=key)
@@ -137,11 +132,7 @@ def test_a_second_result_replaces_the_first(two_levels, annotated):
 
 
 def test_other_cells_are_refused(two_levels, annotated):
-    for adata in [
-        query(59),
-        query(60, prefix="other_"),
-        query(60)[::-1].copy(),
-    ]:
+    for adata in [query(59), query(60, prefix="other_"), query(60)[::-1].copy()]:
         before = adata.copy()
         with pytest.raises(ValueError, match=r"The annotation has 60 cells.*not the same.*reorder"):
             annotated(two_levels).to_adata(adata)
@@ -150,15 +141,8 @@ def test_other_cells_are_refused(two_levels, annotated):
 
 
 def test_an_annotated_object_survives_the_disk(tmp_path_factory, ragged, annotated):
-    for n_cells in [
-        60,
-        1,
-        0,
-    ]:
-        for suffix in [
-            ".h5ad",
-            ".zarr",
-        ]:
+    for n_cells in [60, 1, 0]:
+        for suffix in [".h5ad", ".zarr"]:
             tmp_path = tmp_path_factory.mktemp("case")
             result = annotated(ragged, n_cells=n_cells, recipe={"model": "m", "epochs": 3})
             adata = query(n_cells)

@@ -77,11 +77,7 @@ def test_stopped_cells_have_a_reason(ragged, annotated):
 
 
 def test_arrays_of_other_cells_or_nodes_are_refused(two_levels, annotated):
-    for name in [
-        "supported_depth",
-        "stop_reasons",
-        "node_thresholds",
-    ]:
+    for name in ["supported_depth", "stop_reasons", "node_thresholds"]:
         with pytest.raises(ValueError, match=rf"{name} must be an array of shape"):
             annotated(two_levels, **{name: np.zeros(3)})
 
@@ -153,17 +149,8 @@ def test_columns_of_a_level_are_labels_where_these_are_distinct(ragged, annotate
 
 
 def test_levels_that_do_not_exist_are_refused(two_levels, annotated):
-    for level in [
-        0,
-        3,
-        -1,
-        "organ",
-    ]:
-        for call in [
-            "probabilities",
-            "label_column",
-            "summary",
-        ]:
+    for level in [0, 3, -1, "organ"]:
+        for call in ["probabilities", "label_column", "summary"]:
             with pytest.raises(
                 ValueError, match=r"level.*(Levels are|one of) \['lineage', 'cell_type'\]"
             ):
@@ -178,11 +165,7 @@ def test_label_column_picks_a_column(two_levels, annotated):
 
 
 def test_summary_counts_the_cells(two_levels, annotated):
-    for level in [
-        None,
-        1,
-        "cell_type",
-    ]:
+    for level in [None, 1, "cell_type"]:
         result = annotated(two_levels)
         summary = result.summary(level)
         labels = np.asarray(result.label_column(level).astype(str))
@@ -329,11 +312,7 @@ def test_a_result_is_frozen(two_levels, annotated):
 
 
 def test_probabilities_of_another_shape_are_refused(two_levels):
-    for shape in [
-        (3, 8),
-        (4, 7),
-        (4,),
-    ]:
+    for shape in [(3, 8), (4, 7), (4,)]:
         with pytest.raises(ValueError, match=r"an array of shape \(4, 8\), got .*one per node"):
             Annotation(
                 taxonomy=two_levels, obs_names=list("abcd"), node_probabilities=np.ones(shape)
@@ -351,22 +330,14 @@ def test_probabilities_that_are_not_finite_are_refused(two_levels, probabilities
 
 
 def test_level_names_that_are_taken_are_refused():
-    for name in [
-        "stop_label",
-        "confidence",
-        "stop_depth",
-    ]:
+    for name in ["stop_label", "confidence", "stop_depth"]:
         taxonomy = Taxonomy.from_nested({"T": [], "B": []}, level_names=(name,))
         with pytest.raises(ValueError, match=rf"levels named \['{name}'\].*Rename"):
             Annotation(taxonomy=taxonomy, obs_names=["a"], node_probabilities=np.ones((1, 3)))
 
 
 def test_probabilities_outside_their_range_are_refused(two_levels, probabilities):
-    for value in [
-        1.5,
-        -0.5,
-        95.0,
-    ]:
+    for value in [1.5, -0.5, 95.0]:
         p = probabilities(two_levels, 4)
         p[1, 2] = value
         with pytest.raises(

@@ -23,22 +23,9 @@ def naive_error(confidence, correct, n_bins=15):
 
 
 def test_values_equal_a_plain_loop():
-    for decimals in [
-        1,
-        12,
-    ]:
-        for n_bins in [
-            1,
-            4,
-            15,
-        ]:
-            for n_cells in [
-                1,
-                7,
-                15,
-                16,
-                100,
-            ]:
+    for decimals in [1, 12]:
+        for n_bins in [1, 4, 15]:
+            for n_cells in [1, 7, 15, 16, 100]:
                 rng = np.random.default_rng(n_cells)
                 confidence = rng.uniform(0, 1, n_cells).round(decimals)
                 correct = rng.random(n_cells) < 0.5

@@ -181,12 +181,7 @@ def test_a_chain_of_single_children_is_named_by_its_leaf(ragged):
 
 
 def test_the_threshold_has_the_rank_of_the_formula():
-    for n, alpha, rank in [
-        (19, 0.1, 18),
-        (9, 0.1, 9),
-        (8, 0.1, None),
-        (99, 0.05, 95),
-    ]:
+    for n, alpha, rank in [(19, 0.1, 18), (9, 0.1, 9), (8, 0.1, None), (99, 0.05, 95)]:
         scores = np.random.default_rng(0).permutation(np.arange(1, n + 1) / n)
         expected = np.inf if rank is None else rank / n
         assert conformal_threshold(scores, alpha) == expected

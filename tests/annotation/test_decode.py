@@ -31,10 +31,7 @@ def naive_decode(taxonomy, p, decoder, threshold):
 
 
 def test_values_equal_a_plain_loop(taxonomy, probabilities):
-    for threshold in [
-        None,
-        *THRESHOLDS,
-    ]:
+    for threshold in [None, *THRESHOLDS]:
         for decoder in DECODERS:
             p = probabilities(taxonomy, 80)
             decoded = decode(taxonomy, p, decoder=decoder, threshold=threshold)
@@ -79,10 +76,7 @@ def test_a_tie_at_one_half_moves_up_as_well():
 
 
 def test_leaf_lies_under_the_stop_node(taxonomy, probabilities):
-    for threshold in [
-        None,
-        *THRESHOLDS,
-    ]:
+    for threshold in [None, *THRESHOLDS]:
         for decoder in DECODERS:
             decoded = decode(
                 taxonomy, probabilities(taxonomy, 100), decoder=decoder, threshold=threshold
@@ -146,12 +140,7 @@ def test_no_cells_have_no_path(taxonomy):
 
 
 def test_other_thresholds_are_refused(two_levels):
-    for threshold in [
-        0.0,
-        0.49999,
-        1.00001,
-        float("nan"),
-    ]:
+    for threshold in [0.0, 0.49999, 1.00001, float("nan")]:
         with pytest.raises(ValueError, match=r"number from 0.5 to 1, or None.*threshold=None"):
             check_decoding(threshold)
         with pytest.raises(ValueError, match=f"got {threshold}"):

@@ -117,11 +117,7 @@ def test_no_labels_at_all_are_refused(two_levels, annotated):
 
 
 def test_nodes_that_do_not_fit_the_cells_are_refused(two_levels, annotated):
-    for nodes in [
-        np.ones(59, dtype=np.int64),
-        np.full(60, -1),
-        ["B"] * 60,
-    ]:
+    for nodes in [np.ones(59, dtype=np.int64), np.full(60, -1), ["B"] * 60]:
         with pytest.raises(ValueError, match=r"one for each of 60 cells"):
             evaluate_annotation(annotated(two_levels), nodes)
 

@@ -23,14 +23,8 @@ RECIPE = {
 
 
 def test_an_annotation_is_read_back(tmp_path_factory, ragged, annotated):
-    for threshold in [
-        0.7,
-        None,
-    ]:
-        for suffix in [
-            ".h5ad",
-            ".zarr",
-        ]:
+    for threshold in [0.7, None]:
+        for suffix in [".h5ad", ".zarr"]:
             tmp_path = tmp_path_factory.mktemp("case")
             result = annotated(ragged, threshold=threshold, decoder="greedy", recipe=RECIPE)
             limit = np.arange(60) % 3
@@ -79,11 +73,7 @@ def test_labels_of_another_tool_are_kept(ragged):
 
 
 def test_confidence_is_a_probability_a_cell(two_levels):
-    for confidence in [
-        [0.5],
-        [0.5, 8.0],
-        [0.5, np.nan],
-    ]:
+    for confidence in [[0.5], [0.5, 8.0], [0.5, np.nan]]:
         labels = pd.Series(["CD4", "B"], index=["a", "b"])
         with pytest.raises(ValueError, match=r"one probability .* per label, .* for 2 labels"):
             Annotation.from_labels(labels, two_levels, confidence=confidence)

@@ -108,11 +108,7 @@ def test_a_sorted_population_keeps_its_labels(bank):
 
 
 def test_noise_gets_no_label(bank):
-    for kind in [
-        "shuffled",
-        "renamed",
-        "random",
-    ]:
+    for kind in ["shuffled", "renamed", "random"]:
         rng = np.random.default_rng(5)
         counts = known_cells(300, rng)[0].toarray()
         if kind == "shuffled":
@@ -128,15 +124,8 @@ def test_noise_gets_no_label(bank):
 
 
 def test_empty_droplets_get_no_label(bank):
-    for alone in [
-        True,
-        False,
-    ]:
-        for depth in [
-            20,
-            100,
-            500,
-        ]:
+    for alone in [True, False]:
+        for depth in [20, 100, 500]:
             rng = np.random.default_rng(6)
             cells, _ = known_cells(500, rng)
             soup = np.asarray(cells.sum(axis=0)).ravel()
@@ -340,10 +329,7 @@ def novel_cells(taxonomy, annotated):
 
 
 def test_rejection_only_moves_up_the_path(novel_cells):
-    for unknown in [
-        "lineage",
-        "type",
-    ]:
+    for unknown in ["lineage", "type"]:
         tree = novel_cells.taxonomy
         steps = [novel_cells.rejected(alpha, unknown=unknown) for alpha in (0.0, 0.1, 0.4, 1.0)]
         np.testing.assert_array_equal(steps[0].stop_nodes, novel_cells.stop_nodes)
@@ -399,12 +385,7 @@ def test_p_values_follow_the_labels_in_the_frame(novel_cells):
 
 
 def test_sorted_cells_are_not_called_empty_droplets():
-    for cell_type in [
-        "B",
-        "NK",
-        "CD4 T",
-        "Monocyte",
-    ]:
+    for cell_type in ["B", "NK", "CD4 T", "Monocyte"]:
         cells = hdi.datasets.pbmc3k()
         sorted_cells = cells[cells.obs["cell_type"] == cell_type].copy()
         result = hdi.hub.pull("pbmc").annotate(sorted_cells)

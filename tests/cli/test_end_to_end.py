@@ -62,15 +62,8 @@ def test_info_of_a_data_file_is_the_input_report(files, hdeepinsight, name):
 def test_annotate_writes_the_labels_of_hdi_annotate(
     files, hdeepinsight, expected, sha256, tmp_path_factory
 ):
-    for ending in [
-        ".h5ad",
-        ".zarr",
-        ".csv",
-    ]:
-        for source in [
-            "query",
-            "query_zarr",
-        ]:
+    for ending in [".h5ad", ".zarr", ".csv"]:
+        for source in ["query", "query_zarr"]:
             tmp_path = tmp_path_factory.mktemp("case")
             query, out = getattr(files, source), tmp_path / f"annotated{ending}"
             before = sha256(query)

@@ -152,17 +152,8 @@ def _empty(model: Path, copy: Path) -> Path:
 
 
 def test_bad_models(files, hdeepinsight, tmp_path_factory):
-    for command in [
-        "annotate",
-        "evaluate",
-        "info",
-    ]:
-        for spoil in [
-            _damaged,
-            _foreign,
-            _no_torch_file,
-            _empty,
-        ]:
+    for command in ["annotate", "evaluate", "info"]:
+        for spoil in [_damaged, _foreign, _no_torch_file, _empty]:
             tmp_path = tmp_path_factory.mktemp("case")
             model = spoil(files.model, tmp_path / "model")
             arguments = {

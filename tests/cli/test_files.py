@@ -52,14 +52,8 @@ def test_read_only_folder_raises_early(tmp_path, monkeypatch):
 # anndata 0.12 announces the defaults of its next version whenever it writes zarr.
 @pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
 def test_copy_contains_colours_ids_and_annotation(tmp_path_factory):
-    for out in [
-        ".h5ad",
-        ".zarr",
-    ]:
-        for source in [
-            ".h5ad",
-            ".zarr",
-        ]:
+    for out in [".h5ad", ".zarr"]:
+        for source in [".h5ad", ".zarr"]:
             tmp_path = tmp_path_factory.mktemp("case")
             tree = Taxonomy.from_nested(
                 {"T": ["CD4", "CD8"], "B": []}, level_names=("lineage", "cell_type")
@@ -92,10 +86,7 @@ def test_entries_of_the_query_are_not_replaced(tmp_path_factory):
         ("uns", "hdi"),
         ("uns", "hdi_level_1_colors"),
     ]:
-        for ending in [
-            ".h5ad",
-            ".zarr",
-        ]:
+        for ending in [".h5ad", ".zarr"]:
             tmp_path = tmp_path_factory.mktemp("case")
             query, path, out = cells(3), tmp_path / f"query{ending}", tmp_path / f"copy{ending}"
             getattr(query, part)[name] = np.arange(3.0)[:, None] if part == "obsm" else ["mine"]
@@ -113,14 +104,8 @@ def test_entries_of_the_query_are_not_replaced(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
 def test_columns_of_the_query_are_unchanged(tmp_path_factory):
-    for out in [
-        ".h5ad",
-        ".zarr",
-    ]:
-        for source in [
-            ".h5ad",
-            ".zarr",
-        ]:
+    for out in [".h5ad", ".zarr"]:
+        for source in [".h5ad", ".zarr"]:
             tmp_path = tmp_path_factory.mktemp("case")
             columns = {
                 "text": pd.array(["a", None, "c"], dtype="string"),

@@ -16,11 +16,7 @@ TRAINING = ("scvi", "lightning", "torchmetrics", "torchvision", "pyro", "scanpy"
 
 
 def test_help_needs_no_slow_import():
-    for arguments in [
-        ["--help"],
-        ["train", "--help"],
-        ["--version"],
-    ]:
+    for arguments in [["--help"], ["train", "--help"], ["--version"]]:
         code = (
             "import sys\n"
             "from hdeepinsight.cli import app\n"

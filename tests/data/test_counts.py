@@ -315,11 +315,7 @@ def test_totals_are_summed_in_double_precision():
 
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
 def test_reference_without_gene_names_raises():
-    for name in [
-        "",
-        "nan",
-        "GENE",
-    ]:
+    for name in ["", "nan", "GENE"]:
         counts = np.random.default_rng(0).poisson(2.0, (30, 12)).astype(np.float32)
         source = open_counts(ad.AnnData(counts, var=pd.DataFrame(index=[name] * 12)))
         with pytest.raises(InputError, match="are blank or repeat"):
@@ -531,17 +527,8 @@ def test_fractions_are_used_with_as_is(small):
 
 
 def test_nan_infinite_and_negative_values_always_raise(small):
-    for scale in [
-        "auto",
-        "counts",
-        "recover",
-        "as_is",
-    ]:
-        for value in [
-            np.nan,
-            np.inf,
-            -1.0,
-        ]:
+    for scale in ["auto", "counts", "recover", "as_is"]:
+        for value in [np.nan, np.inf, -1.0]:
             with pytest.raises(InputError):
                 open_counts(with_value(value)(small), scale=scale)
 

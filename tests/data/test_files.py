@@ -567,12 +567,7 @@ def test_element_of_unexpected_type_raises(path):
 
 
 def test_a_pipe_or_a_device_is_refused_at_once(tmp_path_factory):
-    for name in [
-        "cells.h5ad",
-        "cells.zarr",
-        "cells.h5mu",
-        "device.h5ad",
-    ]:
+    for name in ["cells.h5ad", "cells.zarr", "cells.h5mu", "device.h5ad"]:
         tmp_path = tmp_path_factory.mktemp("case")
         place = tmp_path / name
         if name.startswith("device"):

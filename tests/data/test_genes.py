@@ -221,10 +221,7 @@ CHANGES = {
 
 
 def test_systematic_change_is_applied():
-    for side in [
-        "query",
-        "model",
-    ]:
+    for side in ["query", "model"]:
         for change in CHANGES:
             changed = [CHANGES[change](gene) for gene in GENES]
             names, model = (changed, GENES) if side == "query" else (GENES, changed)
@@ -280,11 +277,7 @@ def test_prefix_and_case_are_reported_together():
 
 
 def test_numbers_match_nothing():
-    for name in [
-        str,
-        lambda i: f"{i}.0",
-        lambda i: f"V{i + 1}",
-    ]:
+    for name in [str, lambda i: f"{i}.0", lambda i: f"V{i + 1}"]:
         numbers = [name(i) for i in range(8)]
         with pytest.raises(
             GeneMatchError, match=r"0 of the model's 8 genes.*model's genes are numbers"
@@ -299,10 +292,7 @@ def test_numbers_match_nothing():
 
 
 def test_other_feature_types_match_nothing():
-    for dtype in [
-        object,
-        "category",
-    ]:
+    for dtype in [object, "category"]:
         for column, gene, other in [
             ("feature_types", "Gene Expression", "Antibody Capture"),
             ("feature_types", "Gene Expression", "CRISPR Guide Capture"),
@@ -327,12 +317,7 @@ def test_other_feature_types_match_nothing():
 
 
 def test_types_of_genes_are_genes():
-    for kinds in [
-        "protein_coding",
-        "protein coding",
-        "lncRNA",
-        "TR_V_gene",
-    ]:
+    for kinds in ["protein_coding", "protein coding", "lncRNA", "TR_V_gene"]:
         var = pd.DataFrame({"gene_biotype": ["misc_RNA", *[kinds] * 7]}, index=GENES)
         assert align_genes(var, GENES).measured.all()
 
@@ -355,12 +340,7 @@ def test_a_column_fits_after_a_change_of_its_names():
 
 
 def test_one_name_with_odd_characters_is_matched():
-    for name in [
-        "\ufeffCD3D",
-        " CD3D",
-        '"CD3D"',
-        "CD3D\u200b",
-    ]:
+    for name in ["\ufeffCD3D", " CD3D", '"CD3D"', "CD3D\u200b"]:
         found = align_genes([name, "NKG7", "LYZ"], ["LYZ", "CD3D", "NKG7"])
         assert found.target.tolist() == [1, 2, 0]
 

@@ -66,11 +66,7 @@ def make_scale(name: str, counts: np.ndarray, normalise) -> np.ndarray:
 
 
 def test_scale_is_detected(small, normalise):
-    for form in [
-        np.asarray,
-        sparse.csr_matrix,
-        sparse.csc_array,
-    ]:
+    for form in [np.asarray, sparse.csr_matrix, sparse.csc_array]:
         for values, scale, evidence in [
             ("counts", "counts", "all values are whole numbers from 0 to"),
             ("binary", "binary", "0 or 1"),
@@ -350,12 +346,7 @@ def test_examples_say_how_many_more_there_are():
 
 
 def test_fractions_are_not_logs():
-    for total in [
-        1,
-        100,
-        1e4,
-        1e6,
-    ]:
+    for total in [1, 100, 1e4, 1e6]:
         rates = np.random.default_rng(0).gamma(0.3, 1.0, (60, 200)) + 1e-3
         shares = (total * rates / rates.sum(1, keepdims=True)).astype(np.float32)
         report = inspect_input(ad.AnnData(shares))

@@ -131,11 +131,7 @@ def test_rows_of_other_cells_are_followed():
 
 
 def test_storage_does_not_matter():
-    for kind in [
-        "sparse",
-        "layer",
-        "integers",
-    ]:
+    for kind in ["sparse", "layer", "integers"]:
         plain = modality(["CD4", "CD8"])
         expected = read_proteins(plain, ["CD8", "CD4"]).counts
         if kind == "sparse":

@@ -15,15 +15,8 @@ from hdeepinsight.data import Denormalizer, InputError, recover_counts
 
 
 def test_known_counts_come_back_exactly(small, normalise):
-    for target in [
-        1e3,
-        1e4,
-        1e6,
-    ]:
-        for dtype in [
-            "float32",
-            "float64",
-        ]:
+    for target in [1e3, 1e4, 1e6]:
+        for dtype in ["float32", "float64"]:
             found = recover_counts(normalise(small.X, target, dtype))
             np.testing.assert_array_equal(found.X.toarray(), small.X.toarray())
             assert found.X.dtype == np.float32
@@ -197,11 +190,7 @@ def test_a_later_value_can_decide_an_earlier_one():
 
 
 def test_rows_without_a_unit_are_not_solved():
-    for row, grid in [
-        ([1.0, np.e, np.pi], 0.0),
-        ([1.0, 1000.0], 0.04),
-        ([17.0, 18.0], 0.0),
-    ]:
+    for row, grid in [([1.0, np.e, np.pi], 0.0), ([1.0, 1000.0], 0.04), ([17.0, 18.0], 0.0)]:
         _, solved = solve(rows_of(row), grid)
         assert not solved.any()
 
@@ -219,11 +208,7 @@ def test_no_values_at_all():
 
 
 def test_what_float32_and_decimals_round_away_is_tolerated():
-    for target in [
-        1e3,
-        1e4,
-        1e6,
-    ]:
+    for target in [1e3, 1e4, 1e6]:
         counts = np.random.default_rng(0).integers(1, 2000, size=(200, 50))
         counts[:, 0] = 1
         single = counts.astype(np.float32)

@@ -17,11 +17,7 @@ def test_all_cells_of_a_small_query_in_their_order() -> None:
 
 
 def test_batches_share_the_places() -> None:
-    for most, expected in [
-        (30, [10, 10, 10]),
-        (110, [50, 50, 10]),
-        (400, [300, 90, 10]),
-    ]:
+    for most, expected in [(30, [10, 10, 10]), (110, [50, 50, 10]), (400, [300, 90, 10])]:
         rows = drawn(BATCH, most)
         assert np.bincount(BATCH[rows], minlength=3).tolist() == expected
         assert np.array_equal(rows, np.unique(rows))

@@ -57,23 +57,13 @@ def test_a_copy_is_opened_instead(client):
 
 
 def test_invalid_terms_are_refused(client):
-    for cell_types in [
-        ["B cell"],
-        [],
-        ["CL:1"],
-        ["CL:0000236' or 1 == 1"],
-    ]:
+    for cell_types in [["B cell"], [], ["CL:1"], ["CL:0000236' or 1 == 1"]]:
         with pytest.raises(ValueError, match="must be one or more Cell Ontology ids"):
             census(cell_types)
 
 
 def test_invalid_filter_values_are_refused(client):
-    for value in [
-        "",
-        "blood' or True",
-        ["blood", '"'],
-        [],
-    ]:
+    for value in ["", "blood' or True", ["blood", '"'], []]:
         with pytest.raises(ValueError, match="tissue_general"):
             census(TERMS, tissue=value)
 

@@ -11,13 +11,7 @@ def cells(n):
 
 
 def test_types_and_cells_are_drawn_equally_often():
-    for n_samples in [
-        1,
-        4,
-        5,
-        12,
-        29,
-    ]:
+    for n_samples in [1, 4, 5, 12, 29]:
         draws = balanced_draws(cells(20), 3, 4, n_samples=n_samples, seed=0)
         for rows in draws.rows.numpy():
             of_type = np.bincount(rows % 4, minlength=4)

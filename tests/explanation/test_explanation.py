@@ -114,12 +114,7 @@ def test_attributions_go_to_the_plots_of_shap():
 
 
 def test_positions_and_names_are_refused_as_masks():
-    for cells in [
-        [0, 1, 2],
-        ["cell 0", "cell 1", "cell 2"],
-        [True, False],
-        [True] * 4,
-    ]:
+    for cells in [[0, 1, 2], ["cell 0", "cell 1", "cell 2"], [True, False], [True] * 4]:
         with pytest.raises(ValueError, match=r"mask of booleans, \(3,\)"):
             explain().ranking("CD4", cells=cells)
 

@@ -74,11 +74,7 @@ def test_memory_is_bounded(monkeypatch):
 
 
 def test_an_unclear_error_is_reported():
-    for text in [
-        "no",
-        "invalid literal for int()",
-        "Found 3. Valid is 2. " + "x" * 2000 + ".",
-    ]:
+    for text in ["no", "invalid literal for int()", "Found 3. Valid is 2. " + "x" * 2000 + "."]:
         with pytest.raises(Violation, match="unclear"):
             watched(partial(refuse, text), (ValueError,))
 

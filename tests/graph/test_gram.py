@@ -170,11 +170,7 @@ def test_invariances(estimator):
 
 
 def test_missing_values_of_a_sparse_matrix_are_never_read():
-    for kind in [
-        "missing",
-        "panels",
-        "sparse",
-    ]:
+    for kind in ["missing", "panels", "sparse"]:
         values, mask, observed = case(kind)
         hidden = sp.csr_matrix(np.where(observed, values, np.nan))
         found = gram(hidden, mask, "mean_fill").todense()
@@ -183,15 +179,8 @@ def test_missing_values_of_a_sparse_matrix_are_never_read():
 
 def test_inputs_are_not_modified():
     for kind in KINDS:
-        for form in [
-            "csr",
-            "csc",
-            "dense",
-        ]:
-            for dtype in [
-                np.float32,
-                np.float64,
-            ]:
+        for form in ["csr", "csc", "dense"]:
+            for dtype in [np.float32, np.float64]:
                 values, mask, _ = case(kind)
                 values = values.astype(dtype)
                 given = values if form == "dense" else sp.csr_matrix(values)
@@ -268,11 +257,7 @@ def test_eigenvalues_are_those_of_the_dense_matrix(center):
 
 
 def test_vectors_satisfy_the_relation_of_fitted_cells():
-    for kind in [
-        "dense",
-        "missing",
-        "dropout",
-    ]:
+    for kind in ["dense", "missing", "dropout"]:
         values, mask, observed = case(kind)
         found = gram(values, mask, "rank1")
         w, v = leading_eigenpairs(found, 3)

@@ -13,10 +13,7 @@ KINDS = ("rw", "comb", "sym")
 
 
 def test_solvers_equal_the_dense_inverse(graph, scores):
-    for lam in [
-        0.3,
-        5.0,
-    ]:
+    for lam in [0.3, 5.0]:
         for kind in KINDS:
             system = np.eye(len(scores)) + lam * laplacian(graph, kind).toarray()
             expected = np.linalg.inv(system) @ scores

@@ -91,11 +91,7 @@ def test_unpublished_folder_raises(shared_model, home):
 
 
 def test_invalid_limit_raises(published_folder):
-    for limit in [
-        "1 GB",
-        None,
-        -1,
-    ]:
+    for limit in ["1 GB", None, -1]:
         with pytest.raises(ValueError, match="max_bytes must be a finite number >= 0, got"):
             hdi.hub.pull(published_folder, max_bytes=limit)
 

@@ -24,10 +24,7 @@ def test_centres_are_row_major():
 
 def test_least_cost_over_all_arrangements():
     for seed in range(5):
-        for solver in [
-            "dense",
-            "sparse",
-        ]:
+        for solver in ["dense", "sparse"]:
             coords = np.random.default_rng(seed).uniform(0, 2, size=(4, 2))
             best = min(
                 total(coords, np.array(pixel), 2) for pixel in itertools.permutations(range(4))
@@ -36,16 +33,8 @@ def test_least_cost_over_all_arrangements():
 
 
 def test_dense_and_sparse_agree_and_equal_the_unpriced_optimum():
-    for seed in [
-        0,
-        1,
-    ]:
-        for n_genes, side in [
-            (20, 16),
-            (150, 16),
-            (250, 16),
-            (256, 16),
-        ]:
+    for seed in [0, 1]:
+        for n_genes, side in [(20, 16), (150, 16), (250, 16), (256, 16)]:
             coords = crowd(n_genes, side, seed)
             plain = _assign._match_dense(coords, pixel_centres(side), np.zeros(side**2))
             dense = assign_pixels(coords, side, solver="dense")

@@ -97,11 +97,7 @@ def test_one_cell_and_equal_profiles():
 
 
 def test_genes_without_expression_are_placed_at_the_edge():
-    for as_matrix in [
-        np.asarray,
-        sparse.csr_array,
-        sparse.csc_matrix,
-    ]:
+    for as_matrix in [np.asarray, sparse.csr_array, sparse.csc_matrix]:
         x = modules()
         with_silent = np.zeros((150, 65))
         with_silent[:, 5:] = x

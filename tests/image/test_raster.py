@@ -69,11 +69,7 @@ def test_channels():
 
 
 def test_images_have_the_dtype_of_the_values():
-    for dtype in [
-        torch.float64,
-        torch.float32,
-        torch.bfloat16,
-    ]:
+    for dtype in [torch.float64, torch.float32, torch.bfloat16]:
         values, measured = batch()
         assert Raster(layout_of())(values.to(dtype), measured).dtype == dtype
 

@@ -440,12 +440,7 @@ def test_files_that_are_not_manifests(tmp_path_factory, bounded):
 
 
 def test_a_manifest_with_a_wrong_size(tmp_path_factory):
-    for size in [
-        0,
-        2,
-        HUGE,
-        -1,
-    ]:
+    for size in [0, 2, HUGE, -1]:
         tmp_path = tmp_path_factory.mktemp("case")
         (tmp_path / "model.pt").write_bytes(b"abc")
         parts = {"model.pt": {"bytes": size, "sha256": ABC}}
@@ -525,13 +520,7 @@ def test_a_manifest_of_three_gigabytes_is_not_read(folder, at_once, bounded):
 
 
 def test_a_prefix_stays_in_the_folder(tmp_path):
-    for prefix in [
-        "../",
-        "a/b",
-        "..",
-        "a\\b",
-        "a\0",
-    ]:
+    for prefix in ["../", "a/b", "..", "a\\b", "a\0"]:
         with pytest.raises(ValueError, match=re.escape(repr(prefix))):
             ModelFolder(tmp_path, prefix)
 

@@ -135,13 +135,7 @@ def room_on_disk(room: int) -> Iterator[None]:
 
 
 def test_a_full_disk_leaves_the_old_model(tmp_path_factory):
-    for room in [
-        0,
-        100,
-        20_000,
-        239_000,
-        240_010,
-    ]:
+    for room in [0, 100, 20_000, 239_000, 240_010]:
         tmp_path = tmp_path_factory.mktemp("case")
         weights = torch.full((300, 200), 1.0)
         old, new = ({"model_state_dict": {"w": value * weights}} for value in (1, 2))

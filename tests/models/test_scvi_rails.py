@@ -490,14 +490,7 @@ def test_a_training_without_held_out_cells_raises_a_warning(reference):
 
 
 def test_words_for_missing_labels_are_not_types(reference):
-    for word in [
-        "nan",
-        "NA",
-        "None",
-        "unknown",
-        "Unassigned",
-        " Unknown",
-    ]:
+    for word in ["nan", "NA", "None", "unknown", "Unassigned", " Unknown"]:
         labels = reference.obs["cell_type"].astype(object).to_numpy(copy=True)
         labels[::7] = word
         reference.obs["cell_type"] = labels

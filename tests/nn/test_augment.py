@@ -17,11 +17,7 @@ def test_masks_are_zeros_and_ones():
 
 
 def test_rates_are_those_of_the_settings():
-    for p_whole, max_rate in [
-        (0.3, 0.5),
-        (0.0, 1.0),
-        (0.8, 0.2),
-    ]:
+    for p_whole, max_rate in [(0.3, 0.5), (0.0, 1.0), (0.8, 0.2)]:
         masks = GeneMasking(p_whole=p_whole, max_rate=max_rate).sample(4000, 500)
         hidden = 1 - masks.mean(dim=1)
         whole = (hidden == 0).float().mean().item()
@@ -122,12 +118,7 @@ def test_share_of_thinned_cells(thin):
 
 
 def test_a_mini_batch_is_thinned_as_a_sparse_matrix_is():
-    for value in [
-        1.0,
-        3.0,
-        12.0,
-        400.0,
-    ]:
+    for value in [1.0, 3.0, 12.0, 400.0]:
         thinning, counts = CountThinning(p=0.5, min_rate=0.3), full(value, 4000, 25)
         first, second = (thin(thinning, counts).ravel() / value for thin in BOTH)
         for moment in (1, 2, 3):
@@ -184,12 +175,7 @@ def test_cells_without_counts_stay_empty(thin):
 
 
 def test_a_mini_batch_keeps_its_type():
-    for dtype in [
-        torch.float16,
-        torch.bfloat16,
-        torch.float64,
-        torch.int64,
-    ]:
+    for dtype in [torch.float16, torch.bfloat16, torch.float64, torch.int64]:
         thinned = CountThinning(p=1.0).sample_dense(torch.full((50, 20), 9, dtype=dtype))
         assert thinned.dtype == dtype
         assert 0 <= int(thinned.min()) < int(thinned.max()) <= 9
@@ -205,15 +191,8 @@ def test_settings_round_trip_through_a_dict(options):
 
 
 def test_settings_outside_the_unit_interval_are_refused():
-    for value in [
-        -0.1,
-        1.1,
-        float("nan"),
-    ]:
-        for kind in [
-            GeneMasking,
-            CountThinning,
-        ]:
+    for value in [-0.1, 1.1, float("nan")]:
+        for kind in [GeneMasking, CountThinning]:
             for name in kind().to_dict():
                 with pytest.raises(
                     ValueError, match=f"{kind.__name__}: {name} must be a number from 0"

@@ -26,11 +26,7 @@ def b0() -> EfficientNetBackbone:
 
 
 def test_patches_equal_a_plain_loop():
-    for channels, side, filters in [
-        (1, 1, 3),
-        (2, 3, 5),
-        (3, 2, 1),
-    ]:
+    for channels, side, filters in [(1, 1, 3), (2, 3, 5), (3, 2, 1)]:
         module = CompactBackbone(channels, side * PATCH, n_filters=filters).patches.double()
         nn.init.normal_(module.bias)
         image = torch.randn(4, channels, side * PATCH, side * PATCH, dtype=torch.float64)
@@ -131,11 +127,7 @@ def test_a_single_training_cell_is_read_as_at_prediction():
 
 
 def test_a_side_that_patches_do_not_fill_is_refused():
-    for side, advice in [
-        (2 * PATCH + 1, 3),
-        (3 * PATCH - 1, 3),
-        (0, 1),
-    ]:
+    for side, advice in [(2 * PATCH + 1, 3), (3 * PATCH - 1, 3), (0, 1)]:
         message = f"multiple of {PATCH}, got {side}.*side={advice * PATCH}"
         with pytest.raises(ValueError, match=message):
             CompactBackbone(2, side)

@@ -59,15 +59,8 @@ def random_batch(taxonomy, seed, n_cells=24, leaves_only=False):
 
 
 def test_values_equal_an_independent_implementation(taxonomy, tree):
-    for gamma in [
-        0.0,
-        0.5,
-        2.0,
-    ]:
-        for reduction in [
-            "cell",
-            "published",
-        ]:
+    for gamma in [0.0, 0.5, 2.0]:
+        for reduction in ["cell", "published"]:
             for seed in range(5):
                 logits, nodes = random_batch(taxonomy, seed)
                 weights = np.random.default_rng(seed).uniform(0.5, 2.0, taxonomy.n_edges)
@@ -84,14 +77,8 @@ def test_values_equal_an_independent_implementation(taxonomy, tree):
 
 
 def test_soft_labels_of_one_path_equal_the_label(taxonomy, tree):
-    for gamma in [
-        0.0,
-        2.0,
-    ]:
-        for reduction in [
-            "cell",
-            "published",
-        ]:
+    for gamma in [0.0, 2.0]:
+        for reduction in ["cell", "published"]:
             logits, nodes = map(torch.from_numpy, random_batch(taxonomy, 3))
             weights = torch.from_numpy(np.random.default_rng(3).uniform(0.5, 2.0, taxonomy.n_edges))
             on_path = tree.node_at_level[nodes].clamp_min(0)
@@ -194,10 +181,7 @@ def test_unlabelled_cells_have_no_gradient(ragged, reduction):
 
 
 def test_a_batch_without_labels_costs_nothing(tree):
-    for reduction in [
-        "cell",
-        "published",
-    ]:
+    for reduction in ["cell", "published"]:
         logits = torch.randn(3, tree.taxonomy.n_edges, requires_grad=True)
         losses = per_level(tree, logits, torch.zeros(3, dtype=torch.int64), reduction=reduction)
         losses.sum().backward()
@@ -225,17 +209,8 @@ def test_a_node_without_siblings_is_ignored(ragged):
 
 
 def test_extreme_logits_stay_finite(tree, taxonomy):
-    for gamma in [
-        0.0,
-        0.3,
-        1.0,
-        2.0,
-    ]:
-        for scale in [
-            50.0,
-            1e4,
-            1e30,
-        ]:
+    for gamma in [0.0, 0.3, 1.0, 2.0]:
+        for scale in [50.0, 1e4, 1e30]:
             values, nodes = random_batch(taxonomy, 6, n_cells=60)
             logits = torch.tensor(scale * np.sign(values), dtype=torch.float32, requires_grad=True)
             losses = per_level(tree, logits, torch.from_numpy(nodes), gamma=gamma)
@@ -373,11 +348,7 @@ def _three_levels():
 
 
 def test_uninformative_losses_keep_the_weights():
-    for losses in [
-        [float("nan"), 1.0, 1.0],
-        [float("inf"), 1.0, 1.0],
-        [0.0, 0.0, 0.0],
-    ]:
+    for losses in [[float("nan"), 1.0, 1.0], [float("inf"), 1.0, 1.0], [0.0, 0.0, 0.0]]:
         loss = AdaptiveHierarchicalFocalLoss(_three_levels())
         loss.update_level_weights(torch.tensor([1.0, 2.0, 5.0]))
         before = loss.level_weights.clone()
@@ -403,12 +374,7 @@ def test_a_resumed_run_continues_with_its_weights(two_levels):
 
 
 def test_node_weights_average_one_over_the_cells_of_a_group(taxonomy, tree):
-    for exponent in [
-        0.0,
-        0.3,
-        0.5,
-        1.0,
-    ]:
+    for exponent in [0.0, 0.3, 0.5, 1.0]:
         nodes = np.random.default_rng(0).choice(taxonomy.n_nodes, 500)
         nodes = np.concatenate([nodes, np.full(300, taxonomy.leaves[0])])
         weights = inverse_frequency_weights(tree, torch.from_numpy(nodes), exponent).numpy()

@@ -13,10 +13,7 @@ KINDS = [(BatchNorm1d, nn.BatchNorm1d, (5,)), (BatchNorm2d, nn.BatchNorm2d, (5, 
 
 
 def test_several_cells_are_normalised_as_by_torch():
-    for training in [
-        True,
-        False,
-    ]:
+    for training in [True, False]:
         for ours, theirs, shape in KINDS:
             own, original = ours(5).train(training), theirs(5).train(training)
             for _ in range(3):

@@ -140,12 +140,7 @@ def test_composition_of_the_mean_keeps_its_values_under_any_mask(normalizer, mas
 
 
 def test_a_cell_does_not_depend_on_the_others():
-    for n_genes in [
-        7,
-        40,
-        1000,
-        4096,
-    ]:
+    for n_genes in [7, 40, 1000, 4096]:
         counts = torch.poisson(torch.full((37, n_genes), 0.7))
         masks = (torch.rand(37, n_genes) < 0.8).float()
         normalizer = CountNormalizer(n_genes).fit(sparse.csr_matrix(counts.numpy()))

@@ -89,11 +89,7 @@ def test_leaf_with_a_single_cell_is_not_matched(counts: torch.Tensor) -> None:
 
 
 def test_says_when_it_has_nothing_to_say() -> None:
-    for n_cells, measured in [
-        ([9.0, 1.0], 60),
-        ([9.0, 9.0], 4),
-        ([9.0, 9.0], 0),
-    ]:
+    for n_cells, measured in [([9.0, 1.0], 60), ([9.0, 9.0], 4), ([9.0, 9.0], 0)]:
         mask = (torch.arange(60) < measured).float()
         mean = torch.rand(2, 60, generator=torch.Generator().manual_seed(3))
         assert not ProfileMatcher(LeafProfiles(mean, torch.tensor(n_cells)), mask).is_useful
@@ -132,11 +128,7 @@ def test_parts_add_up_and_come_apart():
 
 def test_samples_of_the_same_cells_are_not_apart():
     """Though the means of twelve cells are."""
-    for sizes in [
-        [12] * 4,
-        [400] * 4,
-        [12, 900, 40, 11],
-    ]:
+    for sizes in [[12] * 4, [400] * 4, [12, 900, 40, 11]]:
         query, reference = cells(sizes, 3).profiles(), cells([50] * 4, 4).profiles()
         assert abs(profile_shift(query, reference, ALL)) < 0.02
         naive = (query.mean - reference.mean).square().sum(1).mean() / (

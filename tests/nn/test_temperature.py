@@ -48,10 +48,7 @@ def test_the_sharpness_of_each_level_is_found(ragged, sharpness):
 
 
 def test_fitted_log_loss_is_never_worse(taxonomy, tree):
-    for n_cells in [
-        3,
-        200,
-    ]:
+    for n_cells in [3, 200]:
         for seed in range(4):
             torch.manual_seed(seed)
             logits, nodes = drawn(tree, n_cells, sharpness=2.5, spread=2.0)

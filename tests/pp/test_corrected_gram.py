@@ -238,13 +238,7 @@ def test_numbers_of_components_by_rule():
 
 
 def test_data_are_read_in_blocks(panels, tmp_path_factory):
-    for kind in [
-        "backed",
-        "path",
-        "zarr",
-        "dask",
-        "dask_dense",
-    ]:
+    for kind in ["backed", "path", "zarr", "dask", "dask_dense"]:
         tmp_path = tmp_path_factory.mktemp("case")
         adata, mask, _ = panels
         adata = adata.copy()

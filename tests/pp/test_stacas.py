@@ -328,12 +328,7 @@ def test_bad_input_is_refused_with_a_reason(pair):
 
 
 def test_settings_out_of_range_are_refused():
-    for wrong in [
-        {"k_anchor": 0},
-        {"n_dims": 1.5},
-        {"k_weight": True},
-        {"k_score": -3},
-    ]:
+    for wrong in [{"k_anchor": 0}, {"n_dims": 1.5}, {"k_weight": True}, {"k_score": -3}]:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             StacasConfig(**wrong)
 

@@ -178,12 +178,7 @@ def test_methods_of_an_annotation_read_back(written, full, page):
 
 
 def test_values_of_other_recipes_are_shown_unchanged(annotated, page, nested):
-    for value in [
-        "many",
-        None,
-        [1],
-        2.5,
-    ]:
+    for value in ["many", None, [1], 2.5]:
         names = ("n_cells", "n_genes", "n_held_out", "n_lifted_labels")
         recipe = {"hdeepinsight": "0.1.0", "backbone": "compact", **dict.fromkeys(names, value)}
         methods = page(annotated(nested, 30, recipe=recipe)).facts["methods"]

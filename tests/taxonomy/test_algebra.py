@@ -27,11 +27,7 @@ def tree(request, random_tree):
 
 
 def test_children_sum_to_their_parent(tree):
-    for scale in [
-        1.0,
-        30.0,
-        1e4,
-    ]:
+    for scale in [1.0, 30.0, 1e4]:
         algebra = TreeAlgebra(tree)
         logits = scale * (2 * torch.rand(64, tree.n_edges) - 1)
         probability = algebra(logits).exp()
@@ -53,15 +49,7 @@ def test_values_equal_a_naive_loop(tree):
 
 
 def test_values_are_right_at_every_depth():
-    for depth in [
-        1,
-        2,
-        3,
-        4,
-        5,
-        8,
-        9,
-    ]:
+    for depth in [1, 2, 3, 4, 5, 8, 9]:
         tree = Taxonomy.from_paths(
             [("a",) * level + (name,) for level in range(depth) for name in "ab"]
         )
@@ -73,11 +61,7 @@ def test_values_are_right_at_every_depth():
 
 
 def test_gradients_are_finite_and_cancel_within_each_group(tree):
-    for scale in [
-        0.0,
-        1.0,
-        1e4,
-    ]:
+    for scale in [0.0, 1.0, 1e4]:
         algebra = TreeAlgebra(tree)
         logits = (scale * torch.randn(16, tree.n_edges)).requires_grad_()
         algebra(logits).mean().backward()

@@ -184,14 +184,7 @@ def test_edges_are_checked():
 
 
 def test_edges_that_are_not_pairs_of_names_are_refused():
-    for edge in [
-        ("a", None),
-        (float("nan"), "a"),
-        (1, 2),
-        ("a",),
-        ("a", "b", "c"),
-        "ab",
-    ]:
+    for edge in [("a", None), (float("nan"), "a"), (1, 2), ("a",), ("a", "b", "c"), "ab"]:
         with pytest.raises(TypeError, match=r"An edge must be a pair .*the root"):
             Taxonomy.from_edges([("cell", "T"), edge])
 

@@ -44,12 +44,7 @@ def test_words_for_no_label_are_in_folded_form():
 
 
 def test_missing_values_are_always_unlabelled():
-    for missing in [
-        None,
-        np.nan,
-        pd.NA,
-        pd.NaT,
-    ]:
+    for missing in [None, np.nan, pd.NA, pd.NaT]:
         for unlabeled in ("Unknown", None, ()):
             assert find_unlabeled(["CD4", missing], unlabeled).tolist() == [False, True]
 
@@ -122,11 +117,7 @@ def test_many_pairs_are_counted():
 
 
 def test_numbers_are_refused_with_advice_that_keeps_gaps():
-    for values in [
-        [1, 2],
-        [1.0, np.nan],
-        [True, False],
-    ]:
+    for values in [[1, 2], [1.0, np.nan], [True, False]]:
         frame = pd.DataFrame({"cluster": values})
         with pytest.raises(TypeError, match="na_action") as raised:
             Taxonomy.from_obs(frame, "cluster")

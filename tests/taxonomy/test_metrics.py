@@ -117,11 +117,7 @@ def test_inputs_may_be_series(immune):
 
 
 def test_invalid_nodes_are_refused(immune):
-    for score in [
-        level_scores,
-        hierarchical_scores,
-        path_distance,
-    ]:
+    for score in [level_scores, hierarchical_scores, path_distance]:
         for true, pred, message in [
             ([1, 2], [1], "shape"),
             ([[1]], [[1]], "shape"),

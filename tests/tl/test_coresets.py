@@ -35,21 +35,14 @@ def brute_force_k_center(points, n):
 
 
 def test_greedy_choices_equal_a_search_of_all_points():
-    for seed in [
-        0,
-        1,
-        2,
-    ]:
+    for seed in [0, 1, 2]:
         points = np.random.default_rng(seed).normal(size=(50, 4))
         assert herding(points, 12).tolist() == brute_force_herding(points, 12)
         assert k_center(points, 12).tolist() == brute_force_k_center(points, 12)
 
 
 def test_every_method_gives_the_cells_asked_for(synthetic_hierarchy):
-    for n in [
-        1,
-        4,
-    ]:
+    for n in [1, 4]:
         for method in MANY:
             before = synthetic_hierarchy.copy()
             small = hdi.tl.select_cells(synthetic_hierarchy, "cell_type", n, method=method, seed=3)

@@ -17,12 +17,7 @@ def unit_rows(adata: ad.AnnData) -> np.ndarray:
 
 
 def test_noise_meets_the_exact_condition_of_the_gaussian_mechanism():
-    for epsilon, delta in [
-        (0.1, 1e-6),
-        (1.0, 1e-5),
-        (4.0, 1e-5),
-        (20.0, 0.1),
-    ]:
+    for epsilon, delta in [(0.1, 1e-6), (1.0, 1e-5), (4.0, 1e-5), (20.0, 0.1)]:
         s = gaussian_noise_sd(epsilon, delta)
         found = norm.cdf(0.5 / s - epsilon * s) - np.exp(epsilon) * norm.cdf(-0.5 / s - epsilon * s)
         assert found == pytest.approx(delta, rel=1e-6)

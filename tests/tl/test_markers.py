@@ -43,12 +43,7 @@ def accuracy(result, truth):
 
 
 def test_types_are_found_for_any_proportions():
-    for shares in [
-        [0.4, 0.3, 0.3],
-        [0.94, 0.05, 0.01],
-        [0.01, 0.01, 0.98],
-        [0.0, 0.0, 1.0],
-    ]:
+    for shares in [[0.4, 0.3, 0.3], [0.94, 0.05, 0.01], [0.01, 0.01, 0.98], [0.0, 0.0, 1.0]]:
         cells, truth = simulate(shares)
         result = hdi.tl.score_markers(cells, LIST)
         assert accuracy(result, truth) > 0.93

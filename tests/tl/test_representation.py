@@ -120,11 +120,7 @@ def test_an_invalid_key_is_refused_before_computing(counts):
         lambda cells, key: hdi.tl.refine(cells, "p", key_added=key),
         lambda cells, key: hdi.tl.vote(cells, "p", key_added=key),
     ]:
-        for key in [
-            "",
-            " ",
-            3,
-        ]:
+        for key in ["", " ", 3]:
             with pytest.raises(ValueError, match="key_added must be a name such as 'hdi', got"):
                 made(counts, key)
 
@@ -234,12 +230,7 @@ def test_equal_cells_and_few_features():
 
 
 def test_few_cells_lie_on_their_principal_plane():
-    for n_cells in [
-        0,
-        1,
-        2,
-        7,
-    ]:
+    for n_cells in [0, 1, 2, 7]:
         latent = np.random.default_rng(0).normal(size=(n_cells, 5))
         points = hdi.tl.mde(latent)
         assert points.shape == (n_cells, 2)

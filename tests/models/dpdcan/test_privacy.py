@@ -29,14 +29,7 @@ def test_published_settings_cost_what_was_measured():
 
 
 def test_noise_meets_the_budget():
-    for epsilon, noise in [
-        (1, 11.70),
-        (2, 6.27),
-        (4, 3.45),
-        (6, 2.49),
-        (8, 2.00),
-        (10, 1.71),
-    ]:
+    for epsilon, noise in [(1, 11.70), (2, 6.27), (4, 3.45), (6, 2.49), (8, 2.00), (10, 1.71)]:
         found = solve_noise(float(epsilon), DELTA, 210 / 2122, 842)
         assert found == pytest.approx(noise, abs=0.01)
         spent = spent_epsilon([(found, 210 / 2122, 842)], DELTA)

@@ -134,14 +134,7 @@ def test_a_batch_has_a_cell(model, query, batch_size):
 
 def test_every_storage_gets_the_same_answer(model, query, tmp_path_factory):
     expected = model.predict_proba(query)
-    for kind in [
-        "dense",
-        "csc",
-        "csr_array",
-        "h5ad",
-        "zarr",
-        "backed",
-    ]:
+    for kind in ["dense", "csc", "csr_array", "h5ad", "zarr", "backed"]:
         tmp_path = tmp_path_factory.mktemp("case")
         data = query.copy()
         if kind == "dense":

@@ -75,15 +75,8 @@ def test_a_golden_file_of_another_format_is_converted(tmp_path, cells):
 
 
 def test_a_damaged_file_of_another_format_is_refused(tmp_path_factory):
-    for how in [
-        "flip",
-        "cut",
-        "gone",
-    ]:
-        for name in [
-            "model.json",
-            "model.safetensors",
-        ]:
+    for how in ["flip", "cut", "gone"]:
+        for name in ["model.json", "model.safetensors"]:
             tmp_path = tmp_path_factory.mktemp("case")
             old = tmp_path / "old"
             shutil.copytree(GOLDEN / "schema_2_safetensors", old)
@@ -193,15 +186,7 @@ def test_an_older_model_is_saved_in_the_present_schema(tmp_path, cells):
 
 
 def test_newer_schemas_advise_an_update(payload, tmp_path_factory):
-    for version in [
-        SCHEMA_VERSION + 1,
-        10**30,
-        -1,
-        "2",
-        2.0,
-        True,
-        None,
-    ]:
+    for version in [SCHEMA_VERSION + 1, 10**30, -1, "2", 2.0, True, None]:
         tmp_path = tmp_path_factory.mktemp("case")
         payload["attr_dict"]["schema_version_"] = version
         ModelFolder(tmp_path).write(payload)
