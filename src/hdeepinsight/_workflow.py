@@ -164,8 +164,8 @@ def annotate(
     Adaptation reads at most 20,000 cells of the query into memory, refinement reads all of them as
     a sparse matrix; the annotation itself is computed in chunks. After either step, probabilities
     are no longer calibrated on the reference: label sets have no guaranteed coverage after
-    adaptation, and raise an error after refinement. Refinement moves probabilities
-    half of the way, because neighbouring cells are not independent evidence.
+    adaptation, and raise an error after refinement. Refinement moves probabilities half of the way,
+    because neighbouring cells are not independent evidence.
 
     Examples
     --------
