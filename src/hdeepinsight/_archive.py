@@ -6,8 +6,6 @@ Archives are read within bounds of size and depth, and end with a checksum of th
 from __future__ import annotations
 
 import io
-import json
-import logging
 import math
 import pickle
 import re
@@ -15,7 +13,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from sys import intern
 from typing import Any, NoReturn
 
@@ -24,8 +21,6 @@ import pandas as pd
 import torch
 
 from hdeepinsight._io import sha256
-
-logger = logging.getLogger(__name__)
 
 UNFIT = "Its settings or weights do not match the model class"
 _MAX_NESTING, _MAX_DIMENSIONS = 64, 16
@@ -56,8 +51,7 @@ def refused(name: object, found: object) -> ModelFileError:
     """Return the error for a file that is not in the format of model files."""
     return ModelFileError(
         f"{name} is refused: found {str(found)[:200]}. Model files contain only plain types and "
-        "tensors; anything else could run code or exhaust memory. If you made this file yourself "
-        "and trust it, `hdeepinsight convert --trust OLD NEW` converts it."
+        "tensors; anything else could run code or exhaust memory. Train and save the model again."
     )
 
 
@@ -185,73 +179,6 @@ def parse(content: bytes, name: object) -> dict[str, Any]:
     if payload.pop("sealed", False) and not has_digest:
         raise damaged(name, "Its checksum is missing")
     return payload
-
-
-def unpickle(path: Path) -> dict[str, Any]:
-    """Unpickle a file, **which runs any code in it**, and return its plain entries.
-
-    Returns
-    -------
-    The mappings in the file, each with its entries of plain types or of classes of this package.
-
-    Raises
-    ------
-    ModelFileError
-        If the file cannot be unpickled, or contains no mapping.
-    """
-    logger.warning("%s is unpickled, which runs any code in it.", path)
-    try:
-        pickled = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:  # code in the file may raise any exception
-        msg = f"{path} could not be unpickled ({type(error).__name__}: {str(error)[:200]})."
-        raise ModelFileError(f"{msg} Use the package versions that wrote it.") from error
-    if not isinstance(pickled, Mapping):
-        msg = f"{path} holds a {type(pickled).__name__}, not a model. Check the path."
-        raise ModelFileError(msg)
-    found: dict[str, Any] = {n: {} for n, part in pickled.items() if isinstance(part, Mapping)}
-    for name, kept in found.items():
-        for key, value in pickled[name].items():
-            is_ours = type(value).__module__.startswith("hdeepinsight.")
-            try:
-                kept[key] = to_plain(value.to_dict() if is_ours else value)
-            except (TypeError, AttributeError) as error:
-                logger.warning("%s of %s is skipped: %s", key, path, error)
-    return found
-
-
-def parse_pair(description: bytes, weights: bytes, name: object) -> dict[str, Any]:
-    """Parse the format of earlier releases, ``model.json`` and ``model.safetensors``.
-
-    Parameters
-    ----------
-    description, weights
-        Contents of the two files.
-    name
-        Their folder, for error messages.
-
-    Raises
-    ------
-    ModelFileError
-        If they are damaged, or belong to different models.
-    """
-    from safetensors.torch import load
-
-    def restore(value: dict[str, Any]) -> Any:
-        if value.keys() == {"__tensor__"}:
-            return tensors[value["__tensor__"]]
-        return float(value["__float__"]) if value.keys() == {"__float__"} else value
-
-    body, mark, digest = description.rpartition(b',\n"sha256": "')
-    try:
-        if digest != f'{sha256(body + mark)}"\n}}\n'.encode():
-            raise ValueError("model.json does not match its checksum")
-        if json.loads(description)["weights_sha256"] != sha256(weights):
-            raise ValueError("model.safetensors does not match the checksum in model.json")
-        tensors = load(weights)
-        payload = json.loads(description, object_hook=restore)["model"]
-    except Exception as error:  # noqa: BLE001 - safetensors raises any exception
-        raise damaged(name, error) from None
-    return check_plain(payload, name)
 
 
 _INSIDE = r"data\.pkl|data/\d{1,9}|byteorder|version|\.(format_version|storage_alignment|data/\w+)"

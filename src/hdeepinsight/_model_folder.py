@@ -22,8 +22,8 @@ from hdeepinsight._errors import invalid
 from hdeepinsight._io import read_bounded, remove, sha256
 
 MODEL_FILE, MANIFEST_FILE = "model.pt", "manifest.json"
-#: Reference data saved with a model, and model files in the format of earlier releases.
-REFERENCE_FILES, OLD_FILES = ("adata.h5ad", "mdata.h5mu"), ("model.json", "model.safetensors")
+#: Reference data saved with a model.
+REFERENCE_FILES = ("adata.h5ad", "mdata.h5mu")
 _MAX_MODEL_BYTES, _MAX_MANIFEST_BYTES = 2**32, 2**22
 #: Functions that write the reference files, by name; each takes the path to write to.
 Writers: TypeAlias = Mapping[str, Callable[[Path], object]]
@@ -75,7 +75,7 @@ class ModelFolder:
     @property
     def holds_model(self) -> bool:
         """Whether the folder contains any file of a model."""
-        return any(map(self._find, (MANIFEST_FILE, MODEL_FILE, *OLD_FILES)))
+        return any(map(self._find, (MANIFEST_FILE, MODEL_FILE)))
 
     def file(self, name: str) -> Path:
         """Return the path of a file of the model."""
@@ -168,7 +168,7 @@ class ModelFolder:
                 raise ModelFileError(
                     f"There is no model at {self.path}: that is not a folder with "
                     f"{self.prefix}{MODEL_FILE}. Pass a folder that save() wrote; hdi.hub.pull "
-                    "downloads published models, and `hdeepinsight convert` reads older formats."
+                    "downloads published models."
                 )
             except ModelFileError:
                 if self._parts() == parts:
@@ -203,7 +203,7 @@ class ModelFolder:
         with suppress(ValueError, LookupError, TypeError, RecursionError):
             parts = dict(json.loads(listed)["parts"])
             names, types = set(parts), {type(part["bytes"]) for part in parts.values()}
-            known = {MODEL_FILE, *OLD_FILES, *REFERENCE_FILES}
+            known = {MODEL_FILE, *REFERENCE_FILES}
             if names <= known and types == {int} and _manifest(parts) == listed:
                 return parts
         raise damaged(self.file(MANIFEST_FILE), "It is not the list of files that save() writes")

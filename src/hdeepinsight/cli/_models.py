@@ -169,9 +169,7 @@ def publish(
 
 
 @command()
-def convert(
-    old: Path, new: Path, fast: bool = False, trust: bool = False, overwrite: bool = False
-) -> None:
+def convert(old: Path, new: Path, fast: bool = False, overwrite: bool = False) -> None:
     """Rewrite a saved model in the current format, or a query so that it is read faster.
 
     [b]hdeepinsight convert my_model my_new_model[/b]
@@ -187,9 +185,6 @@ def convert(
         an uncompressed .h5ad, which is faster still.
     --fast
         Convert a query.
-    --trust
-        Unpickle OLD if it is not plain data. This runs any code that it contains: use it only for
-        files that you made yourself.
     --overwrite
         Replace NEW.
     """
@@ -204,5 +199,5 @@ def convert(
     with step("Converting the model"):
         from hdeepinsight.models import convert_model
 
-        model = convert_model(old, new, trust=trust, overwrite=overwrite)
+        model = convert_model(old, new, overwrite=overwrite)
     show(repr(model), f"Saved to {new}")

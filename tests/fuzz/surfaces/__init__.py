@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from surfaces.counts import h5ad_bytes, h5ad_structure, zarr_structure
-from surfaces.model_file import model_description, model_manifest, model_pt, model_tensors
+from surfaces.model_file import model_description, model_manifest, model_pt
 from surfaces.shared import hub_address, hub_answers, hub_card, hub_checksums, hub_files
 from surfaces.taxonomy import taxonomy_json, taxonomy_obo
 
@@ -16,7 +16,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         h5ad_structure,
         zarr_structure,
         model_pt,
-        model_tensors,
         model_manifest,
         model_description,
         hub_address,

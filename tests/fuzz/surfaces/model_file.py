@@ -1,4 +1,4 @@
-"""A saved model: its archive, its pickle, its tensors, its lists and what they describe."""
+"""A saved model: its archive, its pickle, its lists and what they describe."""
 
 import io
 import json
@@ -15,13 +15,12 @@ import torch
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight._archive import append_digest, dump, parse
 from hdeepinsight._io import sha256
-from hdeepinsight.models import ModelFileError, ModelFolder, convert_model
+from hdeepinsight.models import ModelFileError, ModelFolder
 from surfaces.dice import Dice
 from surfaces.guard import scratch, watched
 
 _ERRORS = (ModelFileError,)
 _GOLDEN = Path(__file__).parents[2] / "data" / "models"
-_OLD = _GOLDEN / "schema_2_safetensors"
 _DIGEST_BYTES = 84
 _PAYLOAD = {
     "model_state_dict": {
@@ -57,35 +56,6 @@ def model_pt(data: bytes) -> None:
     if dice.number(2):  # a checksum guards against accidents: whoever changes a file can renew it
         content = append_digest(content)
     watched(lambda: parse(content, "model.pt"), _ERRORS)
-
-
-def model_tensors(data: bytes) -> None:
-    """``model.safetensors`` and ``model.json`` of earlier releases, with checksums that fit."""
-    warm_up()
-    dice = Dice(data)
-    weights = (_OLD / "model.safetensors").read_bytes()
-    record = json.loads((_OLD / "model.json").read_text())
-    how = dice.number(3)
-    if how == 0:
-        weights = dice.edited(weights)
-    elif how == 1:
-        n_bytes = struct.unpack("<Q", weights[:8])[0]
-        header = json.dumps(_changed(json.loads(weights[8 : 8 + n_bytes]), dice)).encode()
-        size = struct.pack("<Q", len(header) if dice.number(4) else dice.number(2**62))
-        weights = size + header + weights[8 + n_bytes :]
-    else:
-        record["model"] = _changed(record["model"], dice)
-    record.pop("sha256")
-    record["weights_sha256"] = sha256(weights)
-    description = _with_digest(record)
-    if dice.number(4) == 0:
-        description = dice.edited(description)
-    folder = scratch() / "tensors"
-    folder.mkdir(exist_ok=True)
-    (folder / "model.safetensors").write_bytes(weights)
-    (folder / "model.json").write_bytes(description)
-    with patch("torch.cuda.device_count", return_value=0):
-        watched(lambda: convert_model(folder, folder / "new", overwrite=True), _ERRORS)
 
 
 def model_manifest(data: bytes) -> None:
@@ -190,7 +160,7 @@ def _changed(value: object, dice: Dice) -> object:
     if how == 0:
         del value[key]
     elif how == 1 and isinstance(value, dict):
-        value[str(dice.pick(("../model.pt", "/etc/passwd", "a/b", "adata.h5ad", "model.json")))] = (
+        value[str(dice.pick(("../model.pt", "/etc/passwd", "a/b", "adata.h5ad", "mdata.h5mu")))] = (
             value[key]
         )
     else:
@@ -219,6 +189,5 @@ def warm_up() -> None:
     """Load once: what is imported at first use is no fault here."""
     for name in ("schema_1_torch", "schema_2_torch", "schema_3"):
         SCHDeepInsight.load(_GOLDEN / name, accelerator="cpu")
-    convert_model(_OLD, scratch() / "converted", overwrite=True)
     assert str(torch.zeros(2))
     assert b"a".decode("cp437") == "a"  # of the names in an archive

@@ -2,7 +2,7 @@
 
 The golden files are written by ``tests/data/models/make.py``. The one of schema 1 is as the first
 version of this package wrote it: without checksum, manifest, calibration and profiles. Those of
-schema 2 are in the two formats that there were, and of the class that adapted models had.
+schema 2 are of this class, and of the class that adapted models had.
 """
 
 import copy
@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from hdeepinsight import SCHDeepInsight
-from hdeepinsight.models import ModelFileError, ModelFolder, convert_model, load_model, model_class
+from hdeepinsight.models import ModelFileError, ModelFolder, load_model, model_class
 from hdeepinsight.models._base._schema import SCHEMA_VERSION, migrate
 
 GOLDEN = Path(__file__).parents[2] / "data" / "models"
@@ -60,43 +60,6 @@ def test_there_is_a_golden_file_of_every_schema():
     assert versions == set(range(1, SCHEMA_VERSION + 1)), "run tests/data/models/make.py"
     sizes = [path.stat().st_size for path in GOLDEN.rglob("*") if path.is_file()]
     assert sum(sizes) < 250_000
-
-
-def test_a_golden_file_of_another_format_is_converted(tmp_path, cells):
-    old = GOLDEN / "schema_2_safetensors"
-    with pytest.raises(ModelFileError, match=r"no model at .*convert.* reads older formats"):
-        SCHDeepInsight.load(old)
-    model = convert_model(old, tmp_path / "new")
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["manifest.json", "model.pt"]
-    twin = SCHDeepInsight.load(GOLDEN / "schema_2_torch")
-    for read in (model, SCHDeepInsight.load(tmp_path / "new")):
-        pd.testing.assert_frame_equal(read.predict_proba(cells), twin.predict_proba(cells))
-        assert read.recipe == twin.recipe
-
-
-def test_a_damaged_file_of_another_format_is_refused(tmp_path_factory):
-    for how in ["flip", "cut", "gone"]:
-        for name in ["model.json", "model.safetensors"]:
-            tmp_path = tmp_path_factory.mktemp("case")
-            old = tmp_path / "old"
-            shutil.copytree(GOLDEN / "schema_2_safetensors", old)
-            body = bytearray((old / name).read_bytes())
-            body[len(body) // 2] ^= 1
-            (old / name).write_bytes({"flip": body, "cut": body[:99], "gone": b""}[how])
-            if how == "gone":
-                (old / name).unlink()
-            with pytest.raises(ModelFileError):
-                convert_model(old, tmp_path / "new")
-            assert not (tmp_path / "new").exists()
-
-
-def test_a_model_of_another_format_is_replaced_in_place(tmp_path):
-    shutil.copytree(GOLDEN / "schema_2_safetensors", tmp_path / "model")
-    with pytest.raises(FileExistsError, match="exists"):
-        convert_model(tmp_path / "model", tmp_path / "model")
-    convert_model(tmp_path / "model", tmp_path / "model", overwrite=True)
-    names = sorted(path.name for path in (tmp_path / "model").iterdir())
-    assert names == ["manifest.json", "model.pt"]
 
 
 def test_a_golden_adapted_model_predicts_the_same():

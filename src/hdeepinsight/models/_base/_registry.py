@@ -7,19 +7,17 @@ from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from anndata import AnnData, read_h5ad
 from mudata import MuData
 from scvi.model._utils import parse_device_args
 
-from hdeepinsight._archive import ModelFileError, parse_pair, unpickle
-from hdeepinsight._keys import REFERENCE_BUNDLE_KEY, SAVE_KEYS
-from hdeepinsight._model_folder import MODEL_FILE, OLD_FILES, ModelFolder
+from hdeepinsight._archive import ModelFileError
+from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
+from hdeepinsight._model_folder import ModelFolder
 from hdeepinsight.data import check_file, is_paired, open_paired
 from hdeepinsight.models._base._schema import RENAMED, check_payload, class_name
-
-_MAX_BYTES: Final = 2**30
 
 _classes: dict[str, type[Any]] = {}
 
@@ -159,21 +157,15 @@ def _saved_reference(folder: ModelFolder) -> AnnData | MuData | None:
     return None if REFERENCE_BUNDLE_KEY in saved.uns else saved
 
 
-def convert_model(
-    old: str | Path, new: str | Path, *, trust: bool = False, overwrite: bool = False
-) -> Any:
-    """Convert a saved model to the present schema and format.
+def convert_model(old: str | Path, new: str | Path, *, overwrite: bool = False) -> Any:
+    """Convert a saved model of an earlier release to the present schema.
 
     Parameters
     ----------
     old
-        Folder of a model: of any schema, in the format ``model.safetensors`` of earlier releases,
-        or, with ``trust``, pickled by scvi-tools.
+        Folder of a model of any schema.
     new
         Folder to write; may equal ``old`` with ``overwrite``.
-    trust
-        Unpickle the file if necessary. **This runs any code in it**: use it only for files that
-        you created yourself.
     overwrite
         Replace an existing model in ``new``.
 
@@ -184,7 +176,7 @@ def convert_model(
     Raises
     ------
     ModelFileError
-        If ``old`` holds no model of this package, or ``trust`` is required.
+        If ``old`` holds no model of this package.
     FileExistsError
         If ``new`` holds a model and ``overwrite`` is ``False``.
 
@@ -203,33 +195,8 @@ def convert_model(
     if target.holds_model and not overwrite:
         msg = f"A model exists in {target.path}. Allow overwriting to replace it, or pass another"
         raise FileExistsError(f"{msg} folder.")
-    payload = _read(source, trust)
-    model = class_of(payload, source.path)._from_payload(payload, None, source.path)
-    model.module.eval()
+    model = load_model(old, accelerator="cpu")
     reference = source.reference()
     copies = {} if reference is None else {reference.name: partial(shutil.copyfile, reference)}
     target.write(model._payload(), copies)
-    for name in OLD_FILES:
-        target.file(name).unlink(missing_ok=True)
     return model
-
-
-def _read(folder: ModelFolder, trust: bool) -> dict[str, Any]:
-    path = folder.file(MODEL_FILE)
-    try:
-        return folder.read()
-    except ModelFileError:
-        if folder.file(OLD_FILES[0]).exists() and not path.exists():
-            description, weights = (folder.content(n, _MAX_BYTES) or b"" for n in OLD_FILES)
-            return parse_pair(description, weights, folder.path)
-        if not trust or not path.is_file():
-            raise
-    payload = unpickle(path)
-    attributes = payload.get(SAVE_KEYS.ATTRIBUTES, {})
-    name = attributes.get("registry_", {}).get("model_name")
-    if name == "AdaptedSCHDeepInsight" or attributes.get("adapter_") is not None:
-        msg = f"{path} holds a pickled query model, whose adapters are not in the file."
-        raise ModelFileError(f"{msg} Create it again with load_query_data.")
-    # scvi-tools adds this entry to the weights of every model
-    payload.get(SAVE_KEYS.WEIGHTS, {}).pop("pyro_param_store", None)
-    return payload
