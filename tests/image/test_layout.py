@@ -9,9 +9,6 @@ from scipy import sparse
 from hdeepinsight.image import GeneLayout
 from hdeepinsight.image._fit import gene_profiles, neighbors_kept
 
-#: umap compiles for ten seconds and more on its first run.
-UMAP = pytest.param("umap", marks=pytest.mark.slow)
-
 
 def names(n_genes: int) -> list[str]:
     return [f"G{i}" for i in range(n_genes)]
@@ -38,7 +35,7 @@ def test_side_is_the_smallest_multiple_of_eight_that_holds_the_genes():
         assert side**2 >= n_genes
 
 
-@pytest.mark.parametrize("method", ["tsne", UMAP, "mde", "random"])
+@pytest.mark.parametrize("method", ["tsne", "mde", "random"])
 def test_every_gene_gets_a_pixel_of_its_own_and_the_seed_decides(method):
     x = modules()
     first = GeneLayout.fit(x, names(60), method=method, seed=3)
@@ -49,7 +46,7 @@ def test_every_gene_gets_a_pixel_of_its_own_and_the_seed_decides(method):
     assert GeneLayout.fit(x, names(60), method=method, seed=4) != first
 
 
-@pytest.mark.parametrize("method", ["tsne", "tsne_published", UMAP, "mde"])
+@pytest.mark.parametrize("method", ["tsne", "tsne_published", "mde"])
 def test_learned_layouts_keep_more_neighbours_than_random_ones(method):
     layout = GeneLayout.fit(modules(), names(60), method=method, side=16)
     assert layout.report["neighbors_kept"] > 3 * layout.report["neighbors_kept_random"]
@@ -76,10 +73,7 @@ def test_random_is_the_same_with_and_without_expression():
     assert "displacement_mean" not in fitted.report
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["tsne", UMAP, pytest.param("mde", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("method", ["tsne", pytest.param("mde", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("n_genes", [1, 2, 3, 7, 8, 9, 17, 50])
 def test_small_panels(method, n_genes):
     layout = GeneLayout.fit(modules()[:, :n_genes], names(n_genes), method=method)

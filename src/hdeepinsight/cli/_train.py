@@ -26,7 +26,7 @@ def _training(
     split_key: str | None = None,
     unlabeled_category: str = "Unknown",
     n_genes: AtLeastOne = 4096,
-    layout: Literal["tsne", "tsne_published", "umap", "mde", "random"] = "tsne",
+    layout: Literal["tsne", "tsne_published", "mde", "random"] = "tsne",
     backbone: str = "compact",
     n_members: str = "1",
     validation_size: Annotated[float, {"min": 0, "max": 0.9}] = 0.1,

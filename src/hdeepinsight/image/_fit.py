@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -17,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from hdeepinsight._errors import check_choice
 from hdeepinsight.image._assign import CROWDED, assign_pixels
 
-LayoutMethod = Literal["tsne", "tsne_published", "umap", "mde", "random"]
+LayoutMethod = Literal["tsne", "tsne_published", "mde", "random"]
 Report = dict[str, float]
 
 N_COMPONENTS = 50
@@ -101,7 +100,7 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
         Unit vectors, ``(n_genes, d)``.
     method
         ``"tsne"`` or ``"tsne_published"`` (Barnes-Hut t-SNE with a perplexity of at most a third of
-        the genes), ``"umap"`` or ``"mde"``.
+        the genes), or ``"mde"``.
     seed
         Random seed.
 
@@ -119,23 +118,12 @@ def embed_genes(profiles: np.ndarray, method: LayoutMethod, *, seed: int = 0) ->
     if len(np.unique(wide.round(6), axis=0)) < MIN_DISTINCT:
         return wide[:, :2]
     wide = wide.astype(np.float32)
-    n_others = len(wide) - 1
     if method in TSNE:
         from sklearn import manifold
 
         settings = {**TSNE[method], "metric": "cosine", "init": "pca", "random_state": seed}
-        settings["perplexity"] = min(settings["perplexity"], n_others / 3)
+        settings["perplexity"] = min(settings["perplexity"], (len(wide) - 1) / 3)
         found = np.asarray(manifold.TSNE(learning_rate="auto", **settings).fit_transform(wide))
-    elif method == "umap":
-        with warnings.catch_warnings():
-            # On import, umap warns that its TensorFlow variant is not available.
-            warnings.simplefilter("ignore", ImportWarning)
-            from umap import UMAP
-
-        # Unlike spectral initialisation, PCA also works for disconnected graphs.
-        settings = {"metric": "cosine", "init": "pca", "random_state": seed, "n_jobs": 1}
-        model = UMAP(n_neighbors=min(N_NEIGHBORS, n_others), **settings)
-        found = np.asarray(model.fit_transform(wide))
     else:
         found = preserve_neighbors(wide, N_NEIGHBORS, seed, noise=0.1)
     return found.astype(np.float64)

@@ -149,7 +149,7 @@ class GeneLayout:
         method
             ``"tsne"`` (perplexity 15, early exaggeration 2, 300 iterations) or
             ``"tsne_published"`` (perplexity 70, early exaggeration 8, 1,000 iterations), both with
-            cosine distances and PCA initialisation, ``"umap"``, ``"mde"`` (pymde) or ``"random"``
+            cosine distances and PCA initialisation, ``"mde"`` (pymde) or ``"random"``
             (control).
         side
             Number of pixels along one side; by default the smallest multiple of 8 for all genes.

@@ -78,7 +78,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         Taxonomy of the cell types; by default built from the label columns.
     layout
         Pixel of each gene: a :class:`~hdeepinsight.image.GeneLayout`, or the method to fit one
-        (``"tsne"``, ``"tsne_published"``, ``"umap"``, ``"mde"``, ``"random"``).
+        (``"tsne"``, ``"tsne_published"``, ``"mde"``, ``"random"``).
     n_genes
         Maximum number of genes in a fitted layout: ``keep_genes``, then the most variable genes.
     keep_genes
@@ -318,11 +318,6 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         """Surface proteins of the model; empty if it was trained on RNA alone."""
         return () if self.protein_layout is None else self.protein_layout.genes
 
-    @property
-    def backbone_name(self) -> str:
-        """Name of the network that reads the image."""
-        return str(self.init_params_["non_kwargs"]["backbone"])
-
     def explain(
         self,
         query: Any = None,
@@ -473,9 +468,10 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         levels = ", ".join(f"{name} ({size})" for name, size in sizes)
         network = "to be built when trained with a datamodule"
         if self.module is not None:
+            backbone = self.init_params_["non_kwargs"]["backbone"]
             side, weights = self.layout.side, sum(p.numel() for p in self.module.parameters())
             network = (
-                f"{self.backbone_name} on {side}×{side} images of {len(self.genes)} genes "
+                f"{backbone} on {side}×{side} images of {len(self.genes)} genes "
                 f"({self.layout.method} layout)"
                 f"{f' and {len(self.proteins)} proteins' if self.proteins else ''}, "
                 f"{weights:,} weights"
