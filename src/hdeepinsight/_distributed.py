@@ -221,7 +221,7 @@ def on_workers(
             ) from error
         except UnlikeSample:
             done.clear()
-    blocks.reader.opened.source.inspection.settle()  # raises if the values are invalid
+    blocks.opened.source.inspection.settle()  # raises if the values are invalid
     yield from on_workers(client, blocks, left.values(), do, names)
 
 
@@ -229,7 +229,7 @@ def _packed(blocks: Any) -> bytes:
     """Serialise blocks without cell names."""
     import cloudpickle
 
-    buffer, key = BytesIO(), blocks.reader.network.adapter.batch_key
+    buffer, key = BytesIO(), blocks.network.adapter.batch_key
     torch.save(blocks.portable([key] if key else []), buffer, pickle_module=cloudpickle)
     return buffer.getvalue()
 

@@ -189,7 +189,7 @@ def _write_on(client: Any, blocks: Any, rows: range, write: Any, resume: bool) -
         for job in distributed.jobs_of(rows.stop, rows.start)
         if not (resume and all(_block(out, k).exists() for k in job[::CHUNK_CELLS]))
     ]
-    names = blocks.reader.opened.obs_names
+    names = blocks.opened.obs_names
     done = distributed.on_workers(client, blocks, jobs, partial(_label, write), names)
     for _ in tracked(done, "Annotating", sum(map(len, jobs)), size=lambda part: len(part[0])):
         pass

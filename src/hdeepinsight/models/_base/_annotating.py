@@ -22,15 +22,12 @@ from hdeepinsight.annotation import (
     Calibration,
     Decoder,
     Evaluation,
-    QueryComparison,
     ReferenceBank,
     Reject,
-    assess_query,
     check_decoding,
     evaluate_annotation,
 )
 from hdeepinsight.data import SAMPLE_CELLS, draw_evenly, is_paired, open_store
-from hdeepinsight.models._base._blocks import QueryBlocks
 from hdeepinsight.models._base._reader import QueryReader, query_cells
 from hdeepinsight.models._base._setup import PANEL_KEY, as_label_keys
 from hdeepinsight.nn import GenePanels, LeafProfiles, ModelNormalizer, seeded
@@ -237,34 +234,7 @@ class AnnotatingMixin(_Base):
         # Rejection uses mean profiles, which are compared with uncorrected counts.
         reject = "off" if corrected is not None else reject
         how: dict[str, Any] = {"decoder": decoder, "threshold": threshold, "reject": reject}
-        reader = QueryReader(self, opened, corrected)
-        return self._annotated(reader, batch_size=batch_size, keep=keep, **how)[0]
-
-    def _annotated(
-        self,
-        reader: QueryReader,
-        *,
-        counts: list[sparse.csr_matrix] | None = None,
-        batch_size: int | None = None,
-        keep: list[sparse.csr_matrix] | None = None,
-        **how: Any,
-    ) -> tuple[Annotation, QueryComparison | None]:
-        """Annotate a query in one pass; compare all cells, or a sample, with the reference.
-
-        The counts of the model's genes are appended to ``counts``, those of all genes to ``keep``.
-        """
-        comparison, uses_all = None, self.bank_ is not None and reader.is_small
-        if self.bank_ is not None and not uses_all:
-            _, comparison = self._annotated(reader.sample(), **how)
-        counts = [] if uses_all and counts is None else counts
-        found = reader.read(
-            self._outputs, batch_size, counts=counts, keep=keep, comparison=comparison
-        )
-        if uses_all and counts:
-            read = sparse.vstack(counts, format="csr"), found["probabilities"]
-            comparison = reader.compare(*read)
-            found |= {} if comparison is None else comparison.measure(*read)
-        return self._annotation(reader.opened, comparison, found, **how), comparison
+        return QueryReader(self, opened, corrected, **how).annotate(batch_size, keep=keep)
 
     def annotate_blocks(
         self,
@@ -312,7 +282,7 @@ class AnnotatingMixin(_Base):
         how: dict[str, Any] = {"decoder": decoder, "threshold": threshold, "reject": reject}
         return self.blocks(self._open_trained(query, None, **reading), **how).annotations(rows)
 
-    def blocks(self, opened: AlignedQuery, **how: Any) -> QueryBlocks:
+    def blocks(self, opened: AlignedQuery, **how: Any) -> QueryReader:
         """Prepare a query for annotation in blocks, in any order or in other processes.
 
         Parameters
@@ -337,45 +307,7 @@ class AnnotatingMixin(_Base):
         >>> [len(block) for block in blocks.annotations()]
         [210]
         """
-        return QueryBlocks(self, opened, **how)
-
-    @property
-    def _outputs(self) -> tuple[str, ...]:
-        is_ensemble = getattr(self.module, "n_members", 1) > 1
-        return ("probabilities", "seen", *(["disagreement"] if is_ensemble else []))
-
-    def _annotation(
-        self,
-        opened: AlignedQuery,
-        comparison: QueryComparison | None,
-        found: dict[str, np.ndarray],
-        *,
-        reject: Reject = "auto",
-        whole: Mapping[str, Any] | None = None,
-        **how: Any,
-    ) -> Annotation:
-        """Return the annotation of a query from the outputs of its cells.
-
-        Of a part of a query, ``whole`` holds the results for the whole query.
-        """
-        probabilities = found.pop("probabilities", np.zeros((0, 0)))
-        seen = found.pop("seen", np.ones(0, dtype=bool))
-        how |= {"disagreement": found.pop("disagreement", None), "recipe": self.recipe}
-        own = assess_query(
-            comparison,
-            found,
-            probabilities,
-            taxonomy=self.taxonomy,
-            opened=opened,
-            seen=seen,
-            reject=reject,
-        )
-        return Annotation(
-            taxonomy=self.taxonomy,
-            node_probabilities=probabilities,
-            calibration=self.calibration,
-            **(how | own | dict(whole or {})),
-        )
+        return QueryReader(self, opened, **how).compare_sample()
 
     def predict(
         self,

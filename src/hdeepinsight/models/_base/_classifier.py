@@ -284,7 +284,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         fewest, most = STUDENT_CELLS
         rows = np.random.default_rng(self.seed).permutation(opened.n_obs)[:most]
         opened, read = opened.subset(np.sort(rows)), list[sparse.csr_matrix]()
-        result, _ = self._annotated(QueryReader(self, opened), counts=read)
+        result = QueryReader(self, opened).annotate(counts=read)
         counts = sparse.vstack(read, format="csr")
         rows = np.flatnonzero(np.diff(counts.indptr))
         if len(rows) < fewest:

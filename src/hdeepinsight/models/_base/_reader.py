@@ -1,4 +1,4 @@
-"""Predict the cells of a query block by block, with several threads and the folded network."""
+"""Annotate the cells of a query block by block, with several threads and the folded network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +19,14 @@ from torch import Tensor
 from hdeepinsight._errors import check_integer
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import Adapter, QueryCells
-from hdeepinsight.annotation import QueryComparison, marker_predictor
+from hdeepinsight.annotation import Annotation, QueryComparison, assess_query, marker_predictor
 from hdeepinsight.data import CHUNK_CELLS
 from hdeepinsight.models._base._setup import PANEL_KEY
 from hdeepinsight.nn import ProfileEnsemble
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hdeepinsight.data import AlignedQuery
     from hdeepinsight.nn import LeafProfiles
     from hdeepinsight.pp import StacasResult
@@ -44,7 +46,7 @@ PLAIN_INPUTS = {"shift", "member"}
 
 
 class QueryReader:
-    """Predictions of a model for the cells of a query.
+    """Predictions of a model for the cells of a query, and their annotation.
 
     Parameters
     ----------
@@ -54,12 +56,17 @@ class QueryReader:
         Query aligned to the model.
     corrected
         Batch correction of the whole query, whose shift is added to the input of the network.
+    **how
+        ``decoder``, ``threshold`` and ``reject`` of :meth:`AnnotatingMixin.annotate`.
     """
 
     def __init__(
-        self, model: Any, opened: AlignedQuery, corrected: StacasResult | None = None
+        self, model: Any, opened: AlignedQuery, corrected: StacasResult | None = None, **how: Any
     ) -> None:
-        self.model, self.opened = model, opened
+        self.model, self.opened, self.how = model, opened, how
+        #: Comparison with the reference, and results for a sample from which it was computed.
+        self.comparison: QueryComparison | None = None
+        self.sampled: dict[str, Any] = {}
         self.rows: Any = slice(0, opened.n_obs)
         self.shift: Callable[[Any], np.ndarray] | None = None
         if corrected is not None:
@@ -73,20 +80,17 @@ class QueryReader:
         profiles = model.combined_profiles
         self.network = CellReader(model.module, model.adapter_, self.measured, profiles)
 
-    @property
-    def is_small(self) -> bool:
-        """Whether the query fits in one block."""
-        return self.opened.n_obs <= CHUNK_CELLS
-
     def subset(self, rows: np.ndarray) -> QueryReader:
         """Return a reader of some of the cells."""
         found = copy.copy(self)
         found.opened, found.rows = self.opened.subset(rows), rows
         return found
 
-    def sample(self) -> QueryReader:
-        """Return a reader of the sample of cells from which the verdict is computed."""
-        return self.subset(self.opened.sample_rows())
+    def portable(self, columns: Sequence[str] = ()) -> QueryReader:
+        """Return a copy to send to other processes; see :meth:`AlignedQuery.portable`."""
+        found = copy.copy(self)
+        found.opened = self.opened.portable(columns)
+        return found
 
     def chunks(
         self,
@@ -94,17 +98,16 @@ class QueryReader:
         batch_size: int | None = None,
         *,
         keep: list[sparse.csr_matrix] | None = None,
-        comparison: QueryComparison | None = None,
-    ) -> Iterator[tuple[slice, sparse.csr_matrix, dict[str, np.ndarray]]]:
+    ) -> Iterator[tuple[slice, sparse.csr_matrix, Outputs]]:
         """Iterate over chunks: rows, counts, and outputs by name.
 
-        With a ``comparison``, which requires probabilities, its measures are included.
+        With a comparison, which requires probabilities, its measures are included.
         """
         check_integer("batch_size", batch_size, optional=True)
         batch = self.network.adapter.batch_of(self.opened.obs)
         numbers = np.arange(self.rows.stop) if isinstance(self.rows, slice) else self.rows
 
-        def outputs(chunk: tuple[slice, sparse.csr_matrix]) -> dict[str, np.ndarray]:
+        def outputs(chunk: tuple[slice, sparse.csr_matrix]) -> Outputs:
             rows, counts = chunk
             cells = query_cells(self.opened, rows, counts, batch[rows])
             if self.shift is not None:
@@ -114,9 +117,9 @@ class QueryReader:
                 extra = {**cells.extra, PANEL_KEY: self.panel[numbers[rows]]}
                 cells = replace(cells, extra=extra)
             found = self.network(cells, names, batch_size)
-            return found | (
-                {} if comparison is None else comparison.measure(counts, found["probabilities"])
-            )
+            if self.comparison is not None:
+                found |= self.comparison.measure(counts, found["probabilities"])
+            return found
 
         chunks = self.opened.chunks(self.network.n_cells, keep=keep)
         chunks = tracked(chunks, "Annotating", self.opened.n_obs)
@@ -129,17 +132,97 @@ class QueryReader:
         batch_size: int | None = None,
         *,
         counts: list[sparse.csr_matrix] | None = None,
-        **how: Any,
+        keep: list[sparse.csr_matrix] | None = None,
     ) -> Outputs:
         """Return outputs of all cells by name; append their counts to ``counts``."""
 
         def parts() -> Iterator[tuple[slice, Outputs]]:
-            for rows, block, part in self.chunks(names, batch_size, **how):
+            for rows, block, part in self.chunks(names, batch_size, keep=keep):
                 if counts is not None:
                     counts.append(block)
                 yield rows, part
 
         return gather(parts(), self.opened.n_obs)
+
+    def annotate(
+        self,
+        batch_size: int | None = None,
+        *,
+        counts: list[sparse.csr_matrix] | None = None,
+        keep: list[sparse.csr_matrix] | None = None,
+    ) -> Annotation:
+        """Annotate the query in one pass; compare all cells, or a sample, with the reference.
+
+        The counts of the model's genes are appended to ``counts``, those of all genes to ``keep``.
+        """
+        compares_all = self.model.bank_ is not None and self.opened.n_obs <= CHUNK_CELLS
+        if not compares_all:
+            self.compare_sample()
+        counts = [] if compares_all and counts is None else counts
+        found = self.read(self._names, batch_size, counts=counts, keep=keep)
+        if compares_all and counts:
+            read = sparse.vstack(counts, format="csr"), found["probabilities"]
+            self.comparison = self.compare(*read)
+            found |= {} if self.comparison is None else self.comparison.measure(*read)
+        return self._annotation(self.opened, found)
+
+    def compare_sample(self) -> Self:
+        """Compare a sample of the cells with the reference, for a verdict on the query."""
+        if self.model.bank_ is not None:
+            sample = self.subset(self.opened.sample_rows())
+            found = sample.annotate()
+            self.comparison = sample.comparison
+            self.sampled = {"verdict": found.verdict, "gene_report": found.gene_report}
+        return self
+
+    def annotations(
+        self, rows: range | None = None, names: pd.Index | None = None
+    ) -> Iterator[Annotation]:
+        """Annotate some cells, by default all, 4,096 at a time; ``names`` replaces their names."""
+        reader = self if rows is None else self.subset(np.arange(rows.start, rows.stop))
+        first, parts = 0, []
+        for read, _, part in reader.chunks(self._names):
+            parts.append((slice(read.start - first, read.stop - first), part))
+            if read.stop - first < CHUNK_CELLS and read.stop < reader.opened.n_obs:
+                continue
+            place, found = slice(first, read.stop), gather(parts, read.stop - first)
+            first, parts = read.stop, []
+            opened = reader.opened.subset(place)
+            opened = opened if names is None else opened.named(names[place])
+            yield self._annotation(opened, found, **self.sampled)
+
+    def outputs(self, rows: range) -> Outputs:
+        """Return the outputs for some cells as arrays by name, for `whole`."""
+        return self.subset(np.arange(rows.start, rows.stop)).read(self._names)
+
+    def whole(self, parts: Iterable[tuple[slice, Outputs]]) -> Annotation:
+        """Combine the `outputs` of all parts into the annotation of the query."""
+        return self._annotation(self.opened, gather(parts, self.opened.n_obs))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        is_ensemble = getattr(self.model.module, "n_members", 1) > 1
+        return ("probabilities", "seen", *(["disagreement"] if is_ensemble else []))
+
+    def _annotation(self, opened: AlignedQuery, found: Outputs, **whole: Any) -> Annotation:
+        """Return the annotation of cells from their outputs, with results for the whole query."""
+        probabilities = found.pop("probabilities", np.zeros((0, 0)))
+        seen = found.pop("seen", np.ones(0, dtype=bool))
+        reject, taxonomy = self.how.get("reject", "auto"), self.model.taxonomy
+        about: dict[str, Any] = {name: how for name, how in self.how.items() if name != "reject"}
+        about |= {"disagreement": found.pop("disagreement", None), "recipe": self.model.recipe}
+        about |= assess_query(
+            self.comparison,
+            found,
+            probabilities,
+            taxonomy=taxonomy,
+            opened=opened,
+            seen=seen,
+            reject=reject,
+        )
+        calibration = self.model.calibration
+        about |= {"taxonomy": taxonomy, "calibration": calibration, **whole}
+        return Annotation(node_probabilities=probabilities, **about)
 
     def compare(
         self, counts: sparse.csr_matrix, probabilities: np.ndarray
