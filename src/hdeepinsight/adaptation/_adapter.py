@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -51,6 +51,7 @@ from hdeepinsight.nn import (
     ProfileEnsemble,
     ProfileMatcher,
     QueryProfiles,
+    network_alone,
     profile_shift,
 )
 
@@ -201,20 +202,26 @@ class Adapter:
         }
         self._profiles, self._matcher, self._shrinkage = profiles, None, None
         self.query_profiles = self._weights = None
+
+        def zero_shot(some: QueryCells) -> tuple[Tensor, Tensor]:
+            """Predict by the network alone and combined; measure the distance of its types."""
+            plain = network_probs(pristine, some, measured)
+            before = combined_probs(ensemble, some, measured, plain)
+            has_rna = torch.as_tensor(True if some.has_rna is None else some.has_rna)
+            leaves = torch.where(has_rna, before.argmax(1).cpu(), -1)
+            query = leaf_sums(pristine, some.counts, leaves, measured).profiles()
+            figures["shift_query"] = profile_shift(query, profiles, measured.cpu())
+            return plain, before
+
         # Stop here if measurements on a sample, without training, rule out an adaptation.
-        spread = np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int)
-        sample = cells[np.unique(spread)] if len(cells) > SAMPLE_CELLS else cells
-        plain = network_probs(pristine, sample, measured)
-        before = combined_probs(ensemble, sample, measured, plain)
-        figures["shift_query"] = _query_shift(pristine, sample, measured, before, profiles)
+        sample = cells.spread(SAMPLE_CELLS)
+        plain, before = zero_shot(sample)
         _, report = check_adaptation(before, before, before, before, labels, **figures)
         limit = report.figures.doubt(of_network=False)[0] if options.guard else 1.0
         if not limit:
             return self._finish(replace(report, **facts), module)
         if sample is not cells:
-            plain = network_probs(pristine, cells, measured)
-            before = combined_probs(ensemble, cells, measured, plain)
-            figures["shift_query"] = _query_shift(pristine, cells, measured, before, profiles)
+            plain, before = zero_shot(cells)
         nodes = torch.as_tensor(cells.nodes, device=measured.device)
         allowed, batches = leaves_under(pristine.tree)[nodes], range(len(self.batches))
         now = before
@@ -296,7 +303,7 @@ class Adapter:
         if ensemble is None and not self.is_applied:
             return found
         leaves = module.tree.leaf_index
-        combined: Callable[..., Tensor] = _network_alone
+        combined = network_alone
         if ensemble is not None:
             combined = ensemble.reading(counts, extra.get("shift"), batch)
         network = found["probabilities"][:, leaves]
@@ -458,20 +465,6 @@ class _Run:
         logits = self.module.inference(**inputs | {"measured": keep * inputs["measured"]})["logits"]
         log_probs: Tensor = self.module.tree(logits)[:, self.module.tree.leaf_index]
         return log_probs
-
-
-def _network_alone(leaves: Tensor, _: float = 1.0) -> Tensor:
-    return leaves.detach()
-
-
-def _query_shift(
-    module: Any, cells: QueryCells, measured: Tensor, probs: Tensor, profiles: LeafProfiles
-) -> float | None:
-    """Compute the distance of the predicted types of a query from those of the reference."""
-    has_rna = torch.as_tensor(True if cells.has_rna is None else cells.has_rna)
-    leaves = torch.where(has_rna, probs.argmax(1).cpu(), -1)
-    query = leaf_sums(module, cells.counts, leaves, measured).profiles()
-    return profile_shift(query, profiles, measured.cpu())
 
 
 def _endless(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -20,6 +20,7 @@ from hdeepinsight.nn import (
     ProfileEnsemble,
     ProfileMatcher,
     SparseCounts,
+    thin_counts,
 )
 from hdeepinsight.taxonomy import TreeAlgebra
 
@@ -77,10 +78,13 @@ class QueryCells:
         """Return the cells with counts thinned to a share of their molecules; 1 keeps all."""
         if share == 1:
             return self
-        counts = self.counts.copy()
-        kept = rng.binomial(np.rint(counts.data).astype(int), share)
-        counts.data = kept.astype(np.float32)
-        return replace(self, counts=counts)
+        return replace(self, counts=thin_counts(self.counts, share, rng))
+
+    def spread(self, n_cells: int) -> QueryCells:
+        """Return at most ``n_cells`` of the cells, evenly spaced."""
+        if len(self) <= n_cells:
+            return self
+        return self[np.unique(np.linspace(0, len(self) - 1, n_cells).astype(int))]
 
     def tensors(self, measured: Tensor, *, sparse: bool = False) -> dict[str, Any]:
         """Return the inputs of the network, on the device of ``measured``.

@@ -2,6 +2,7 @@
 
 from hdeepinsight.nn._augment import CountThinning as CountThinning
 from hdeepinsight.nn._augment import GeneMasking as GeneMasking
+from hdeepinsight.nn._augment import thin_counts as thin_counts
 from hdeepinsight.nn._backbones import BACKBONES as BACKBONES
 from hdeepinsight.nn._backbones import CompactBackbone as CompactBackbone
 from hdeepinsight.nn._backbones import EfficientNetBackbone as EfficientNetBackbone
@@ -67,6 +68,7 @@ from hdeepinsight.nn._profiles import LeafSums as LeafSums
 from hdeepinsight.nn._profiles import ProfileEnsemble as ProfileEnsemble
 from hdeepinsight.nn._profiles import ProfileMatcher as ProfileMatcher
 from hdeepinsight.nn._profiles import QueryProfiles as QueryProfiles
+from hdeepinsight.nn._profiles import network_alone as network_alone
 from hdeepinsight.nn._profiles import profile_shift as profile_shift
 from hdeepinsight.nn._profiles import usual_shift as usual_shift
 from hdeepinsight.nn._seeds import one_at_a_time as one_at_a_time

@@ -184,12 +184,7 @@ class CountThinning(Shares):
         n_cells = counts.shape[0]
         rate = np.exp(rng.uniform(np.log(max(self.min_rate, 1e-6)), 0.0, n_cells))
         rate[rng.random(n_cells) >= self.p] = 1.0
-        molecules = np.rint(counts.data).astype(np.int64)
-        kept = rng.binomial(molecules, np.repeat(rate, np.diff(counts.indptr)))
-        # A full copy: with shared index arrays, eliminate_zeros would modify `counts`.
-        thinned = counts.copy()
-        thinned.data = kept.astype(counts.data.dtype)
-        return thinned
+        return thin_counts(counts, rate, rng)
 
     def sample_dense(self, counts: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw a thinned copy of a mini-batch of raw counts, on its device.
@@ -224,3 +219,33 @@ class CountThinning(Shares):
         # Fast for sparse counts, because no random number is drawn for zeros.
         kept = torch.binomial(molecules, rate.to(molecules).expand_as(molecules), generator)
         return kept.to(counts.dtype)
+
+
+def thin_counts(
+    counts: sparse.csr_matrix, share: float | np.ndarray, rng: np.random.Generator
+) -> sparse.csr_matrix:
+    """Draw a copy of raw counts with a share of the molecules, which are kept independently.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, shape ``(n_cells, n_genes)``; fractions are rounded.
+    share
+        Expected share of the molecules, of all cells or of each, shape ``(n_cells,)``.
+    rng
+        Random generator.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.nn import thin_counts
+    >>> from scipy.sparse import csr_matrix
+    >>> thin_counts(csr_matrix([[100.0, 0.0]]), 0.0, np.random.default_rng(0)).toarray()
+    array([[0., 0.]])
+    """
+    # A full copy: with shared index arrays, eliminate_zeros would modify `counts`.
+    thinned, lengths = counts.copy(), np.diff(counts.indptr)
+    rates = np.repeat(np.broadcast_to(share, len(lengths)), lengths)
+    kept = rng.binomial(np.rint(counts.data).astype(np.int64), rates)
+    thinned.data = kept.astype(counts.data.dtype)
+    return thinned

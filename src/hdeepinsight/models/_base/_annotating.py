@@ -714,7 +714,7 @@ class AnnotatingMixin(_Base):
 
 def _share_unlike_reference(reader: QueryReader, cells: QueryCells) -> float | None:
     """Return the share of a sample of query cells that differ from the reference."""
-    some = cells[np.unique(np.linspace(0, len(cells) - 1, SAMPLE_CELLS).astype(int))]
+    some = cells.spread(SAMPLE_CELLS)
     some = replace(some, batch=np.full(len(some), -1))  # no adapter is applied
     probabilities = reader.network(some, ("probabilities",))["probabilities"]
     comparison = reader.compare(some.counts, probabilities)
