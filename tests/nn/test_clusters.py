@@ -71,6 +71,7 @@ def test_rows_sum_to_one_and_the_nearest_centre_is_the_most_probable():
 def test_sharpening_keeps_even_rows_and_sharpens_others():
     even = torch.full((6, 3), 1 / 3)
     assert_close(sharpened_assignment(even), even)
+    assert_close(sharpened_assignment(torch.rand(6, 1) + 0.1), torch.ones(6, 1))
     q = student_t_assignment(
         torch.tensor([[0.0], [0.1], [3.0], [3.1]]), torch.tensor([[0.0], [3.0]])
     )

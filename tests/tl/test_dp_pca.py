@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 import hdeepinsight as hdi
 from hdeepinsight.data import InputError, log_normalize
-from hdeepinsight.tl import check_delta, gaussian_noise_sd, private_directions
+from hdeepinsight.nn import check_delta, gaussian_noise_sd, private_directions
 
 
 def unit_rows(adata: ad.AnnData) -> np.ndarray:

@@ -62,6 +62,16 @@ from hdeepinsight.nn._normalize import CountNormalizer as CountNormalizer
 from hdeepinsight.nn._normalize import ModelNormalizer as ModelNormalizer
 from hdeepinsight.nn._normalize import ProteinNormalizer as ProteinNormalizer
 from hdeepinsight.nn._panels import GenePanels as GenePanels
+from hdeepinsight.nn._privacy import UNSEEDED as UNSEEDED
+from hdeepinsight.nn._privacy import PoissonSampler as PoissonSampler
+from hdeepinsight.nn._privacy import check_delta as check_delta
+from hdeepinsight.nn._privacy import clipped_sum as clipped_sum
+from hdeepinsight.nn._privacy import gaussian_noise_sd as gaussian_noise_sd
+from hdeepinsight.nn._privacy import noise_generator as noise_generator
+from hdeepinsight.nn._privacy import privacy_conditions as privacy_conditions
+from hdeepinsight.nn._privacy import private_directions as private_directions
+from hdeepinsight.nn._privacy import solve_noise as solve_noise
+from hdeepinsight.nn._privacy import spent_epsilon as spent_epsilon
 from hdeepinsight.nn._profiles import COVARIANCE_CELLS as COVARIANCE_CELLS
 from hdeepinsight.nn._profiles import LeafProfiles as LeafProfiles
 from hdeepinsight.nn._profiles import LeafSums as LeafSums

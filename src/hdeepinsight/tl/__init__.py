@@ -1,5 +1,6 @@
 """Refine, combine, audit and evaluate annotations of any tool, and reduce references."""
 
+from hdeepinsight.nn import gaussian_noise_sd
 from hdeepinsight.taxonomy import CellType, cell_type
 from hdeepinsight.tl._audit import LabelAudit, audit_labels
 from hdeepinsight.tl._consensus import Consensus, consensus
@@ -7,13 +8,7 @@ from hdeepinsight.tl._contradictions import contradictions
 from hdeepinsight.tl._coresets import herding, k_center, select_cells
 from hdeepinsight.tl._distill import distill
 from hdeepinsight.tl._distillation_report import distillation_report
-from hdeepinsight.tl._dp_pca import (
-    PrivateProjection,
-    check_delta,
-    dp_pca,
-    gaussian_noise_sd,
-    private_directions,
-)
+from hdeepinsight.tl._dp_pca import PrivateProjection, dp_pca
 from hdeepinsight.tl._evidence import (
     MarkerEvidence,
     ReferenceModel,
@@ -45,7 +40,6 @@ __all__ = [
     "Vote",
     "audit_labels",
     "cell_type",
-    "check_delta",
     "consensus",
     "contradictions",
     "distill",
@@ -60,7 +54,6 @@ __all__ = [
     "marker_genes",
     "mde",
     "open_cells",
-    "private_directions",
     "read_markers",
     "read_scores",
     "refine",

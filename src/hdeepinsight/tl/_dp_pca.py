@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.linalg import eigh
-from scipy.optimize import brentq
-from scipy.stats import norm
 from sklearn.preprocessing import normalize
 
-from hdeepinsight._errors import check_integer, check_number, invalid
+from hdeepinsight._errors import check_integer, invalid
 from hdeepinsight.data import AlignedQuery, DataLike, log_normalize, open_query, open_store
+from hdeepinsight.nn import (
+    check_delta,
+    gaussian_noise_sd,
+    privacy_conditions,
+    private_directions,
+)
 from hdeepinsight.tl._representation import as_anndata
 
 #: Maximum number of genes; the square matrix takes half a gigabyte in double precision.
 _MAX_GENES = 8192
-#: Number of cells with dense residuals in memory.
-_BLOCK = 1024
-#: Fraction of the budget for the mean of all cells, in units of a Gaussian release, and the maximum
-#: length of residuals. Both were chosen on datasets that are not part of the benchmark.
-_CENTRE_SHARE, _LONGEST_RESIDUAL = 0.1, 0.75
-_CONDITIONS = (
-    "The unit of privacy is one cell: (epsilon, delta) bounds the effect of adding or removing one "
-    "cell, not one donor.",
+_COVERED = (
     "The guarantee covers the projection (centre, components, eigenvalues). The coordinates of a "
-    "cell are a function of that cell and are not covered.",
-    "The number of cells is regarded as public.",
-    "Anything else computed on these cells and released, including settings chosen on them, adds "
-    "to epsilon.",
-    "Leaks through floating-point arithmetic are out of scope.",
+    "cell are a function of that cell and are not covered."
 )
-_GENE_CONDITION = "The list of genes is regarded as public; a choice based on these cells is not "
-_GENE_CONDITION += "covered."
-_SEED_CONDITION = "noise_seed is known, so the noise can be subtracted: there is no guarantee."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -237,7 +225,6 @@ def dp_pca(
         n_comps=n_comps,
         centred=centred,
     )
-    public = () if genes_are_public else (_GENE_CONDITION,)
     result = PrivateProjection(
         genes=opened.genes,
         centre=centre,
@@ -246,128 +233,13 @@ def dp_pca(
         epsilon=float(epsilon) if noise_seed is None else None,
         delta=float(delta),
         noise_sd=noise_sd,
-        conditions=(*(() if noise_seed is None else (_SEED_CONDITION,)), *public, *_CONDITIONS),
+        conditions=privacy_conditions(
+            _COVERED, genes_are_public=genes_are_public, noise_seed=noise_seed
+        ),
     )
     if target is not None:
         target.obsm[key_added] = result.transform(opened)
     return result
-
-
-def private_directions(
-    unit_rows: Callable[[], Iterable[sp.csr_matrix]],
-    n_cells: int,
-    noise_sd: float,
-    rng: np.random.Generator,
-    *,
-    n_comps: int,
-    centred: bool = True,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Compute a noisy mean and noisy leading components of unit vectors; see `dp_pca`.
-
-    Parameters
-    ----------
-    unit_rows
-        Function that returns the cells as blocks of rows with norm 1 or 0, at each call.
-    n_cells
-        Number of cells.
-    noise_sd
-        Standard deviation of the noise of a single release with sensitivity 1 at the total budget.
-    rng
-        Random number generator of the noise.
-    n_comps, centred
-        As in `dp_pca`.
-
-    Returns
-    -------
-    centre, components, eigenvalues
-        Arrays of shapes ``(n_genes,)``, ``(n_comps, n_genes)`` and ``(n_comps,)``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import scipy.sparse as sp
-    >>> rows = sp.csr_matrix(np.eye(4)[[0] * 90 + [1] * 60])
-    >>> rng = np.random.default_rng(0)
-    >>> found = private_directions(lambda: [rows], 150, 0.0, rng, n_comps=1)
-    >>> found[0].round(1).tolist(), np.abs(found[1]).round(2).tolist()
-    ([0.6, 0.4, 0.0, 0.0], [[0.71, 0.71, 0.0, 0.0]])
-    """
-    centre, longest = np.zeros(next(iter(unit_rows())).shape[1]), 1.0
-    d = len(centre)
-    if centred:
-        total = sum(np.asarray(block.sum(axis=0)).ravel() for block in unit_rows())
-        centre = (total + rng.normal(scale=noise_sd / sqrt(_CENTRE_SHARE), size=d)) / n_cells
-        longest, noise_sd = _LONGEST_RESIDUAL, noise_sd / sqrt(1 - _CENTRE_SHARE)
-    moments = np.zeros((d, d))
-    for block in unit_rows():
-        for start in range(0, block.shape[0], _BLOCK):
-            rows = block[start : start + _BLOCK].toarray()
-            residuals = (rows - centre) * rows.any(axis=1, keepdims=True)
-            length = np.linalg.norm(residuals, axis=1, keepdims=True)
-            residuals *= np.minimum(1.0, longest / np.maximum(length, 1e-12))
-            moments += residuals.T @ residuals
-    noise = rng.normal(scale=longest**2 * noise_sd / 2, size=(d, d))
-    moments += noise + noise.T  # variance σ² on the diagonal and σ² / 2 off it
-    values, vectors = eigh(moments, subset_by_index=(d - n_comps, d - 1))
-    components = np.ascontiguousarray(vectors[:, ::-1].T)
-    # The sign of an eigenvector is arbitrary: make its sum positive.
-    components *= np.where(components.sum(axis=1) < 0, -1.0, 1.0)[:, None]
-    return centre, components, values[::-1]
-
-
-def gaussian_noise_sd(epsilon: float, delta: float) -> float:
-    r"""Compute the noise that makes a release with sensitivity 1 (ε, δ)-differentially private.
-
-    Parameters
-    ----------
-    epsilon, delta
-        Privacy budget.
-
-    Returns
-    -------
-    float
-        Smallest standard deviation for the analytic Gaussian mechanism.
-
-    Raises
-    ------
-    ValueError
-        If ``epsilon`` is not positive, or ``delta`` is not between 0 and 1.
-
-    Notes
-    -----
-    Balle and Wang (2018), arXiv:1805.06530: with :math:`s = \sigma / \Delta`, the mechanism is
-    private if and only if :math:`\Phi(1/(2s) - \varepsilon s) - e^\varepsilon \Phi(-1/(2s) -
-    \varepsilon s) \le \delta`.
-
-    Examples
-    --------
-    >>> round(gaussian_noise_sd(1.0, 1e-5), 2)
-    3.73
-    """
-    check_number("epsilon", epsilon, 1e-3, 1e2, hint="Common values are 0.1 to 10.")
-    check_delta(delta)
-
-    def excess(s: float) -> float:
-        tail = norm.logcdf(-0.5 / s - epsilon * s) + epsilon
-        return float(norm.cdf(0.5 / s - epsilon * s) - exp(tail) - delta)
-
-    # The classical bound is an upper bound for epsilon <= 1, and twice it for larger epsilon.
-    high = 2 * sqrt(2 * np.log(1.25 / delta)) / min(epsilon, 1.0)
-    return float(brentq(excess, 1e-3, high, xtol=1e-12))
-
-
-def check_delta(delta: float, n_cells: int = 1) -> None:
-    """Raise ``ValueError`` unless delta is above 0 and below one over the number of cells.
-
-    Examples
-    --------
-    >>> check_delta(1e-5, n_cells=3000)
-    """
-    check_number("delta", delta, hint="Omit it to use 1e-5.")
-    if not 0 < delta * n_cells < 1:
-        expected = f"above 0 and below 1 / {n_cells:,}, one over the number of cells"
-        hint = "With a larger delta, a mechanism may publish complete cells."
-        raise invalid("delta", delta, expected, hint)
 
 
 def _unit_rows(opened: AlignedQuery) -> Iterator[sp.csr_matrix]:

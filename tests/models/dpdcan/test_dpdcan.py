@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score, roc_auc_score
 import hdeepinsight as hdi
 from hdeepinsight._archive import parse
 from hdeepinsight.models import load_model
-from hdeepinsight.models.dpdcan._privacy import spent_epsilon
+from hdeepinsight.nn import spent_epsilon
 
 pytest.importorskip("opacus")
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -213,7 +213,7 @@ def test_latent_positions_of_the_training_cells_come_with_a_warning(synthetic_hi
 def test_conditions_state_what_is_not_covered(synthetic_hierarchy):
     said = trained(synthetic_hierarchy).privacy_report.conditions
     assert any("Embeddings of training cells" in text for text in said)
-    assert any("Hyperparameters" in text for text in said)
+    assert any("settings chosen on them" in text for text in said)
     public = trained(synthetic_hierarchy, genes_are_public=True, donor_key="batch")
     texts = public.privacy_report.conditions
     assert not any("list of genes" in text for text in texts)
@@ -227,6 +227,8 @@ def test_leiden_is_used_without_a_number_of_clusters(synthetic_hierarchy):
     model = trained(synthetic_hierarchy, privacy=None, max_steps=30)
     found = model.predict()
     assert 2 <= found.nunique() <= 20
+    with pytest.raises(ValueError, match="n_clusters must be at most the number of cells, 420"):
+        model.predict(n_clusters=421)
 
 
 def test_noise_above_the_signal_is_logged(synthetic_hierarchy, caplog):

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from hdeepinsight.models import PrivacyReport
-from hdeepinsight.models.dpdcan._privacy import UNSEEDED, solve_noise, spent_epsilon, within_budget
+from hdeepinsight.nn import UNSEEDED, solve_noise, spent_epsilon
 
 accountants = pytest.importorskip("opacus.accountants")
 DELTA = 1e-5
@@ -83,12 +83,3 @@ def test_a_known_seed_voids_the_guarantee():
         report = report_of(mode, conditions=(UNSEEDED,))
         assert report.epsilon is report.guarantee is report.nominal_epsilon is None
         assert report.encoder_epsilon_conditional is None
-
-
-def test_the_noise_within_a_budget_spends_it_in_as_many_steps_as_were_planned():
-    report = within_budget("whole", 4.0, DELTA, 0.1, 500, True, max_grad_norm=0.1)
-    assert report.epsilon == 0.0
-    assert report.after(500).epsilon == pytest.approx(4.0, abs=0.01)
-    assert report.after(250).epsilon < report.after(500).epsilon
-    alone = within_budget("whole", 4.0, DELTA, 0.1, 500, False, max_grad_norm=0.1)
-    assert alone.noise_multiplier < report.noise_multiplier

@@ -7,12 +7,8 @@ from scvi.distributions import ZeroInflatedNegativeBinomial
 
 from hdeepinsight.models import PrivacyReport
 from hdeepinsight.models.dpdcan._module import DPDCANModule
-from hdeepinsight.models.dpdcan._plan import (
-    DPDCANPlan,
-    PoissonSampler,
-    clipped_sum,
-    noise_generator,
-)
+from hdeepinsight.models.dpdcan._plan import DPDCANPlan
+from hdeepinsight.nn import PoissonSampler, clipped_sum, noise_generator
 
 N_GENES, N_CELLS = 12, 70
 HEADS = ["projected", "full", "compact"]
@@ -45,6 +41,10 @@ def noisy(plan: DPDCANPlan, inputs) -> None:
     plan.set_noisy_gradients(inputs, plan.report)
 
 
+def sum_of(module: DPDCANModule, inputs, max_norm: float) -> dict[str, torch.Tensor]:
+    return clipped_sum(module.network, module.weights, inputs, max_norm)
+
+
 def flat(parts) -> torch.Tensor:
     return torch.cat([part.ravel() for part in parts])
 
@@ -56,15 +56,15 @@ def gradient_of(module, inputs, cell: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("heads", HEADS)
 def test_sum_equals_a_loop_over_cells(heads, monkeypatch):
-    monkeypatch.setattr("hdeepinsight.models.dpdcan._plan.MAX_VALUES", 4000)  # a few at once
+    monkeypatch.setattr("hdeepinsight.nn._privacy.MAX_VALUES", 4000)  # a few at once
     module = make_module(heads)
     inputs = make_inputs(module)
     rows = torch.stack([gradient_of(module, inputs, cell) for cell in range(N_CELLS)])
-    sums, norms = clipped_sum(module, inputs, np.inf), rows.norm(dim=1)
+    sums, norms = sum_of(module, inputs, np.inf), rows.norm(dim=1)
     torch.testing.assert_close(flat(sums.values()), rows.sum(0), rtol=1e-10, atol=1e-10)
     limit = float(norms.median())
     clipped = rows * (limit / (norms[:, None] + 1e-6)).clamp(max=1)
-    sums = clipped_sum(module, inputs, limit)
+    sums = sum_of(module, inputs, limit)
     torch.testing.assert_close(flat(sums.values()), clipped.sum(0), rtol=1e-10, atol=1e-10)
     assert clipped.norm(dim=1).max() <= limit
 
@@ -85,10 +85,10 @@ def test_one_cell_moves_the_sum_by_the_norm_at_most():
         module = make_module(heads)
         inputs, other = make_inputs(module), make_inputs(module, seed=1)
         limit = 0.05
-        whole = flat(clipped_sum(module, inputs, limit).values())
-        less = flat(clipped_sum(module, [part[1:] for part in inputs], limit).values())
+        whole = flat(sum_of(module, inputs, limit).values())
+        less = flat(sum_of(module, [part[1:] for part in inputs], limit).values())
         swapped = [torch.cat([new[:1], old[1:]]) for old, new in zip(inputs, other, strict=True)]
-        replaced = flat(clipped_sum(module, swapped, limit).values())
+        replaced = flat(sum_of(module, swapped, limit).values())
         assert 0 < (whole - less).norm() <= limit
         assert 0 < (whole - replaced).norm() <= 2 * limit
 
@@ -106,7 +106,7 @@ def test_without_noise_on_the_decoder_one_cell_moves_all_gradients_of_the_encode
             if mode == "paper":  # the encoder as if its noise were the same
                 plan.configure_optimizers()["optimizer"].step()
             rest = [part[1 - start :] for part in inputs]  # the cells that both have
-            found = clipped_sum(module, rest, limit)
+            found = sum_of(module, rest, limit)
             sums.append(flat(found[name] for name in found if name.startswith("encoder.")))
         moved[mode] = (sums[0] - sums[1]).norm()
     assert moved["paper"] > limit * 0.01  # though these cells are the same

@@ -154,6 +154,9 @@ def test_new_cells_need_the_genes_only(trained):
     )
     with pytest.raises(KeyError, match="X_other"):
         trained.get_knowledge_assignments(query)
+    query.obsm["X_other"] = np.ones((30, 5))
+    with pytest.raises(ValueError, match="must be of 6 columns, got 5 columns"):
+        trained.get_knowledge_assignments(query)
 
 
 def test_a_run_is_repeated_by_its_seed(cells):
@@ -244,7 +247,6 @@ def test_many_genes_are_remarked_on(caplog):
 
 
 def test_a_rest_of_few_cells_trains(cells):
-    model = SCE2TM
     few = cells[:129].copy()
     model = fit(few, setup={"embedding_obsm_key": "X_other"})
     assert all(torch.isfinite(p).all() for p in model.module.parameters())

@@ -816,12 +816,16 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             if self.adata is None:
                 msg = "save_anndata=True saves the reference, but the model has none attached."
                 raise ValueError(f"{msg} Omit it, or load the model with adata=...")
+            self._check_saving_cells()
             reference: Any = self._resolve_adata(None)
             paired = isinstance(reference, MuData)
             name = REFERENCE_FILES[paired]
             write = reference.write_h5mu if paired else reference.write_h5ad
             references[name] = partial(write, **anndata_write_kwargs)
         folder.write(self._payload(), references)
+
+    def _check_saving_cells(self) -> None:
+        """Raise an error if the reference must not be saved."""
 
     @classmethod
     def load(

@@ -14,6 +14,7 @@ from scipy.sparse import issparse
 from hdeepinsight._errors import invalid, missing_column, one_column
 from hdeepinsight.data import open_counts
 from hdeepinsight.models._base import _registration as registration
+from hdeepinsight.models._base._training import seeded
 
 if TYPE_CHECKING:
     from hdeepinsight.models._base._count_model import CountModel as _Base
@@ -27,8 +28,8 @@ SIZE_FACTOR = "size_factor"
 class UnlabeledMixin(_Base):
     """Mixin of models trained without labels, whose module returns ``z`` from ``inference``.
 
-    It is combined with :class:`CountModel`. The ``setup_anndata`` of a subclass passes its
-    arguments to ``_set_up``.
+    It is combined with :class:`CountModel`. A subclass with other arguments of ``setup_anndata``
+    passes them to ``_set_up``.
 
     Examples
     --------
@@ -37,6 +38,53 @@ class UnlabeledMixin(_Base):
     >>> issubclass(hdi.SCE2TM, UnlabeledMixin)
     True
     """
+
+    @classmethod
+    def setup_anndata(  # type: ignore[override]
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        size_factor_key: str | None = None,
+        source_registry: dict[str, Any] | None = None,
+    ) -> None:
+        """Register cells without modifying them; no labels are used.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts, shape ``(n_obs, n_vars)``. Select variable genes first.
+        layer
+            Layer with the counts; ``X`` by default.
+        batch_key
+            Column of ``obs`` with the batch of each cell.
+        size_factor_key
+            Column of ``obs`` with the size factor (total count) of each cell; by default the total
+            count of the registered genes.
+        source_registry
+            Registry of a saved model, used when the model is loaded with new cells.
+
+        Raises
+        ------
+        InputError
+            If the matrix does not hold counts, and they cannot be recovered.
+        KeyError
+            If a column is missing.
+        TypeError
+            If ``adata`` is not an AnnData.
+        ValueError
+            If a size factor is not a finite number > 0, or ``adata`` is a view.
+
+        Examples
+        --------
+        >>> import hdeepinsight as hdi
+        >>> cells = hdi.datasets.demo().query
+        >>> hdi.SCAGC.setup_anndata(cells)
+        >>> hdi.SCAGC(cells).is_trained
+        False
+        """
+        cls._set_up(locals())
 
     @classmethod
     def _set_up(cls, given: dict[str, Any]) -> None:
@@ -50,6 +98,18 @@ class UnlabeledMixin(_Base):
         if (key := setup.setup_args.get("embedding_obsm_key")) is not None:
             embedding_of(adata, key)
         registration.register(cls, adata, source, adata.obs, setup)
+
+    def _record_options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of the constructor, which are saved with the seed that is used."""
+        self.init_params_ = self._get_init_params(given)
+        options: dict[str, Any] = self.init_params_["non_kwargs"]
+        options["seed"] = self.seed
+        return options
+
+    def _build(self, *sizes: int, **options: Any) -> None:
+        """Create the module with reproducible weights."""
+        with seeded(self.seed):
+            self.module = self._module_cls(*sizes, **options)
 
     def _extra_arrays(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
         key = self._setup.setup_args.get("size_factor_key")
@@ -89,6 +149,12 @@ class UnlabeledMixin(_Base):
         parts = [self.module.inference(**given)["z"].cpu() for given in inputs]
         positions: np.ndarray = torch.cat(parts).numpy()
         return positions
+
+
+def totals_of(shell: AnnData) -> np.ndarray:
+    """Return the size factor, or else the total count, of each cell, shape ``(n_cells, 1)``."""
+    given = shell.obsm.get(SIZE_FACTOR)
+    return np.asarray(shell.X.sum(axis=1)) if given is None else given
 
 
 def embedding_of(adata: AnnData, key: str) -> np.ndarray:

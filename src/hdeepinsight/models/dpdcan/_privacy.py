@@ -1,31 +1,13 @@
-"""Privacy accounting: guarantees, their conditions, and the required noise."""
+"""Privacy reports: guarantees and their conditions."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
-from math import exp, log
 from typing import Any, Final, Literal
 
-import numpy as np
-from scipy.optimize import brentq
-
-from hdeepinsight._errors import invalid, need_extra
+from hdeepinsight.nn import UNSEEDED, spent_epsilon
 
 Mode = Literal["whole", "partial_safe", "paper"]
-#: Releases: noise multiplier, sampling rate, and number of repetitions.
-History = Sequence[tuple[float, float, int]]
-#: Orders of the Rényi divergence.
-ORDERS: Final = [1 + x / 10 for x in range(1, 100)] + [*range(11, 64), 128, 256, 512]
-_NOISE_BOUNDS: Final = 0.3, 1e4
-#: Share of epsilon spent on the projection; the training steps get the rest.
-PROJECTION_SHARE: Final = 0.9
-
-# Saved reports contain this sentence, and are read for it.
-UNSEEDED: Final = "not private: noise_seed is known, so that the noise can be subtracted."
-GENES: Final = "The list of genes is assumed to be public."
 DONORS = "Donors are not protected: one donor has {:,} cells, and epsilon applies to a single cell."
 OF_MODE: Final[dict[str, str]] = {
     "whole": "The guarantee covers the saved weights. Embeddings of training cells, and clusters "
@@ -34,11 +16,6 @@ OF_MODE: Final[dict[str, str]] = {
     "paper": "No guarantee: the decoder is trained on the same cells without noise, and the "
     "gradients of the encoder depend on it.",
 }
-ALWAYS: Final = (
-    "The unit of privacy is one cell, added or removed; the number of cells is assumed public.",
-    "Hyperparameters that were tuned on these cells increase epsilon.",
-    "Leaks through floating-point arithmetic are out of scope.",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,68 +109,3 @@ class PrivacyReport:
         """Return the report for a dict from :meth:`to_dict`."""
         known = {field.name: values[field.name] for field in fields(cls)}
         return cls(**known | {"conditions": tuple(known["conditions"])})
-
-
-@lru_cache(maxsize=256)
-def _rdp_of_a_step(noise: float, rate: float) -> np.ndarray:
-    rdp = need_extra("opacus.accountants.analysis.rdp", "privacy", "Differential privacy")
-    found = rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=ORDERS)
-    return np.asarray(found)
-
-
-def spent_epsilon(history: History, delta: float) -> float:
-    """Compute epsilon of noisy releases by Rényi divergences of the sampled Gaussian mechanism."""
-    rdp = need_extra("opacus.accountants.analysis.rdp", "privacy", "Differential privacy")
-    spent = sum(steps * _rdp_of_a_step(noise, rate) for noise, rate, steps in history)
-    with warnings.catch_warnings():  # at the last order the bound is loose but valid
-        warnings.filterwarnings("ignore", message="Optimal order is")
-        return float(rdp.get_privacy_spent(orders=ORDERS, rdp=spent, delta=delta)[0])
-
-
-def solve_noise(
-    epsilon: float, delta: float, sample_rate: float, steps: int, before: History = ()
-) -> float:
-    """Compute the smallest noise multiplier with which steps after other releases meet a budget."""
-
-    def excess(log_noise: float) -> float:
-        return spent_epsilon([*before, (exp(log_noise), sample_rate, steps)], delta) - epsilon
-
-    low, high = map(log, _NOISE_BOUNDS)
-    if excess(high) > 0:
-        hint = f"Increase it or delta, or take fewer than {steps:,} steps."
-        raise invalid("target_epsilon", epsilon, "large enough to be met with noise", hint)
-    if excess(low) < 0:
-        return _NOISE_BOUNDS[0]
-    return exp(float(brentq(excess, low, high, xtol=1e-5)) + 1e-5)
-
-
-def within_budget(
-    mode: Mode,
-    epsilon: float,
-    delta: float,
-    rate: float,
-    steps: int,
-    projects: bool,
-    noise: float | None = None,
-    **about: Any,
-) -> PrivacyReport:
-    """Return the planned report of a training with the smallest noise that meets a budget.
-
-    Parameters
-    ----------
-    mode, epsilon, delta, rate, steps
-        Privacy mode, budget, sampling rate and number of steps.
-    projects
-        Whether a projection is released before the steps.
-    noise
-        Noise multiplier of all releases; by default the smallest that meets the budget.
-    **about
-        Further fields of the report.
-    """
-    projection = None
-    if projects:
-        projection = noise or solve_noise(PROJECTION_SHARE * epsilon, delta, 1.0, 1)
-    before = [(projection, 1.0, 1)] if projection else []
-    noise = noise or solve_noise(epsilon, delta, rate, steps, before)
-    how: Any = {"noise_multiplier": noise, "sample_rate": rate, "delta": delta}
-    return PrivacyReport(mode=mode, projection_noise=projection, **how, **about)

@@ -34,7 +34,7 @@ from hdeepinsight.graph import (
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._registration import BATCH
-from hdeepinsight.models._base._unlabeled import UnlabeledMixin, embedding_of
+from hdeepinsight.models._base._unlabeled import UnlabeledMixin, embedding_of, totals_of
 from hdeepinsight.models.scagc._module import Cells, GraphAutoencoder, Sampler
 from hdeepinsight.models.scagc._plan import AdaptiveGraphPlan, CellBlocks, PlanOptions
 from hdeepinsight.nn import Similarity, SparseFeatures, union_graph
@@ -126,10 +126,9 @@ class SCAGC(UnlabeledMixin, CountModel):
         seed: int | None = None,
     ) -> None:
         super().__init__(adata, registry, seed=seed)
-        self.init_params_ = self._get_init_params(locals())
-        sizes = {"n_latent": n_latent, "n_hidden": n_hidden, "n_neighbors": n_neighbors}
-        for name, size in sizes.items():
-            check_integer(name, size)
+        options = self._record_options(locals())
+        for name in ("n_latent", "n_hidden", "n_neighbors"):
+            check_integer(name, options[name])
         check_integer("n_clusters", n_clusters, optional=True)
         check_integer("candidates", candidates, 2 * n_neighbors)
         check_choice("graph_sampler", graph_sampler, get_args(Sampler))
@@ -139,62 +138,14 @@ class SCAGC(UnlabeledMixin, CountModel):
             raise invalid("n_clusters", n_clusters, f"at most the number of cells, {n_cells:,}")
         self.n_clusters, self.use_rep, self.spatial_key = n_clusters, use_rep, spatial_key
         if adata is not None:
-            self._read_genes(self.genes)
+            self._read_genes(self.genes, self._extra_arrays(adata.obs))
             for key in filter(None, (use_rep, spatial_key)):
                 embedding_of(adata, key)
         n_components = min(N_COMPONENTS, self.summary_stats.n_cells - 1, len(self.genes) - 1)
-        torch.manual_seed(self.seed)
-        self.module = self._module_cls(
-            len(self.genes),
-            len(self._batches),
-            **sizes,
-            n_candidates=candidates,
-            sampler=graph_sampler,
-            similarity=similarity,
-            temperature=graph_temperature,
-            n_components=0 if use_rep else n_components,
-        )
+        sizes = len(self.genes), len(self._batches), 0 if use_rep else n_components
+        of_data = "seed", "n_clusters", "use_rep", "spatial_key"
+        self._build(*sizes, **{name: x for name, x in options.items() if name not in of_data})
         self._embedded: tuple[np.ndarray, np.ndarray] | None = None
-
-    @classmethod
-    def setup_anndata(  # type: ignore[override]
-        cls,
-        adata: AnnData,
-        *,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        source_registry: dict[str, Any] | None = None,
-    ) -> None:
-        """Register cells without modifying them; no labels are used.
-
-        Parameters
-        ----------
-        adata
-            Cells with raw counts, shape ``(n_obs, n_vars)``. Select variable genes first.
-        layer
-            Layer with the counts; ``X`` by default.
-        batch_key
-            Column of ``obs`` with the batch of each cell. The count decoder is conditioned on it,
-            and spatial neighbours are searched within it.
-        source_registry
-            Registry of a saved model, used when the model is loaded with new cells.
-
-        Raises
-        ------
-        InputError
-            If the matrix does not hold counts, and they cannot be recovered.
-        KeyError
-            If a column is missing.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> cells = hdi.datasets.demo().query
-        >>> hdi.SCAGC.setup_anndata(cells)
-        >>> hdi.SCAGC(cells).is_trained
-        False
-        """
-        cls._set_up(locals())
 
     @property
     def _batches(self) -> list[str]:
@@ -273,10 +224,10 @@ class SCAGC(UnlabeledMixin, CountModel):
 
     def _standardize(self) -> None:
         """Compute depth, means, standard deviations and principal components of the cells."""
-        counts, module = self.adata_manager.adata.X, self.module
-        totals = np.asarray(counts.sum(axis=1)).ravel()
+        shell, module = self.adata_manager.adata, self.module
+        totals = totals_of(shell)
         module.depth.fill_(float(np.median(totals[totals > 0])) if totals.any() else 1.0)
-        logged = log_normalize(counts, float(module.depth)).astype(np.float64)
+        logged = log_normalize(shell.X, float(module.depth), totals=totals).astype(np.float64)
         mean, variance = mean_variance_axis(logged, axis=0)
         scale = np.where(variance > 1e-12, np.sqrt(variance), 1.0)
         module.shift.copy_(torch.as_tensor(mean))
@@ -294,8 +245,8 @@ class SCAGC(UnlabeledMixin, CountModel):
         n_cells = counts.shape[0]
         if n_cells < 2:
             raise InputError("There is 1 cell.", "A graph requires two or more.", "Add cells.")
-        depth = float(self.module.depth)
-        logged = log_normalize(counts, depth)
+        depth, totals = float(self.module.depth), np.concatenate([totals_of(s) for s in shells])
+        logged = log_normalize(counts, depth, totals=totals)
         names = np.concatenate([shell.obs[f"{BATCH}_name"].astype(str) for shell in shells])
         if self.use_rep is not None:
             points = np.concatenate([embedding_of(each, self.use_rep) for each in given])
@@ -315,7 +266,7 @@ class SCAGC(UnlabeledMixin, CountModel):
         return Cells(
             counts=counts,
             logged=logged,
-            size_factor=torch.as_tensor(counts.sum(axis=1) / depth).float().clamp_min(1e-6),
+            size_factor=torch.as_tensor(totals / depth).float().clamp_min(1e-6),
             batch=torch.as_tensor(pd.Index(self._batches).get_indexer(names)),
             points=points,
             neighbors=torch.as_tensor(neighbors),

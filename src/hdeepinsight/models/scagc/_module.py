@@ -71,15 +71,10 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
     ----------
     n_genes, n_batches
         Number of genes, and of batches on which the count decoder is conditioned.
-    n_latent, n_hidden
-        Dimensions of the embedding and of the hidden layer.
-    n_neighbors, n_candidates
-        Number of selected neighbours and of candidate neighbours per cell.
-    sampler, similarity, temperature
-        ``graph_sampler``, ``similarity`` and ``graph_temperature`` of
-        :class:`~hdeepinsight.models.SCAGC`.
     n_components
         Principal components that are kept with the network, 0 for none.
+    n_latent, n_hidden, n_neighbors, graph_sampler, similarity, graph_temperature, candidates
+        As in :class:`~hdeepinsight.models.SCAGC`.
 
     Attributes
     ----------
@@ -97,20 +92,20 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
         self,
         n_genes: int,
         n_batches: int,
+        n_components: int,
         *,
         n_latent: int,
         n_hidden: int,
         n_neighbors: int,
-        n_candidates: int,
-        sampler: Sampler,
+        graph_sampler: Sampler,
         similarity: Similarity,
-        temperature: float,
-        n_components: int,
+        graph_temperature: float,
+        candidates: int,
     ) -> None:
         super().__init__()
-        self.n_batches, self.n_neighbors, self.n_candidates = n_batches, n_neighbors, n_candidates
-        self.is_static, self.similarity = sampler == "static", similarity
-        self.temperature = 1.0 if sampler == "published" else temperature
+        self.n_batches, self.n_neighbors, self.n_candidates = n_batches, n_neighbors, candidates
+        self.is_static, self.similarity = graph_sampler == "static", similarity
+        self.temperature = 1.0 if graph_sampler == "published" else graph_temperature
         self.first = TAGConv(n_genes, n_hidden, N_HOPS)
         self.second = TAGConv(n_hidden, n_latent, N_HOPS)
         self.edge_features = nn.Linear(n_latent, EDGE_WIDTH)

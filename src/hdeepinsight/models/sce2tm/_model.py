@@ -17,7 +17,6 @@ from hdeepinsight.data import log_normalize
 from hdeepinsight.graph import mutual_neighbors
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._plan import Prepared
-from hdeepinsight.models._base._training import seeded
 from hdeepinsight.models._base._unlabeled import SIZE_FACTOR, embedding_of
 from hdeepinsight.models.sce2tm._module import EMBEDDING, POSITION, NeighborPlan, TopicModule
 from hdeepinsight.models.sce2tm._topics import TopicsMixin
@@ -106,9 +105,7 @@ class SCE2TM(TopicsMixin, CountModel):
         seed: int | None = None,
     ) -> None:
         super().__init__(adata, registry, seed=seed)
-        self.init_params_ = self._get_init_params(locals())
-        options = self.init_params_["non_kwargs"]
-        options["seed"] = self.seed
+        options = self._record_options(locals())
         network = {name: value for name, value in options.items() if name != "seed"}
         for name, value in network.items():
             if name.endswith("weight"):
@@ -129,8 +126,7 @@ class SCE2TM(TopicsMixin, CountModel):
             self._read_genes(self.genes, arrays)
         widths = len(self.genes), self.summary_stats.get("n_embedding", 0)
         n_batch = self.summary_stats.get("n_batch", 1)
-        with seeded(self.seed):
-            self.module = self._module_cls(*widths, n_batch, **network)
+        self._build(*widths, n_batch, **network)
         if EMBEDDING in arrays:
             self.module.standardize_embedding(torch.tensor(arrays[EMBEDDING]))
 
