@@ -262,16 +262,31 @@ def test_bad_options_are_refused(cells):
             hdi.SCAGC(cells, **options)
 
 
-@pytest.mark.parametrize("broken", ["nan", "labels"])
-def test_a_bad_embedding_is_refused(cells, broken):
+def test_a_bad_embedding_is_refused(cells):
     adata = cells.copy()
-    adata.obsm["bad"] = {
-        "nan": np.full((240, 3), np.nan),
-        "labels": np.arange(240)[:, None],
-    }[broken]
+    adata.obsm["nan"], adata.obsm["labels"] = np.full((240, 3), np.nan), np.arange(240)[:, None]
     hdi.SCAGC.setup_anndata(adata)
-    with pytest.raises(ValueError, match="finite numbers in two or more columns"):
-        hdi.SCAGC(adata, use_rep="bad")
+    for key in ("nan", "labels"):
+        with pytest.raises(ValueError, match="finite numbers in two or more columns"):
+            hdi.SCAGC(adata, use_rep=key)
+
+
+@pytest.mark.slow
+def test_edges_between_clusters_and_hubs_become_fewer_in_training(cells):
+    labels = cells.obs["label"].to_numpy()
+    for seed in range(5):
+        rng, inside = np.random.default_rng(seed), []
+        rates = rng.gamma(0.5, 2.0, size=80) * rng.lognormal(0, 0.35, size=(4, 80))
+        counts = rng.poisson(rates[labels.astype(int)] * rng.uniform(0.5, 2.0, size=(240, 1)))
+        adata = ad.AnnData(sp.csr_matrix(counts, dtype=np.float32), var=cells.var)
+        for epochs in (1, 40):
+            train = {"pretrain_epochs": epochs, "cluster_epochs": 0}
+            found = fit(adata, seed=seed, train=train)
+            chosen = found.neighbor_choices()["learned"]
+            inside.append((labels[chosen] == labels[:, None]).mean())
+        assert inside[1] > inside[0] + 0.1
+        spread = found.degree_report()["in_degree_sd"]
+        assert spread["learned"] < spread["initial"]
 
 
 def test_values_that_are_not_counts_are_refused(cells):

@@ -214,9 +214,12 @@ def test_options_out_of_range_are_refused(cells, option, message):
         SCE2TM(cells, **option)
 
 
-def test_invalid_training_settings_are_refused(cells):
+def test_invalid_training_settings_are_refused(cells, monkeypatch):
     SCE2TM.setup_anndata(cells)
     model = SCE2TM(cells, **SMALL)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(ValueError, match="accelerator must be available on this machine, got 'mps"):
+        model.train(1, **QUIET | {"accelerator": "mps"})
     with pytest.raises(ValueError, match="batch_size must be an integer >= 2"):
         model.train(1, batch_size=1, **QUIET)
     with pytest.raises(RuntimeError, match="untrained"):

@@ -666,6 +666,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _run(self, plan: Any, loaders: Any, options: Mapping[str, Any]) -> None:
         """Run a training plan; if it fails, leave the model unchanged."""
+        training.check_accelerator(options.get("accelerator"))
         unchanged = training.unchanged_if_interrupted(self)
         with quiet_trainer(), unchanged, training.seeded(self.seed):
             runner = TrainRunner(self, plan, loaders, **options)

@@ -124,6 +124,14 @@ def check_names(given: Mapping[str, Any]) -> None:
         )
 
 
+def check_accelerator(accelerator: Any) -> None:
+    """Raise ``ValueError`` for a kind of graphics processor that this machine lacks."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not (found | {"gpu": any(found.values())}).get(accelerator, True):
+        hint = "Pass 'cpu', or omit it to use the best available device."
+        raise invalid("accelerator", accelerator, "available on this machine", hint)
+
+
 def check_finite(module: torch.nn.Module) -> None:
     """Raise ``ValueError`` if any weight is not finite."""
     if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
