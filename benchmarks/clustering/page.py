@@ -28,11 +28,11 @@ the adjusted Rand index, NMI the normalised mutual information, CPU the processo
 
 - **k-means** and **spectral** know the true number of types; **Leiden** (resolution 1) does not.
   All three read 50 principal components of log-normalised values of 2,000 genes.
-- **sce2tm** has these components as second view, **sce2tm_alone** none, and **sce2tm_permuted** those
-  of other cells. **scagc** learns its graph; **scagc_static** keeps the first one, **scagc_random** a
-  random one, and **scagc_one_phase** does not train the clusters.
+- **sce2tm** has these components as second view, **sce2tm_alone** none, and **sce2tm_permuted**
+  those of other cells. **scagc** learns its graph; **scagc_static** keeps the first one,
+  **scagc_random** a random one, and **scagc_one_phase** does not train the clusters.
 - A number behind **dp_pca** and **dpdcan** is epsilon. **dp_pca** projects around 0, **centred**
-  around a private mean; **no_projection** and **random_projection** release nothing about the cells.
+  around a private mean; **no_projection** and **random_projection** release nothing about cells.
 """
 
 #: Further sections: title, result file, module and function that make the text of its rows.
