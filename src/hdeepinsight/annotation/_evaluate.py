@@ -39,6 +39,8 @@ class Evaluation:
         Share of cells labelled above a leaf.
     n_cells
         Number of cells with a known label.
+    note
+        What restricts the meaning of the scores, if anything does.
 
     Examples
     --------
@@ -64,6 +66,7 @@ class Evaluation:
     mean_path_distance: float
     share_stopped: float
     n_cells: int
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores in plain types.
@@ -83,8 +86,9 @@ class Evaluation:
 
     def __str__(self) -> str:
         h, levels = self.hierarchical, self.levels.to_string(float_format=lambda x: f"{x:.3f}")
+        note = f"{self.note}\n" if self.note else ""
         return (
-            f"{self.n_cells} cells with known labels\n{levels}\n"
+            f"{note}{self.n_cells} cells with known labels\n{levels}\n"
             f"hierarchical precision {h.precision:.3f}, recall {h.recall:.3f}, F1 {h.f1:.3f}; "
             f"mean path distance {self.mean_path_distance:.2f}; "
             f"{self.share_stopped:.1%} of cells stop above a type"

@@ -7,6 +7,7 @@ from hdeepinsight.explanation._run import AttributionAccumulator as AttributionA
 from hdeepinsight.explanation._run import Draws as Draws
 from hdeepinsight.explanation._run import ExplanationRun as ExplanationRun
 from hdeepinsight.explanation._run import balanced_draws as balanced_draws
+from hdeepinsight.explanation._run import collect_attributions as collect_attributions
 from hdeepinsight.explanation._run import expected_gradients as expected_gradients
 from hdeepinsight.explanation._run import explain_cells as explain_cells
 from hdeepinsight.explanation._targets import Background as Background

@@ -460,27 +460,91 @@ def explain_cells(
             "It must have all genes of the query.",
             "Pass other cells, or a query without these genes.",
         )
-    names, every = (query.obs_names, query.genes), options.get("every", True)
-    found = AttributionAccumulator(targets, *names, every=every, keep_values=keep_values)
-    batch = np.full(len(query.obs_names), -1) if batch is None else batch
+    numbers = [] if batch is None else np.unique(batch[batch >= 0]).tolist()
     runs = {
         number: ExplanationRun(module, query.measured, targets, background, batch=number, **options)
-        for number in [-1, *np.unique(batch[batch >= 0]).tolist()]
+        for number in [-1, *numbers]
     }
+    return collect_attributions(
+        query,
+        targets,
+        lambda number, counts: runs[number].explain(counts),
+        batch=batch,
+        every=options.get("every", True),
+        keep_values=keep_values,
+        background_expression=runs[-1].background.mean(0).cpu().numpy(),
+        background=str(background),
+        note=note,
+    )
+
+
+def collect_attributions(
+    query: AlignedQuery,
+    targets: Targets,
+    attribute: Callable[[int, np.ndarray], Mapping[str, np.ndarray]],
+    *,
+    batch: np.ndarray | None = None,
+    every: bool = True,
+    keep_values: bool = True,
+    n_cells: int = CELLS,
+    note: str = "",
+    **about: Any,
+) -> Explanation:
+    """Attribute the outputs of all cells of a query by a function of mini-batches.
+
+    Parameters
+    ----------
+    query
+        Query, aligned to the genes of the network.
+    targets
+        Explained nodes.
+    attribute
+        Function from a batch and the raw counts of some of its cells, ``(n, n_genes)``, to the
+        input of :meth:`AttributionAccumulator.add`.
+    batch
+        Batch of each cell, shape ``(n_cells,)``; -1 for cells to which no adapter is applied, by
+        default all.
+    every
+        Explain each target for each cell; otherwise each cell only for its own node.
+    keep_values
+        Store the attributions of individual cells.
+    n_cells
+        Maximum number of cells per mini-batch.
+    note
+        Remark for the result, to which the number of cells without counts is added.
+    **about
+        ``background_expression`` and ``background`` of the result.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import hdeepinsight as hdi
+    >>> from hdeepinsight.explanation import Targets, collect_attributions
+    >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
+    >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:2]
+    >>> opened, targets = model.open(query), Targets.of(model.taxonomy, "B")
+    >>> def depth(batch, counts):
+    ...     cell, total = np.arange(len(counts)), counts.sum(axis=1)
+    ...     each = {"cell": cell, "target": 0 * cell, "own": cell == 0, "outputs": total}
+    ...     return each | {"base_values": 0 * cell, "values": counts, "expression": counts}
+    >>> about = {"background": "nothing", "background_expression": np.zeros(len(opened.genes))}
+    >>> found = collect_attributions(opened, targets, depth, **about)
+    >>> bool(np.allclose(found.values.sum(axis=1), found.outputs))
+    True
+    """
+    names = query.obs_names, query.genes
+    found = AttributionAccumulator(targets, *names, every=every, keep_values=keep_values)
+    batch = np.full(query.n_obs, -1) if batch is None else batch
     n_empty = 0
     for rows, counts in query.chunks():
         cells = np.arange(rows.start, rows.stop)
         is_empty = np.asarray(counts.sum(axis=1)).ravel() == 0
         n_empty += int(is_empty.sum())
-        for number, run in runs.items():
+        for number in np.unique(batch[cells]).tolist():
             chosen = np.flatnonzero(~is_empty & (batch[cells] == number))
-            for some in np.split(chosen, range(CELLS, len(chosen), CELLS)):
+            for some in np.split(chosen, range(n_cells, len(chosen), n_cells)):
                 if len(some):
-                    found.add(cells[some], run.explain(counts[some].toarray()))
+                    found.add(cells[some], attribute(number, counts[some].toarray()))
     if n_empty:
         note += f" {n_empty:,} of {len(batch):,} cells have no counts and were left out."
-    return found.finish(
-        background_expression=runs[-1].background.mean(0).cpu().numpy(),
-        background=str(background),
-        note=note.strip(),
-    )
+    return found.finish(note=note.strip(), **about)

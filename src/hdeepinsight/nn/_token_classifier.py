@@ -97,6 +97,7 @@ class GeneTokenClassifier(TreeClassifier):
         sizes = SIZES[size]
         self.backbone = TokenEncoder(n_genes, n_bins, **sizes, dropout=dropout, pooling=pooling)
         self.value_head = nn.Linear(self.backbone.n_latent, n_bins)
+        self.tree: Any = None
         self.head = self.linear = None
         n_edges, n_levels = 0, 0
         if taxonomy is not None:

@@ -220,6 +220,7 @@ def scores(evaluation: Evaluation) -> Table:
         for level, row in evaluation.levels.iterrows()
     ]
     caption = f"{evaluation.n_cells:,} cells with known labels, all labelled down to a type."
+    caption = f"{evaluation.note} {caption}".lstrip()
     columns = "Level, Cells: count, Accuracy: share, Macro-F1: number, Balanced accuracy: number, "
     return _table("scores", caption, f"{columns}Expected calibration error: number", rows)
 

@@ -308,8 +308,10 @@ class CellReader:
         self.measured = torch.tensor(measured, dtype=torch.float32, device=device)
         can_fold = hasattr(module, "folded")
         self.folded = [module.folded(mask) if can_fold else None for mask in self.measured]
-        logits = torch.zeros(1, module.tree.taxonomy.n_edges, device=device)
-        self.equal = module.tree(logits).exp()
+        self.has_head = module.tree is not None  # otherwise only latent features can be read
+        if self.has_head:
+            logits = torch.zeros(1, module.tree.taxonomy.n_edges, device=device)
+            self.equal = module.tree(logits).exp()
         self.profiles = profiles
         self.ensembles: list[ProfileEnsemble | None] = [None] * len(measured)
         if profiles is not None:
@@ -362,7 +364,7 @@ class CellReader:
         with _own_stream(device):
             for _, part in cells.parts(batch_size or self.n_cells):
                 inputs = part.tensors(measured, sparse=is_folded)
-                if "logits" in names:
+                if "logits" in names or not self.has_head:
                     found = network.inference(**inputs)
                 else:
                     how: Any = {"batch": part.batch, "ensemble": ensemble}
