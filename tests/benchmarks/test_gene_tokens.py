@@ -39,9 +39,18 @@ def test_the_table_shows_each_method_on_each_pair_and_draw():
     rows += [
         {"part": "few_labels", "seed": seed, "method": name, "macro_f1": 0.25 + seed}
         for seed in (0, 1)
-        for name in ("sclabelnet", "pretrained sclabelnet")
+        for name in ("sclabelnet", "pretrained sclabelnet", "shuffled probe")
+    ]
+    rows += [
+        {"part": "leak", "set": cells, "protocol": protocol, "method": name}
+        | {"accuracy": value, "macro_f1": value / 2}
+        for cells in gene_tokens.LEAK_SETS
+        for protocol, value in (("by donor", 0.5), ("by cell", 0.75), ("leaky", 1.0))
+        for name in ("sclabelnet", "logistic_regression")
     ]
     text = gene_tokens.table(rows)
     assert "| SCLabelNet | 0.500 | 0.700 | 0.600 |" in text
     assert "| SCHDeepInsight |" in text
     assert "| SCLabelNet, pretrained | 0.250 | 1.250 | 0.750 ± 0.500 |" in text
+    assert "encoder, pretrained, then gene embeddings permuted | 0.250 | 1.250 |" in text
+    assert "| SCLabelNet | 1.000 / 0.500 | 0.750 / 0.375 | 0.500 / 0.250 |" in text

@@ -45,6 +45,9 @@ def test_shared_donor_is_found(parts):
     report = check_leakage(train, test, donor_key="donor")
     assert not report.is_clean
     assert report.donors == {"train": ("A",)}
+    report = check_leakage(test[:5].copy(), test[5:], pretrain=train, donor_key="donor")
+    assert report.donors == {"train": ("B",), "pretrain": ("A",)}
+    assert "1 donor also in pretrain: A." in str(report)
     with pytest.raises(KeyError, match="mouse"):
         check_leakage(train, test, donor_key="mouse")
 

@@ -1,4 +1,4 @@
-"""A small trained model."""
+"""Small trained models."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -11,6 +11,7 @@ from hdeepinsight import SCHDeepInsight, SCLabelNet
 from hdeepinsight.models import ModuleConfig
 
 LEVELS = ["lineage", "cell_type"]
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +29,8 @@ def fit() -> Callable[..., SCHDeepInsight]:
         names = {field.name for field in fields(ModuleConfig)}
         config = {name: options.pop(name) for name in names & set(options)}
         model = SCHDeepInsight(adata, config=config, **({"layout": "random"} | options))
-        quiet = {"enable_progress_bar": False, "accelerator": "cpu", "validation_size": 0.2}
-        model.train(**({"max_epochs": 12, "batch_size": 32} | quiet | (train or {})))
+        defaults = {"max_epochs": 12, "batch_size": 32, "validation_size": 0.2, **QUIET}
+        model.train(**defaults | (train or {}))
         return model
 
     return run
@@ -38,6 +39,25 @@ def fit() -> Callable[..., SCHDeepInsight]:
 @pytest.fixture(scope="session")
 def model(_synthetic_hierarchy: ad.AnnData, fit: Callable[..., SCHDeepInsight]) -> SCHDeepInsight:
     return fit(_synthetic_hierarchy[:300].copy())
+
+
+@pytest.fixture(scope="session")
+def fit_tokens():
+    """Register, build and train on gene tokens."""
+
+    def run(adata, *, setup=None, train=None, **options):
+        SCLabelNet.setup_anndata(adata, **(setup or {"labels_keys": LEVELS}))
+        model = SCLabelNet(adata, **options)
+        defaults = {"max_epochs": 10, "batch_size": 32, "validation_size": 0.2, **QUIET}
+        model.train(**defaults | (train or {}))
+        return model
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tokens_model(_synthetic_hierarchy, fit_tokens):
+    return fit_tokens(_synthetic_hierarchy[:300].copy())
 
 
 @pytest.fixture

@@ -8,9 +8,14 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from hdeepinsight import SCHDeepInsight
 from hdeepinsight.annotation import calibrate
 from hdeepinsight.models import ModelFolder
+
+
+@pytest.fixture(params=["SCHDeepInsight", "SCLabelNet"])
+def model(request, model):
+    """Models that share all but their encoder."""
+    return model if request.param == "SCHDeepInsight" else request.getfixturevalue("tokens_model")
 
 
 def test_calibration_equals_that_of_the_annotated_held_out_cells(model):
@@ -78,7 +83,7 @@ def test_the_reference_gets_a_green_light_and_noise_a_red_one(model, query):
     assert result.verdict.figures["similarity"] < 0.5 < seen.figures["similarity"]
     assert (result.stop_nodes == 0).all()
     assert set(result.stop_reason) == {"the query does not look like the reference"}
-    adapted = SCHDeepInsight.load_query_data(noise, model)
+    adapted = type(model).load_query_data(noise, model)
     adapted.train(max_steps=0)
     assert not adapted.is_adapted
     assert "does not look like the reference" in adapted.adaptation.reason
@@ -95,8 +100,10 @@ def test_a_large_query_is_assessed_by_an_even_sample(model, query):
 
 def test_a_saved_model_promises_the_same(model, query, tmp_path):
     model.save(tmp_path / "model")
-    loaded = SCHDeepInsight.load(tmp_path / "model", adata=False)
+    loaded = type(model).load(tmp_path / "model", adata=False)
     first, second = model.annotate(query), loaded.annotate(query)
+    assert (type(loaded), repr(loaded)) == (type(model), repr(model))
+    np.testing.assert_allclose(first.node_probabilities, second.node_probabilities, atol=1e-6)
     np.testing.assert_array_equal(first.novelty, second.novelty)
     for kind in ("nodes", "leaves"):
         for groups in (None, "lineage"):
@@ -112,7 +119,7 @@ def test_a_model_saved_before_there_was_calibration_still_annotates(model, query
     for name in ("calibration_", "bank_"):
         del payload["attr_dict"][name]
     folder.write(payload)
-    old = SCHDeepInsight.load(tmp_path / "model", adata=False)
+    old = type(model).load(tmp_path / "model", adata=False)
     result = old.annotate(query)
     assert result.novelty is None
     assert result.verdict.light == "yellow"

@@ -11,7 +11,7 @@ import hdeepinsight as hdi
 from hdeepinsight import SCLabelNet
 from hdeepinsight.data import GeneCoverageWarning
 from hdeepinsight.models import load_model
-from hdeepinsight.nn import bin_values, choose_tokens, token_sets
+from hdeepinsight.nn import bin_values, choose_tokens, masked_value_losses, token_sets
 
 LEVELS = ["lineage", "cell_type"]
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -49,6 +49,13 @@ def test_a_hidden_value_is_not_in_the_input(encoder):
     changed = tokens._replace(bins=other)
     assert torch.equal(network(tokens, masked), network(changed, masked))
     assert not torch.equal(network(tokens, chosen & ~masked), network(changed, chosen & ~masked))
+    head = encoder.module.value_head
+    found = masked_value_losses(network, head, tokens, chosen, masked)
+    hidden = network.hidden(network.embed(tokens, masked), tokens.real)[:, 1:]
+    every = (
+        -head(hidden).log_softmax(2).gather(2, (tokens.bins - 1).clamp_min(0)[..., None])[..., 0]
+    )
+    torch.testing.assert_close(found, every[chosen])  # no other token has a part in the loss
 
 
 def cells_of(counts):
@@ -137,11 +144,19 @@ def test_an_encoder_without_a_head_can_be_shared_but_not_annotate(encoder, query
 def test_several_files_with_other_genes_are_read_together(encoder, synthetic_hierarchy):
     model = load_model_of(encoder)
     first, second = synthetic_hierarchy[:150].copy(), synthetic_hierarchy[150:, 30:].copy()
+    empty = np.arange(150)[:, None] < 3  # cells without expressed genes
+    first.X = sparse.csr_matrix(np.where(empty, 0, first.X.toarray()))
     with pytest.warns(GeneCoverageWarning):
         model.pretrain([first, second], max_epochs=1, split_key="batch", **QUIET)
     assert model.pretraining["n_files"] == 2
     assert model.pretraining["n_cells"] == synthetic_hierarchy.n_obs
     assert model.pretraining["baseline_per_gene"] > 0
+    assert np.isfinite(model.pretraining["validation_loss"])
+    assert np.isfinite(model.get_latent_representation(first)).all()
+    model.pretrain(first[5:10].copy(), max_epochs=1, **QUIET)  # fewer than a mini-batch
+    assert model.pretraining["n_held_out"] == 0
+    assert "validation_loss" not in model.pretraining
+    assert repr(model).endswith("pretrained on 5 cells without labels")
 
 
 def load_model_of(encoder):

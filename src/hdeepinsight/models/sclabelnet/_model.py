@@ -290,7 +290,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
 
         ``validation_loss`` is the mean cross-entropy of masked values in held-out cells. The
         baselines predict the distribution of bins over all genes (``baseline_all_genes``) or of
-        the same gene (``baseline_per_gene``), without the other genes of the cell.
+        the same gene (``baseline_per_gene``), without the other genes of the cell. All three are
+        absent if there were too few cells to hold any out (see :meth:`pretrain`).
         """
         return dict(self.pretraining_ or {})
 
@@ -324,7 +325,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             Share of the predicted tokens that are masked; the others stay visible.
         split_key
             Column of ``obs`` whose groups (donors) are held out as a whole for validation. By
-            default 5 % of the given cells are held out.
+            default 5 % of the given cells are held out, and none of fewer than 100.
         batch_size
             Cells per mini-batch.
         accelerator, devices, plan_kwargs
@@ -622,9 +623,10 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             types = f"taxonomy: {tree.n_leaves} types at levels {', '.join(tree.level_names)}"
             lines = [types, self._training_state()]
         if record:
-            loss, base = (record.get(n, np.nan) for n in ("validation_loss", "baseline_per_gene"))
-            text = f"pretrained on {record.get('n_cells', 0):,} cells without labels: validation"
-            lines += [f"{text} loss {loss:.3f}, baseline of single genes {base:.3f}"]
+            lines.append(f"pretrained on {record.get('n_cells', 0):,} cells without labels")
+        if "validation_loss" in record:
+            loss, base = record["validation_loss"], record["baseline_per_gene"]
+            lines[-1] += f": validation loss {loss:.3f}, baseline of single genes {base:.3f}"
         text = f"{type(self).__name__}: {size} transformer on tokens of {len(self.genes):,} genes"
         return "\n".join([f"{text}, {sum(p.numel() for p in weights):,} weights", *lines])
 
