@@ -110,7 +110,7 @@ class Bench:
 
     def _afterwards(self, name: str, adata, result, batch_key: str | None) -> hdi.Annotation:
         if name == "vote":
-            return hdi.tl.vote(adata, result).annotation(threshold=None)
+            return replace(hdi.tl.vote(adata, result), threshold=None)
         if name == "permuted":
             order = np.random.default_rng(self.seed).permutation(adata.n_obs)
             adata.obsm["X_pca"] = adata.obsm["X_pca"][order]

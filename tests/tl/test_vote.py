@@ -41,7 +41,7 @@ def test_votes_descend_while_a_child_has_the_majority(tree):
 def test_cells_get_the_node_of_their_cluster_and_keep_proportions_below(tree):
     cells, series = labelled("CD4", "CD4", "CD8", "NK", cluster=["x"] * 4)
     result = hdi.tl.vote(cells, series, clusters="cluster", taxonomy=tree)
-    labels = result.annotation().labels
+    labels = result.labels
     assert labels["lineage"].tolist() == ["T"] * 4
     assert labels["stop_label"].tolist() == ["CD4", "CD4", "CD8", "T"]
     node = result.node_probabilities
@@ -59,7 +59,7 @@ def test_over_clustering_corrects_errors_and_is_reproducible(cells, annotation, 
     truth = cells.obs["type"].to_numpy()
     result = hdi.tl.vote(cells, annotation, seed=1)
     before = (annotation.labels["type"].astype(str) == truth)[truth != "NK"].mean()
-    after = (result.annotation().labels["type"].astype(str) == truth)[truth != "NK"].mean()
+    after = (result.labels["type"].astype(str) == truth)[truth != "NK"].mean()
     assert after > before + 0.05
     assert abs(len(result.table) - 29) <= 3
     again = hdi.tl.vote(cells, annotation, seed=1)

@@ -5,7 +5,6 @@ from hdeepinsight.annotation._anndata_io import check_cells as check_cells
 from hdeepinsight.annotation._anndata_io import check_same_cells as check_same_cells
 from hdeepinsight.annotation._anndata_io import storable as storable
 from hdeepinsight.annotation._annotation import Annotation as Annotation
-from hdeepinsight.annotation._annotation import annotation_additions as annotation_additions
 from hdeepinsight.annotation._annotation import check_level_names as check_level_names
 from hdeepinsight.annotation._annotation import leaves_named as leaves_named
 from hdeepinsight.annotation._conformal import Calibration as Calibration

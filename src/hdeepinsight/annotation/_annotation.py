@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -827,7 +827,18 @@ class Annotation:
         >>> cells.obs["hdi_stop_label"].tolist(), cells.obsm["hdi_probabilities"].shape
         (['CD4', 'B'], (2, 4))
         """
-        added = annotation_additions(self, adata, fill=fill, details=details)
+        check_cells(self.obs_names, adata, "annotation", "annotated")
+        frame, colors = self.to_frame(fill=fill, details=details), self.colors
+        probabilities = self.probabilities().rename(columns=storable)
+        added = Additions(
+            obs={str(name): column.array for name, column in frame.items()},
+            obsm={ADDED_KEYS.PROBABILITIES: probabilities},
+            uns={
+                f"{name}_colors": [colors[label] for label in column.cat.categories]
+                for name, column in frame.items()
+                if column.dtype == "category" and name not in (ONTOLOGY_KEY, ONTOLOGY_NAME)
+            },
+        )
         added.write(adata, key_added, self.to_dict(), overwrite=overwrite)
 
     def to_dict(self) -> dict[str, Any]:
@@ -926,37 +937,3 @@ def check_level_names(taxonomy: Taxonomy) -> None:
     if taken := names.intersection(taxonomy.level_names):
         found = f"levels named {sorted(taken)}, which are names of annotation columns"
         raise ValueError(f"The taxonomy has {found}. Rename the levels, or the label columns.")
-
-
-def annotation_additions(
-    annotation: Annotation,
-    adata: AnnData,
-    further: Mapping[str, Any] | None = None,
-    *,
-    fill: bool = True,
-    details: bool = False,
-) -> Additions:
-    """Return the entries that an annotation adds to an AnnData, with further columns of ``obs``.
-
-    Examples
-    --------
-    >>> import anndata as ad
-    >>> import hdeepinsight as hdi
-    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> cells = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
-    >>> result = hdi.Annotation.from_labels(pd.Series(["CD4", "B"], index=["a", "b"]), tree)
-    >>> annotation_additions(result, cells).obs["stop_label"].tolist()
-    ['CD4', 'B']
-    """
-    check_cells(annotation.obs_names, adata, "annotation", "annotated")
-    frame, colors = annotation.to_frame(fill=fill, details=details), annotation.colors
-    probabilities = annotation.probabilities().rename(columns=storable)
-    return Additions(
-        obs={str(name): column.array for name, column in frame.items()} | dict(further or {}),
-        obsm={ADDED_KEYS.PROBABILITIES: probabilities},
-        uns={
-            f"{name}_colors": [colors[label] for label in column.cat.categories]
-            for name, column in frame.items()
-            if column.dtype == "category" and name not in (ONTOLOGY_KEY, ONTOLOGY_NAME)
-        },
-    )

@@ -27,23 +27,15 @@ Source: TypeAlias = Annotation | pd.Series | pd.DataFrame
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Consensus:
-    """Result of `consensus`: pooled probabilities, and the node assigned by each annotation.
+class Consensus(Annotation):
+    """Annotation by the pooled probabilities of several annotations, computed by `consensus`.
 
     Parameters
     ----------
-    taxonomy
-        Taxonomy of the annotations.
-    obs_names
-        Names of the cells, shape ``(n_cells,)``.
     weights
         Weights of the annotations, which sum to 1.
-    node_probabilities
-        Pooled node probabilities, shape ``(n_cells, n_nodes)``.
     nodes
         Node assigned by each annotation, 0 for none; shape ``(n_cells, n_annotations)``.
-    threshold
-        Cells are labelled at the deepest node with a pooled probability above this threshold.
 
     Examples
     --------
@@ -55,41 +47,12 @@ class Consensus:
     >>> result = hdi.tl.consensus(one, other, taxonomy=tree)
     >>> result
     Consensus of 2 annotations: mean agreement level_1 100.0%, level_2 50.0%
+    >>> result.labels["stop_label"].tolist()
+    ['T', 'B']
     """
 
-    taxonomy: Taxonomy
-    obs_names: pd.Index
     weights: Floats
-    node_probabilities: Floats
     nodes: Nodes
-    threshold: float | None = 0.5
-
-    def annotation(self) -> Annotation:
-        """Return the pooled probabilities as an annotation.
-
-        Examples
-        --------
-        >>> import hdeepinsight as hdi
-        >>> import pandas as pd
-        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> one = pd.Series(["CD4", "B"], index=["a", "b"])
-        >>> other = pd.Series(["CD8", "B"], index=["a", "b"])
-        >>> result = hdi.tl.consensus(one, other, taxonomy=tree)
-        >>> result.annotation().labels["stop_label"].tolist()
-        ['T', 'B']
-        """
-        return Annotation(
-            taxonomy=self.taxonomy,
-            obs_names=self.obs_names,
-            node_probabilities=self.node_probabilities,
-            threshold=annotation.next_above(self.threshold),
-            recipe={"consensus": self.weights.tolist()},
-        )
-
-    @cached_property
-    def labels(self) -> pd.DataFrame:
-        """Pooled labels, one column per level and then ``stop_label``."""
-        return self.annotation().labels
 
     @cached_property
     def agreement(self) -> pd.DataFrame:
@@ -98,23 +61,26 @@ class Consensus:
         Annotations that do not reach a level are ignored; missing if none does.
         """
         table = self.taxonomy.node_at_level
-        pooled, own = table[self.annotation().leaf_nodes], table[self.nodes]
+        pooled, own = table[self.leaf_nodes], table[self.nodes]
         weight = self.weights[None, :, None] * (own >= 0)
         agreed = (weight * (own == pooled[:, None, :])).sum(axis=1)
         total = weight.sum(axis=1)
         share = np.divide(agreed, total, out=np.full(agreed.shape, np.nan), where=total > 0)
         return pd.DataFrame(share, index=self.obs_names, columns=list(self.taxonomy.level_names))
 
-    def to_adata(
-        self, adata: AnnData, *, key_added: str = "consensus", overwrite: bool = False
-    ) -> None:
+    def to_frame(self, *, fill: bool = True, details: bool = False) -> pd.DataFrame:
+        """Return the table of the annotation, and the agreement as ``"agreement_<level>"``."""
+        table = super().to_frame(fill=fill, details=details)
+        return table.join(self.agreement.add_prefix("agreement_"))
+
+    def to_adata(self, adata: AnnData, *, key_added: str = "consensus", **how: bool) -> None:
         """Write the annotation, and the agreement as ``obs["<key>_agreement_<level>"]``.
 
         Parameters
         ----------
         adata
             Object with the same cells in the same order.
-        key_added, overwrite
+        key_added, **how
             As in `Annotation.to_adata`.
 
         Raises
@@ -138,10 +104,7 @@ class Consensus:
         ... )
         (['T', 'B'], [0.5, nan])
         """
-        result = self.annotation()
-        agreement = {f"agreement_{level}": each.array for level, each in self.agreement.items()}
-        added = annotation.annotation_additions(result, adata, agreement)
-        added.write(adata, key_added, result.to_dict(), overwrite=overwrite)
+        super().to_adata(adata, key_added=key_added, **how)
 
     def __repr__(self) -> str:
         mean = ", ".join(f"{name} {value:.1%}" for name, value in self.agreement.mean().items())
@@ -231,7 +194,8 @@ def consensus(
         weights=share,
         node_probabilities=node_probabilities(tree, np.asarray(pooled)),
         nodes=np.column_stack([nodes for _, nodes in read]),
-        threshold=threshold,
+        threshold=annotation.next_above(threshold),
+        recipe={"consensus": share.tolist()},
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,15 +28,16 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Vote:
-    """Result of `vote`: the node of each cluster, and the resulting probabilities of its cells.
+class Vote(Annotation):
+    """Annotation by the majority votes of clusters, computed by `vote`.
+
+    Cells are labelled at the deepest node with a probability above 0.5. The node of a cluster has
+    the fraction of votes as its probability. The probabilities of leaves below it, and of all other
+    leaves, keep their proportions. Cells in clusters of one cell or without a majority keep their
+    probabilities.
 
     Parameters
     ----------
-    taxonomy
-        Taxonomy of the labels.
-    obs_names
-        Names of the cells, shape ``(n_cells,)``.
     clusters
         Cluster of each cell, shape ``(n_cells,)``.
     before
@@ -59,37 +59,13 @@ class Vote:
     Vote of 2 clusters of 5 cells: 1 labels changed, 0 clusters stop above a type
     >>> result.changed.tolist()
     [False, False, True, False, False]
+    >>> result.labels["stop_label"].tolist()
+    ['CD4', 'CD4', 'CD4', 'B', 'B']
     """
 
-    taxonomy: Taxonomy
-    obs_names: pd.Index
     clusters: NDArray[Any]
     before: Floats
     table: pd.DataFrame
-
-    @cached_property
-    def node_probabilities(self) -> Floats:
-        """Node probabilities after the vote, ``(n_cells, n_nodes)``.
-
-        The node of the cluster gets the fraction of votes as its probability. The probabilities of
-        leaves below it, and of all other leaves, keep their proportions. Cells in clusters of one
-        cell or without a majority keep their probabilities.
-        """
-        rows = self.table.loc[self.clusters]
-        node, share = rows["node"].to_numpy(), rows["share"].to_numpy()
-        voted = np.flatnonzero((node > 0) & (rows["n_cells"].to_numpy() > 1))
-        below = self.taxonomy.ancestor_matrix
-        own = self.before[np.ix_(voted, self.taxonomy.leaves)]
-        inside, leaves = below[:, node[voted]].T, np.zeros_like(own)
-        for branch, total in ((inside, share[voted, None]), (~inside, 1.0 - share[voted, None])):
-            part = own * branch
-            mass = part.sum(axis=1, keepdims=True)
-            equal = branch / np.maximum(branch.sum(axis=1, keepdims=True), 1)
-            leaves += total * np.where(mass > 0, part / np.where(mass > 0, mass, 1.0), equal)
-        result = self.before.copy()
-        # Normalise, since the branch may contain all leaves although its share is below 1.
-        result[voted] = (leaves / leaves.sum(axis=1, keepdims=True)) @ below
-        return result
 
     @property
     def changed(self) -> pd.Series:
@@ -98,42 +74,18 @@ class Vote:
         old, new = (annotation.most_probable_leaf(self.taxonomy, each) for each in both)
         return pd.Series(old != new, index=self.obs_names, name="changed")
 
-    def annotation(self, *, threshold: float | None = 0.5) -> Annotation:
-        """Return the result as an annotation.
+    def to_frame(self, *, fill: bool = True, details: bool = False) -> pd.DataFrame:
+        """Return the table of the annotation, and the clusters as ``"cluster"``."""
+        return super().to_frame(fill=fill, details=details).assign(cluster=self.clusters)
 
-        Parameters
-        ----------
-        threshold
-            Cells are labelled at the deepest node with a probability above this threshold.
-
-        Examples
-        --------
-        >>> import anndata as ad
-        >>> import hdeepinsight as hdi
-        >>> import pandas as pd
-        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> cells = ad.AnnData(obs=pd.DataFrame({"cluster": list("aaabb")}, index=list("12345")))
-        >>> labels = pd.Series(["CD4", "CD4", "B", "B", "B"], index=list("12345"))
-        >>> result = hdi.tl.vote(cells, labels, clusters="cluster", taxonomy=tree)
-        >>> result.annotation().labels["stop_label"].tolist()
-        ['CD4', 'CD4', 'CD4', 'B', 'B']
-        """
-        return Annotation(
-            taxonomy=self.taxonomy,
-            obs_names=self.obs_names,
-            node_probabilities=self.node_probabilities,
-            threshold=annotation.next_above(threshold),
-            recipe={"vote": f"{len(self.table)} clusters"},
-        )
-
-    def to_adata(self, adata: AnnData, *, key_added: str = "vote", overwrite: bool = False) -> None:
+    def to_adata(self, adata: AnnData, *, key_added: str = "vote", **how: bool) -> None:
         """Write the annotation, and the clusters as ``obs["<key>_cluster"]``.
 
         Parameters
         ----------
         adata
             Object with the same cells in the same order.
-        key_added, overwrite
+        key_added, **how
             As in `Annotation.to_adata`.
 
         Raises
@@ -147,16 +99,13 @@ class Vote:
         >>> import hdeepinsight as hdi
         >>> import pandas as pd
         >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> cells = ad.AnnData(obs=pd.DataFrame({"cluster": list("aaa")}, index=list("123")))
-        >>> labels = pd.Series(["CD4", "CD4", "B"], index=list("123"))
+        >>> cells = ad.AnnData(obs=pd.DataFrame({"cluster": list("aaabb")}, index=list("12345")))
+        >>> labels = pd.Series(["CD4", "CD4", "B", "B", "B"], index=list("12345"))
         >>> hdi.tl.vote(cells, labels, clusters="cluster", taxonomy=tree).to_adata(cells)
-        >>> cells.obs["vote_stop_label"].tolist()
-        ['CD4', 'CD4', 'CD4']
+        >>> cells.obs[["vote_cluster", "vote_stop_label"]].iloc[2].tolist()
+        ['a', 'CD4']
         """
-        result = self.annotation()
-        clusters = {"cluster": pd.Categorical(self.clusters.astype(str))}
-        added = annotation.annotation_additions(result, adata, clusters)
-        added.write(adata, key_added, result.to_dict(), overwrite=overwrite)
+        super().to_adata(adata, key_added=key_added, **how)
 
     def __repr__(self) -> str:
         stopped = int((~np.isin(self.table["node"], self.taxonomy.leaves)).sum())
@@ -264,11 +213,15 @@ def vote(
     found = np.unique(groups)
     rows = [_descend(tree, chosen[groups == group], threshold) for group in found]
     table = pd.DataFrame(rows, index=pd.Index(found, name="cluster"))
+    before = annotation.node_probabilities(tree, mass)
     result = Vote(
         taxonomy=tree,
         obs_names=pd.Index(adata.obs_names),
+        node_probabilities=_voted(tree, before, table.loc[groups]),
+        threshold=annotation.next_above(0.5),
+        recipe={"vote": f"{len(table)} clusters"},
         clusters=groups,
-        before=annotation.node_probabilities(tree, mass),
+        before=before,
         table=table,
     )
     if target is not None:
@@ -287,3 +240,21 @@ def _descend(taxonomy: Taxonomy, nodes: NDArray[np.int64], threshold: float) -> 
         node = int(best)
     path = taxonomy.path_name(node)
     return {"n_cells": len(nodes), "node": node, "path": path, "share": float(share[node])}
+
+
+def _voted(taxonomy: Taxonomy, before: Floats, rows: pd.DataFrame) -> Floats:
+    """Return node probabilities after the vote, given the row of the table for each cell."""
+    node, share = rows["node"].to_numpy(), rows["share"].to_numpy()
+    voted = np.flatnonzero((node > 0) & (rows["n_cells"].to_numpy() > 1))
+    below = taxonomy.ancestor_matrix
+    own = before[np.ix_(voted, taxonomy.leaves)]
+    inside, leaves = below[:, node[voted]].T, np.zeros_like(own)
+    for branch, total in ((inside, share[voted, None]), (~inside, 1.0 - share[voted, None])):
+        part = own * branch
+        mass = part.sum(axis=1, keepdims=True)
+        equal = branch / np.maximum(branch.sum(axis=1, keepdims=True), 1)
+        leaves += total * np.where(mass > 0, part / np.where(mass > 0, mass, 1.0), equal)
+    result = before.copy()
+    # Normalise, since the branch may contain all leaves although its share is below 1.
+    result[voted] = (leaves / leaves.sum(axis=1, keepdims=True)) @ below
+    return result
