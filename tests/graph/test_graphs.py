@@ -106,7 +106,7 @@ def test_a_batch_of_one_cell_is_alone_within(points):
     ("k", "batch", "message"),
     [
         (0, ["a"] * 80, "an integer >= 1, got 0"),
-        (3, ["a"] * 79, r"batches of shape \(79,\) for 80 cells"),
+        (3, ["a"] * 79, r"numbers of samples: \[80, 79\]"),
     ],
 )
 def test_bad_input_is_refused(points, k, batch, message):

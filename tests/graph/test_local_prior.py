@@ -116,7 +116,7 @@ def test_bad_input_is_refused(graph):
         (np.full((66, 2), 0.5), {"lam": -1}, "lam must be .*, got -1"),
         (np.full((66, 2), 0.5), {"lam": np.inf}, "lam must be .*, got inf"),
         (np.full((66, 2), 0.5), {"n_rounds": 0}, "n_rounds must be .*, got 0"),
-        (np.full((5, 2), 0.5), {}, r"shape \(5, 2\) for a graph of 66 cells"),
+        (np.full((5, 2), 0.5), {}, r"one row for each of 66 cells, got \(5, 2\)"),
     ]:
         with pytest.raises(ValueError, match=message):
             refine_by_local_prior([graph], scores, **settings)

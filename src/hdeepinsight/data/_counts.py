@@ -56,7 +56,7 @@ class Inspection:
     sampled
         Scan of the sampled cells; ``None`` after all cells were scanned.
     inspect
-        Inspects the matrix by a given scan, or by all of its values.
+        Inspects the matrix by a given scan, or by all of its values; ``None`` where it cannot be.
     """
 
     report: InputReport
@@ -91,8 +91,12 @@ class Inspection:
         ------
         InputError
             If they do not have the scale of the sample.
+        UnlikeSample
+            If that can only be found out in another process.
         """
-        found: Inspection = self.inspect(scan)  # type: ignore[misc]
+        if self.inspect is None:
+            raise UnlikeSample
+        found = self.inspect(scan)
         if found.denormalizer != self.denormalizer:
             raise InputError(
                 f"{found.report.layer} looks {self.report.scale} in a sample of cells, but "
@@ -301,7 +305,7 @@ class CountSource:
             self,
             matrix=replace(self.matrix, counter=Counter(), cache={}),
             obs=self.obs[[name for name in columns if name in self.obs]].reset_index(drop=True),
-            inspection=replace(self.inspection, sampled=scan, inspect=_unlike),
+            inspection=replace(self.inspection, sampled=scan, inspect=None),
             obsm={},
         )
 
@@ -321,10 +325,6 @@ class CountSource:
 
 class UnlikeSample(Exception):
     """Values differ in scale from those of the sample, so all values have to be inspected."""
-
-
-def _unlike(scan: Scan | None) -> Inspection:
-    raise UnlikeSample
 
 
 def _rows_of(read: Callable[[], Any], rows: np.ndarray) -> Any:
@@ -566,7 +566,9 @@ def select_genes(
     for panel in np.unique(panels):
         rows = np.flatnonzero(panels == panel)
         own = source if len(rows) == source.n_obs else source.take(rows)
-        of_panel = dispersion_scores(partial(_aligned, own, alignment), len(names))
+        of_panel = dispersion_scores(
+            lambda own=own: (counts for _, counts in own.chunks(alignment)), len(names)
+        )
         scores += len(rows) / source.n_obs * np.where(of_panel < 0, 1.0, of_panel)
         is_usable += of_panel >= 0
     scores = np.where(is_usable, scores, -1.0)
@@ -577,10 +579,6 @@ def select_genes(
         found = f"No gene is detected in at least {MIN_CELLS} cells."
         raise InputError(found, "A reference needs expressed genes.", "Check the matrix.")
     return genes
-
-
-def _aligned(source: CountSource, alignment: GeneAlignment) -> Iterator[sp.csr_matrix]:
-    return (counts for _, counts in source.chunks(alignment))
 
 
 def dispersion_scores(

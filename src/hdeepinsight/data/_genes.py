@@ -39,29 +39,23 @@ _MANY_NAMES, _FEW_NAMES = 20_000, 500
 
 
 def _share(names: Sequence[str], pattern: re.Pattern[str]) -> float:
-    """Return the share of names that match completely; 0.0 without names."""
-    return _share_of(tuple(names), pattern) if len(names) else 0.0
+    """Return the share of evenly spaced names that match completely; 0.0 without names."""
+    return _share_of(tuple(names[:: max(1, len(names) // _MANY_NAMES)]), pattern)
 
 
 @lru_cache(32)  # computed repeatedly for the genes of a query and of a model
 def _share_of(names: tuple[str, ...], pattern: re.Pattern[str]) -> float:
-    return sum(map(bool, map(pattern.fullmatch, names))) / len(names)
-
-
-def _sample(names: Sequence[str]) -> Sequence[str]:
-    """Return evenly spaced names."""
-    return names[:: max(1, len(names) // _MANY_NAMES)]
+    return sum(map(bool, map(pattern.fullmatch, names))) / max(1, len(names))
 
 
 def share_barcodes(names: Sequence[str]) -> float:
     """Return the share of names with a cell barcode (eight or more of A, C, G, T, N)."""
-    return _share(_sample(names), _BARCODE)
+    return _share(names, _BARCODE)
 
 
 def share_genes(names: Sequence[str]) -> float:
     """Return the share of names that look like a gene (symbol or Ensembl id), not a barcode."""
-    sample = _sample(names)
-    return max(0.0, _share(sample, _SYMBOL) - _share(sample, _BARCODE))
+    return max(0.0, _share(names, _SYMBOL) - _share(names, _BARCODE))
 
 
 def name_digests(names: pd.Index) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -97,11 +91,6 @@ def identifier_kind(names: Sequence[str]) -> IdentifierKind:
     if ensembl > _SOME:
         return "mixed"
     return "symbol" if share_genes(names) >= 0.5 else "unknown"
-
-
-def has_versions(names: Iterable[str]) -> bool:
-    """Return whether any Ensembl id has a version (``ENSG00000167286.9``)."""
-    return any(_VERSION.fullmatch(name) for name in names)
 
 
 def strip_version(name: str) -> str:
@@ -152,7 +141,7 @@ def as_required(genes: Iterable[str]) -> pd.Index:
 
 def is_numbered(names: Sequence[str]) -> bool:
     """Return whether nearly all names are numbers of columns."""
-    return bool(len(names)) and _share(_sample(names), _NUMBER) >= _MOST
+    return _share(names, _NUMBER) >= _MOST
 
 
 def text_columns(var: pd.DataFrame) -> Iterator[tuple[str, pd.Index]]:

@@ -335,7 +335,7 @@ def inspect_store(
         rounding=0.0 if scan.all_whole else scan.grid,
         duplicated_genes=tuple(var_names[var_names.duplicated()].unique()),
         identifiers=_genes.identifier_kind(names),
-        versioned=_genes.has_versions(names),
+        versioned=any(_genes.strip_version(name) != name for name in names),
         species=_genes.guess_species(names),
         looks_transposed=transposed,
         problems=(_TRANSPOSED,) if transposed else (),

@@ -17,7 +17,7 @@ import pandas as pd
 
 from hdeepinsight._errors import ARGUMENTS, InputError
 from hdeepinsight.data._files import FORMATS, Opener, encoding_of, in_words, open_file
-from hdeepinsight.data._genes import find_genes, named_by_column
+from hdeepinsight.data._genes import Bools, find_genes, named_by_column
 from hdeepinsight.data._matrix import RowMatrix, wrap
 
 DataLike: TypeAlias = "ad.AnnData | str | Path | Store"
@@ -140,15 +140,13 @@ class Store:
         >>> open_store(ad.AnnData(np.ones((3, 2)), var=var)).genes(use_raw=False).index.tolist()
         ['NKG7', 'CD3D']
         """
-        table: pd.DataFrame = self._described(use_raw)[0]
-        return table
+        return self._described(use_raw)[0]
 
     def columns_note(self, use_raw: bool) -> tuple[str, ...]:
         """Return sentences on the columns of ``X`` and layers, or of ``.raw``."""
-        notes: tuple[str, ...] = self._described(use_raw)[1]
-        return notes
+        return self._described(use_raw)[1]
 
-    def _described(self, use_raw: bool) -> Any:
+    def _described(self, use_raw: bool) -> tuple[pd.DataFrame, tuple[str, ...], Bools]:
         var = self.raw_var if use_raw else None
         use_raw, var = var is not None, self.var if var is None else var
         if use_raw not in self.known:
@@ -162,9 +160,9 @@ class Store:
                     "Expected a matrix with genes.",
                     "Pass the RNA, or correct the feature types in var.",
                 )
-            table = var if is_gene.all() else var[is_gene]
-            self.known[use_raw] = table, (*named, *notes), is_gene
-        return self.known[use_raw]
+            self.known[use_raw] = var[is_gene], (*named, *notes), is_gene
+        found: tuple[pd.DataFrame, tuple[str, ...], Bools] = self.known[use_raw]
+        return found
 
 
 def slot_name(layer: str | None, use_raw: bool = False) -> str:
@@ -226,9 +224,7 @@ def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
     if isinstance(data, str | Path):
         path, found = Path(data), open_file(Path(data))
         if isinstance(found, tuple):
-            store = _from_anndata(found[0], genes_only, found[1])
-            ways = {slot: partial(_named, found[2], way) for slot, way in store.slots.items()}
-            return replace(store, slots=ways)
+            return _from_anndata(found[0], genes_only, *found[1:])
         with found() as root, in_words(path):
             return _from_group(root, path, found, genes_only)
     advice = "Save it in one of these formats."
@@ -267,45 +263,34 @@ def read_anndata(path: str | Path) -> ad.AnnData:
     return adata
 
 
-def _from_anndata(adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = ()) -> Store:
+def _from_anndata(
+    adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = (), storage: str = ""
+) -> Store:
     def frame(table: Any) -> pd.DataFrame:  # a copy that can be extended
         table = table.to_memory() if hasattr(table, "to_memory") else table
         return table.copy(deep=False)
 
-    raw = adata.raw
-    slots: dict[str, Callable[[], RowMatrix]] = {}
-    if adata.X is not None:
-        slots["X"] = partial(_wrapped, adata)
-    for name in adata.layers:
-        if name is not None:  # recent versions list X among the layers, under the name None
-            slots[slot_name(name)] = partial(_wrapped, adata, name)
-    if raw is not None:
-        slots[".raw"] = partial(_wrapped, raw)
-    logged: Any = adata.uns.get("log1p")
+    def matrix(held: Any, name: str | None = None) -> RowMatrix:
+        found = wrap(held.X if name is None else held.layers[name])
+        return replace(found, storage=storage or found.storage)
+
+    raw, logged = adata.raw, adata.uns.get("log1p")
+    layers = [name for name in adata.layers if name is not None]  # X may be listed as None
+    slots = {} if adata.X is None else {"X": partial(matrix, adata)}
+    slots |= {slot_name(name): partial(matrix, adata, name) for name in layers}
+    slots |= {} if raw is None else {".raw": partial(matrix, raw)}
     return Store(
         obs=frame(adata.obs),
         var=frame(adata.var),
         raw_var=None if raw is None else frame(raw.var),
         slots=slots,
         obsm={name: partial(adata.obsm.__getitem__, name) for name in adata.obsm},
-        whole=partial(_whole, adata),
+        whole=lambda: adata.to_memory() if adata.isbacked else adata,
         uns=tuple(adata.uns),
         log_base=_as_base(logged.get("base") if isinstance(logged, Mapping) else None),
         notes=notes,
         genes_only=genes_only,
     )
-
-
-def _whole(adata: ad.AnnData) -> ad.AnnData:
-    return adata.to_memory() if adata.isbacked else adata
-
-
-def _wrapped(held: Any, layer: str | None = None) -> RowMatrix:
-    return wrap(held.X if layer is None else held.layers[layer])
-
-
-def _named(storage: str, way: Callable[[], RowMatrix]) -> RowMatrix:
-    return replace(way(), storage=storage)
 
 
 def _as_base(value: Any) -> float | None:

@@ -13,7 +13,6 @@ from hdeepinsight.graph._neighbors import BatchGraphs as BatchGraphs
 from hdeepinsight.graph._neighbors import Exact as Exact
 from hdeepinsight.graph._neighbors import NumbaCacheError as NumbaCacheError
 from hdeepinsight.graph._neighbors import batch_graphs as batch_graphs
-from hdeepinsight.graph._neighbors import check_points as check_points
 from hdeepinsight.graph._neighbors import knn_graph as knn_graph
 from hdeepinsight.graph._neighbors import nearest_neighbors as nearest_neighbors
 from hdeepinsight.graph._smooth import LaplacianKind as LaplacianKind

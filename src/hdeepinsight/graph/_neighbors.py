@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
+from sklearn.utils import check_array, check_consistent_length
 
 from hdeepinsight._errors import check_integer, invalid
 
@@ -83,13 +84,9 @@ def nearest_neighbors(
     >>> distances.tolist()
     [[1.0, 3.0], [1.0, 2.0], [0.0, 2.0], [0.0, 2.0]]
     """
-    rows, within = check_points(x, "x"), y is None
-    targets = rows if y is None else check_points(y, "y")
-    if rows.shape[1] != targets.shape[1]:
-        raise ValueError(
-            f"x and y must have the same number of columns, got {rows.shape[1]} and "
-            f"{targets.shape[1]}. Project both to the same space."
-        )
+    floats: dict[str, Any] = {"dtype": (np.float64, np.float32), "ensure_min_samples": 0}
+    rows, within = check_array(x, input_name="x", **floats), y is None
+    targets = rows if y is None else check_array(y, input_name="y", **floats)
     available = len(targets) - within
     if not 1 <= k <= available:
         hint = "Reduce the number of neighbours, or pass more rows."
@@ -111,35 +108,6 @@ def nearest_neighbors(
         distances[here] = np.sqrt(np.einsum("nkd,nkd->nk", difference, difference))
     order = np.argsort(distances, axis=1, kind="stable")
     return np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
-
-
-def check_points(values: ArrayLike, name: str) -> NDArray[np.floating]:
-    """Check coordinates, shape ``(n, d)``, and return them as an array of floats.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another one, or values are not finite.
-
-    Examples
-    --------
-    >>> check_points([[1, 2]], "x")
-    array([[1., 2.]])
-    """
-    matrix = np.asarray(values)
-    if matrix.ndim != 2 or not matrix.shape[1]:
-        raise ValueError(
-            f"{name} must have one row per point, (n, d), got {name} of shape "
-            f"{matrix.shape}. Reshape it."
-        )
-    if matrix.dtype not in (np.float32, np.float64):
-        matrix = matrix.astype(np.float64)
-    if n_broken := int((~np.isfinite(matrix).all(axis=1)).sum()):
-        raise ValueError(
-            f"Coordinates must be finite, got {n_broken} of {len(matrix)} rows of {name} with NaN "
-            "or infinite values. Remove these rows, or check how they were computed."
-        )
-    return matrix
 
 
 def _exact(
@@ -270,11 +238,7 @@ def batch_graphs(x: ArrayLike, batch: ArrayLike, *, k: int = 15) -> BatchGraphs:
     """
     points = np.asarray(x)
     names = np.asarray(batch, dtype=object).astype(str)
-    if names.shape != (len(points),):
-        raise ValueError(
-            f"There must be one batch per cell, got batches of shape {names.shape} for "
-            f"{len(points)} cells. Pass the batch column of these cells."
-        )
+    check_consistent_length(points, names)
     members = [np.flatnonzero(names == name) for name in np.unique(names)]
 
     def find(cells: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.intp]:

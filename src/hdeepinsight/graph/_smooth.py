@@ -8,15 +8,16 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import cg, splu
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_non_negative, check_symmetric
 
-from hdeepinsight._errors import check_choice, check_number
+from hdeepinsight._errors import check_choice, check_number, invalid
 
 LaplacianKind = Literal["rw", "comb", "sym"]
 Solver = Literal["auto", "direct", "cg"]
 
 #: Above this number of cells, factors of neighbour graphs are dense, and iteration is faster.
 DIRECT_CELLS = 2_000
-_HINT = "Compute it with `knn_graph`, or as max(A, Aᵀ)."
 
 
 def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
@@ -40,27 +41,13 @@ def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
     array([[0., 1.],
            [1., 0.]])
     """
-    matrix = sp.csr_matrix(graph, dtype=np.float64, copy=True)
-    matrix.eliminate_zeros()
-    if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(
-            f"A graph must have one row and one column per cell, got the shape {matrix.shape}. "
-            f"{_HINT}"
-        )
-    if n_bad := int((~np.isfinite(matrix.data) | (matrix.data < 0)).sum()):
-        raise ValueError(
-            "The weights of a graph must be finite and not negative, got "
-            f"{n_bad} edges with negative, NaN or infinite weights. {_HINT}"
-        )
-    difference = abs(matrix - matrix.T)
-    largest = difference.max() if difference.nnz else 0.0
+    matrix = check_array(
+        graph, accept_sparse="csr", dtype=np.float64, copy=True, input_name="graph"
+    )
+    check_non_negative(matrix, "a graph")
     # In single precision, graphs of scanpy are symmetric up to rounding errors.
-    if largest > 1e-5 * max(matrix.max(), 1e-300):
-        n_bad = int((difference > 0).sum())
-        raise ValueError(
-            f"A graph must be symmetric, got {n_bad} asymmetric entries, by up to {largest:.3g}. "
-            f"{_HINT}"
-        )
+    tol = 1e-5 * max(matrix.max(), 1e-300)
+    check_symmetric(matrix, tol=tol, raise_exception=True)
     matrix.setdiag(0)
     matrix.eliminate_zeros()
     return matrix
@@ -246,15 +233,10 @@ def check_scores(scores: ArrayLike, n_cells: int) -> NDArray[np.float64]:
     ValueError
         If the shape is another one, or values are not finite.
     """
-    matrix = np.array(scores, dtype=np.float64)
-    if matrix.ndim != 2 or len(matrix) != n_cells:
-        raise ValueError(
-            f"Scores must have one row per cell and one column per class, got scores of shape "
-            f"{matrix.shape} for a graph of {n_cells} cells. Pass the scores of these cells."
-        )
-    if n_bad := int((~np.isfinite(matrix).all(axis=1)).sum()):
-        raise ValueError(
-            f"Scores must be finite, got {n_bad} of {n_cells} cells with NaN or infinite scores. "
-            "Remove these cells, or check the classifier."
-        )
-    return matrix
+    matrix = check_array(
+        scores, dtype=np.float64, copy=True, ensure_min_samples=0, input_name="scores"
+    )
+    if len(matrix) != n_cells:
+        hint = "Pass the scores of these cells."
+        raise invalid("scores", matrix.shape, f"one row for each of {n_cells} cells", hint)
+    return np.asarray(matrix)

@@ -10,11 +10,11 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
+from sklearn.utils import check_array
 from sklearn.utils.sparsefuncs import incr_mean_variance_axis
 
 from hdeepinsight._errors import check_integer, check_key, invalid
 from hdeepinsight.data import AlignedQuery, DataLike, log_normalize, open_counts
-from hdeepinsight.graph import check_points
 from hdeepinsight.image import MIN_DISTINCT, preserve_neighbors, principal_plane
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def mde(
         data = coordinates(data, use_rep)
     elif use_rep is not None:
         raise invalid("use_rep", use_rep, "None for an array", "Omit it, or pass the AnnData.")
-    points = check_points(data, "data").astype(np.float32)
+    points = check_array(data, dtype=np.float32, ensure_min_samples=0, input_name="data")
     check_integer("n_neighbors", n_neighbors, hint="Omit it to use 15.")
     if len(points) < 2:
         return np.zeros((len(points), 2), dtype=np.float32)
