@@ -300,7 +300,7 @@ BAD = {
     "no such search": ({}, {"neighbors": "fast"}, ValueError, "neighbors must be .* got 'fast'"),
     "no feature": ({}, {"features": 0}, ValueError, "features must be an integer >= 1, got 0"),
     "fewer than no feature": ({}, {"features": -1}, ValueError, "features must be .* got -1"),
-    "one feature as text": ({}, {"features": "G1"}, ValueError, "Pass a list of one"),
+    "one feature as text": ({}, {"features": "G1"}, ValueError, "None of the 2 features"),
     "no query": ({"query": None}, {}, ValueError, "got 1 and 0"),
     "empty query": ({"query": slice(0, 0)}, {}, ValueError, "cells|empty|no values"),
     "negative": ({"values": lambda x: x - 3e3}, {}, hdi.data.InputError, "negative"),

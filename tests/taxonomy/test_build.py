@@ -83,7 +83,7 @@ def test_a_column_without_labels_is_not_a_level():
 def test_from_obs_refuses():
     for columns, keys, message in [
         ({"a": ["T"]}, ["lineage"], "no column 'lineage'"),
-        ({"lineage": ["T"]}, ["linage"], "Did you mean 'lineage'"),
+        ({"lineage": ["T"]}, ["linage"], "no column 'linage'; it has 'lineage'"),
         ({"a": [None, "T"], "b": ["x", "y"]}, ["a", "b"], "1 cells with a finer label"),
         ({"a": ["x", "y", "z"], "b": ["T", "T", "B"]}, ["a", "b"], "Reverse their order"),
         ({"a": ["Unknown", None]}, ["a"], "any of 2 cells"),
@@ -100,8 +100,6 @@ def test_from_obs_refuses_other_types():
         Taxonomy.from_obs(pd.DataFrame({"a": [1, 2]}), ["a"])
     with pytest.raises(TypeError, match="got int in column 'a'"):
         Taxonomy.from_obs(pd.DataFrame({"a": pd.Categorical([1, 2])}), ["a"])
-    with pytest.raises(TypeError, match="got list"):
-        Taxonomy.from_obs(["a"], ["a"])
 
 
 def test_round_trips_keep_the_tree(random_tree):
@@ -171,11 +169,11 @@ def test_a_forest_of_edges_gets_a_root():
 
 def test_edges_are_checked():
     for edges, message in [
-        ([("a", "b"), ("b", "c"), ("c", "a")], "no root.*-> 'a'|no root.*'a' ->"),
+        ([("a", "b"), ("b", "c"), ("c", "a")], "no root but a cycle at or above 'a', 'b', 'c'"),
         ([("r", "x"), ("a", "b"), ("b", "a")], "cycle"),
-        ([("a", "a")], "'a' -> 'a'"),
-        ([("a", "c"), ("b", "c")], "two parents of 'c': 'a' and 'b'"),
-        ([("a", "b > c")], "edge from 'a' to 'b > c'"),
+        ([("a", "a")], "a cycle at or above 'a'"),
+        ([("a", "c"), ("b", "c")], "'c' below 'a', 'b'"),
+        ([("a", "b > c")], "'b > c' below 'a'"),
         ([("a", "")], "is empty"),
         ([], "no root"),
     ]:

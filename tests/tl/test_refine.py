@@ -174,7 +174,8 @@ def test_nothing_is_written_unless_asked(cells, tmp_path):
     assert not cells.uns
     assert np.array_equal(cells.obsm["X_pca"], before.obsm["X_pca"])
     assert_frame_equal(cells.obsm["p"], before.obsm["p"])
-    other = hdi.tl.refine(cells, "p", batch_key="batch", key_added="better")
+    other = hdi.tl.refine(cells, "p", batch_key="batch")
+    other.to_adata(cells, "better")
     assert (cells.obs["better_label"].astype(str) == result.labels.astype(str)).all()
     assert_frame_equal(cells.obsm["better_probabilities"], other.probabilities())
     cells.write_h5ad(tmp_path / "cells.h5ad")
@@ -256,14 +257,15 @@ def test_isolated_cells_keep_their_scores(cells):
 
 def test_classes_have_the_colours_of_their_labels(cells, annotation):
     annotation.to_adata(cells)
-    hdi.tl.refine(cells, annotation, key_added="refined")
+    result = hdi.tl.refine(cells, annotation)
+    result.to_adata(cells)
     categories = cells.obs["refined_label"].cat.categories
     assert cells.uns["refined_label_colors"] == [
         annotation.colors[name.split(" > ")[-1]] for name in categories
     ]
     cells.obs["mine_label"] = "mine"
     with pytest.raises(ValueError, match="already has obs/mine_label"):
-        hdi.tl.refine(cells, annotation, key_added="mine")
+        result.to_adata(cells, "mine")
     assert cells.obs["mine_label"].tolist() == ["mine"] * 290
 
 

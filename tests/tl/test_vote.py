@@ -69,9 +69,9 @@ def test_over_clustering_corrects_errors_and_is_reproducible(cells, annotation, 
 
 def test_writes_only_when_asked(cells, annotation):
     columns = list(cells.obs)
-    hdi.tl.vote(cells, annotation)
+    result = hdi.tl.vote(cells, annotation)
     assert list(cells.obs) == columns
-    hdi.tl.vote(cells, annotation, key_added="voted")
+    result.to_adata(cells, key_added="voted")
     assert {"voted_type", "voted_stop_label", "voted_cluster"} <= set(cells.obs)
 
 
@@ -98,9 +98,7 @@ def test_writing_a_vote_keeps_existing_columns(cells, annotation):
         for name in ("vote_lineage", "hdi_lineage")
     )
     assert voted.items() <= own.items()
-    hdi.tl.vote(
-        cells, annotation, clusters="batch", key_added="vote"
-    )  # our own columns are replaced
+    result.to_adata(cells)  # our own columns are replaced
     cells.obs["mine_cluster"] = "mine"
     with pytest.raises(ValueError, match="already has obs/mine_cluster"):
         result.to_adata(cells, key_added="mine")

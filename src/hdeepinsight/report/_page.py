@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.axes import Axes
 
-    from hdeepinsight.tl import MarkerEvidence, ReferenceModel
+    from hdeepinsight.tl import MarkerEvidence
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def write(
     path: str | Path,
     *,
     query: Any | None = None,
-    reference: ReferenceModel | None = None,
+    reference: Any = None,
     evidence: MarkerEvidence | None = None,
     title: str | None = None,
     model: str | None = None,

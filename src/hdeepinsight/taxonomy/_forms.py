@@ -141,13 +141,9 @@ def canonical_tree(labels: Sequence[str], parents: Sequence[int]) -> tuple[Path,
         roots = quoted(labels[node] for node in children[-1])
         problem = f"more than one root: {roots}. Put these nodes under one common root"
     elif len(order) < n_nodes:
-        import networkx as nx
-
-        unreached = set(range(n_nodes)).difference(order)
-        cycle = nx.find_cycle(nx.DiGraph((parents[node], node) for node in unreached))
-        loop = " -> ".join(clipped(labels[v]) for v in [cycle[0][0], *(v for _, v in cycle[:8])])
-        found = f"{'a cycle' if order else 'no root but a cycle'} of {len(cycle):,} nodes"
-        problem = f"{found}: {loop}. Remove one of these links"
+        unreached = quoted(labels[v] for v in sorted({*range(n_nodes)}.difference(order)))
+        found = "a cycle" if order else "no root but a cycle"
+        problem = f"{found} at or above {unreached}. Remove one of these links"
     elif n_nodes < 2:
         problem = f"{'a root and nothing below it' if n_nodes else 'no root'}. Check the labels"
     if problem:
@@ -300,13 +296,9 @@ def from_edges(
         parent, child = pair
         path, first = split_path(child), parent_of.setdefault(child, parent)
         if first != parent or (len(path) > 1 and path[:-1] != split_path(parent)):
-            found = f"the edge from {clipped(parent)} to {clipped(child)}"
-            if first != parent:
-                found = f"two parents of {clipped(child)}: {clipped(first)} and {clipped(parent)}"
-            hint = f"If two types share a name, write them as paths ('{first} > {path[-1]}')."
-            raise ValueError(
-                f"A node must have one parent, the start of its path, got {found}. {hint}"
-            )
+            found = f"{clipped(child)} below {quoted(dict.fromkeys([first, parent]))}. If two types"
+            hint = f"share a name, write them as paths ('{first} > {path[-1]}')."
+            raise ValueError(f"A node must have one parent, the start of its path: {found} {hint}")
         names |= dict.fromkeys(pair)
     tops = [name for name in names if name not in parent_of]
     root = tops[0] if len(tops) == 1 else ROOT_NAME

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hdeepinsight._errors import counted, examples, invalid, missing_column
+from hdeepinsight._errors import counted, examples, invalid, one_column
 from hdeepinsight._io import plain_form
-from hdeepinsight.taxonomy._forms import Annotations, clipped, close_matches, from_paths, quoted
+from hdeepinsight.taxonomy._forms import Annotations, clipped, from_paths, quoted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -400,16 +400,11 @@ def from_obs(
         └── CD8
     """
     keys = [keys] if isinstance(keys, str) else list(keys)
-    frame = getattr(data, "obs", data)
-    if not isinstance(frame, pd.DataFrame):
-        found = f"{type(data).__name__}. Pass the AnnData that holds the labels."
-        raise TypeError(f"data must be a DataFrame, or an object with one as `.obs`, got {found}")
+    frame: pd.DataFrame = getattr(data, "obs", data)
     if not keys or len(set(keys)) < len(keys):
         raise invalid("keys", keys, "one or more distinct columns, coarse to fine", "Correct them.")
-    if absent := [key for key in keys if key not in frame.columns]:
-        near = quoted(close_matches(str(absent[0]), map(str, frame.columns)))
-        hint = near and f"Did you mean {near}?"
-        raise missing_column(absent[0], frame.columns, where="The table", hint=hint)
+    for key in keys:
+        one_column(frame, key)
     rows, _, counts = _combinations(frame[keys], unlabeled)
     paths = [tuple(name for name in row if name is not None) for row in rows]
     broken = [row[: len(path)] != path for row, path in zip(rows, paths, strict=True)]
@@ -484,9 +479,8 @@ def column_nodes(
     def known_node(label: Any, key: str) -> int:
         if isinstance(label, (str, tuple)) and not _is_unlabeled(label, unlabeled, find):
             for level in (key, None) if key in taxonomy.level_names else (None,):
-                if find(label, None if level is None else taxonomy.level_depth(level)):
-                    with suppress(ValueError):  # on several branches
-                        return taxonomy.resolve(label, level)
+                with suppress(ValueError):  # unknown, or on several branches
+                    return taxonomy.resolve(label, level)
         return 0
 
     nodes, find = np.zeros(len(obs), dtype=np.int64), taxonomy._candidates

@@ -11,7 +11,6 @@ from hdeepinsight.tl._distillation_report import distillation_report
 from hdeepinsight.tl._dp_pca import PrivateProjection, dp_pca
 from hdeepinsight.tl._evidence import (
     MarkerEvidence,
-    ReferenceModel,
     marker_evidence,
     marker_genes,
     open_cells,
@@ -34,7 +33,6 @@ __all__ = [
     "MarkerScorer",
     "MarkersLike",
     "PrivateProjection",
-    "ReferenceModel",
     "RefineConfig",
     "Refinement",
     "Vote",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,6 @@ from hdeepinsight.tl._inputs import rna_of
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
-    from hdeepinsight.explanation import Explanation
-    from hdeepinsight.nn import LeafProfiles
 
 #: Minimum number of cells of an assessed label.
 MIN_CELLS: Final = 10
@@ -51,25 +49,7 @@ _HOUSEKEEPING: Final = re.compile(
 )
 
 
-class ReferenceModel(Protocol):
-    """Protocol of models with mean expression profiles of their reference.
-
-    Every trained classifier satisfies it.
-
-    Examples
-    --------
-    >>> import hdeepinsight as hdi
-    >>> model: hdi.tl.ReferenceModel = hdi.hub.pull("pbmc")
-    >>> model.profiles_.mean.shape
-    torch.Size([8, 2048])
-    """
-
-    taxonomy: Any
-    genes: Any
-    profiles_: LeafProfiles | None
-
-
-def marker_genes(model: ReferenceModel, *, n_genes: int = 10) -> pd.DataFrame:
+def marker_genes(model: Any, *, n_genes: int = 10) -> pd.DataFrame:
     """Rank the marker genes of each node in the reference of a model.
 
     Parameters
@@ -113,7 +93,7 @@ def marker_genes(model: ReferenceModel, *, n_genes: int = 10) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _node_means(model: ReferenceModel | None) -> pd.DataFrame | None:
+def _node_means(model: Any) -> pd.DataFrame | None:
     """Compute the mean log expression of the reference at or below each node, nodes × genes.
 
     Nodes without cells are NaN. ``None`` is returned if the model has no profiles.
@@ -159,7 +139,7 @@ class MarkerEvidence:
     ----------
     table
         One row per label and marker: ``label``, ``path``, ``gene``, ``source`` (``"canonical"``,
-        ``"reference"``, ``"model"``, or several), ``compared_with``, mean log expression
+        ``"reference"``, or both), ``compared_with``, mean log expression
         (``log1p`` of counts per 10,000) and fraction of expressing cells in the cells of the label
         (``mean``, ``share``) and in the cells for comparison (``other_mean``, ``other_share``), the
         ``difference`` of the means, that of the reference (``expected_difference``), and whether
@@ -248,9 +228,8 @@ class MarkerEvidence:
 def marker_evidence(
     result: Annotation,
     query: DataLike | AlignedQuery | Any,
-    model: ReferenceModel | None = None,
+    model: Any = None,
     *,
-    explanation: Explanation | None = None,
     n_markers: int = 5,
     max_cells: int = 20_000,
     seed: int = 0,
@@ -266,10 +245,8 @@ def marker_evidence(
     model
         Model with markers of its reference (:func:`marker_genes`) and their expected differences.
         Without a model, only the common markers of Cell Ontology types are used.
-    explanation
-        Attributions from ``model.explain``; the top genes of each explained node are used as well.
     n_markers
-        Number of genes per label from the reference, and from the explanation.
+        Number of genes per label from the reference.
     max_cells
         Maximum number of cells to read: up to 50 per label, and the rest at random. The matrix and
         its scale are those of ``result.input_report`` and not determined again.
@@ -319,25 +296,17 @@ def marker_evidence(
     rows = sample_cells(result.stop_nodes, max_cells, seed=seed)
     known = [gene for node in range(1, tree.n_nodes) for gene in _canonical(tree, node)]
     known += [] if reference is None else list(reference.columns)
-    known += [] if explanation is None else list(map(str, explanation.genes))
     genes = pd.Index(dict.fromkeys(known), dtype=object)
     values, is_measured = _log_values(open_cells(result, query, rows), genes)
     measured = set(genes[is_measured])
     sources: dict[tuple[int, str], list[str]] = {}
     for node in nodes:
-        ranked: dict[str, Iterable[str]] = {"canonical": _canonical(tree, node)}
+        for gene in _canonical(tree, node):
+            sources[node, gene] = ["canonical"]
         if reference is not None:
-            best = islice(_markers(tree, reference, node), 4 * n_markers)
-            ranked["reference"] = (gene for gene, *_ in best)
-        wanted = {tree.path_name(node), tree.label(node)}
-        explained = [] if explanation is None else [x for x in explanation.nodes if x in wanted]
-        if explanation is not None and explained:
-            mean = explanation.ranking(explained[0], cells="all")["mean"]
-            ranked["model"] = map(str, mean.index[mean > 0])
-        for source, listed in ranked.items():
-            usable = filter(measured.__contains__, listed)
-            for gene in listed if source == "canonical" else islice(usable, n_markers):
-                sources.setdefault((node, gene), []).append(source)
+            best = [gene for gene, *_ in islice(_markers(tree, reference, node), 4 * n_markers)]
+            for gene in [gene for gene in best if gene in measured][:n_markers]:
+                sources.setdefault((node, gene), []).append("reference")
     of, own_genes = [node for node, _ in sources], [gene for _, gene in sources]
     shown = pd.Index(dict.fromkeys(own_genes), dtype=object)
     values = values[:, genes.get_indexer(shown)]
@@ -510,7 +479,7 @@ def open_cells(result: Annotation, query: Any, rows: np.ndarray) -> CountSource:
     store = open_store(rna_of(query))
     check_same_cells(result.obs_names, store.obs.index.to_series(), "query")
     slot = "X" if result.input_report is None else result.input_report.layer
-    matrix = store.slots[slot]().take(rows)
+    matrix = store.at(slot).take(rows)
     blocks = [sp.csr_matrix(block) for _, block in matrix.blocks(4096)]
     # Counts are recovered here if the matrix contains log values.
     return open_counts(AnnData(sp.vstack(blocks, "csr"), var=store.genes(slot == ".raw")))

@@ -28,7 +28,6 @@ from hdeepinsight.graph import (
     smooth,
 )
 from hdeepinsight.tl._inputs import ClassScores, GraphWeights, cell_graphs, class_scores
-from hdeepinsight.tl._representation import as_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -323,7 +322,6 @@ def refine(
     weights: GraphWeights = "binary",
     batch_key: str | None = None,
     config: RefineConfig | None = None,
-    key_added: str | None = None,
 ) -> Refinement:
     """Refine the class scores of cells using their neighbours in expression space.
 
@@ -364,8 +362,6 @@ def refine(
         batches, then form two graphs, whose weights in the local prior are estimated.
     config
         Advanced settings; see `RefineConfig`.
-    key_added
-        Write the result to ``adata`` with this prefix; by default nothing is written.
 
     Returns
     -------
@@ -406,7 +402,6 @@ def refine(
     >>> int(((result.labels == "B") == is_b).sum())
     57
     """
-    target = as_anndata(adata, key_added)
     _check_strength(method, lam)
     scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     graphs = cell_graphs(
@@ -427,8 +422,6 @@ def refine(
         message = f"{len(lost)} classes lost more than half of their cells: {listed}. Check "
         message += "`diagnose()`, and lower lam if these cells were correct."
         warnings.warn(message, UserWarning, stacklevel=2)
-    if target is not None:
-        result.to_adata(target, str(key_added))
     return result
 
 

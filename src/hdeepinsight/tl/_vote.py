@@ -14,7 +14,7 @@ from hdeepinsight import annotation
 from hdeepinsight._errors import check_integer, invalid, one_column
 from hdeepinsight.annotation import Annotation
 from hdeepinsight.tl._inputs import class_scores
-from hdeepinsight.tl._representation import as_anndata, coordinates
+from hdeepinsight.tl._representation import coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,6 @@ def vote(
     use_rep: str | NDArray[np.floating] = "X_pca",
     cells_per_cluster: int = 10,
     seed: int = 0,
-    key_added: str | None = None,
 ) -> Vote:
     """Label the cells of each cluster by a majority vote at each level of the taxonomy.
 
@@ -149,8 +148,6 @@ def vote(
         Fraction of the cluster that a child must exceed, from 0.5 to 1.
     use_rep, cells_per_cluster, seed
         Coordinates, mean cluster size and random seed of the over-clustering.
-    key_added
-        Write the result to ``adata`` with this prefix; by default nothing is written.
 
     Returns
     -------
@@ -182,7 +179,6 @@ def vote(
     >>> result.table.reset_index().values.tolist()
     [['a', 4, 1, 'T', 0.75]]
     """
-    target = as_anndata(adata, key_added)
     if not 0.5 <= threshold < 1:
         expected = "a fraction >= 0.5 and < 1, so that a single child can exceed it"
         raise invalid("threshold", threshold, expected, "Omit it to use 0.5.")
@@ -214,7 +210,7 @@ def vote(
     rows = [_descend(tree, chosen[groups == group], threshold) for group in found]
     table = pd.DataFrame(rows, index=pd.Index(found, name="cluster"))
     before = annotation.node_probabilities(tree, mass)
-    result = Vote(
+    return Vote(
         taxonomy=tree,
         obs_names=pd.Index(adata.obs_names),
         node_probabilities=_voted(tree, before, table.loc[groups]),
@@ -224,9 +220,6 @@ def vote(
         before=before,
         table=table,
     )
-    if target is not None:
-        result.to_adata(target, key_added=str(key_added))
-    return result
 
 
 def _descend(taxonomy: Taxonomy, nodes: NDArray[np.int64], threshold: float) -> dict[str, Any]:

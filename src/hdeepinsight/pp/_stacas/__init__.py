@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from hdeepinsight._errors import check_choice, missing_column
-from hdeepinsight.data import DataLike, InputError
+from hdeepinsight._errors import check_choice, one_column
+from hdeepinsight.data import DataLike
 from hdeepinsight.graph import Exact
 from hdeepinsight.nn import ModelNormalizer
 from hdeepinsight.pp._stacas import _datasets as reading
@@ -135,13 +135,9 @@ def stacas(
             name = role if len(group) == 1 else f"{role}_{i}"
             like = datasets[0].genes if datasets else None
             one = reading.open_dataset(cells, name, layer, normalizer, like)
-            if not (n_cells := one.source.n_obs):
-                raise InputError(f"{name!r} has no cells.", "One or more are required.", "Omit it.")
-            obs, labels = one.source.obs, pd.Series([None] * n_cells, dtype=object)
+            labels = pd.Series([None] * one.source.n_obs, dtype=object)
             if key is not None:
-                if key not in obs:
-                    raise missing_column(key, obs.columns, where=f"obs of {name!r}")
-                labels = obs[key]
+                labels = one_column(one.source.obs, key)
                 check_labels(labels, f"obs[{key!r}] of {name!r}", unlabeled=UNLABELED)
             datasets.append(one)
             columns.append(labels)

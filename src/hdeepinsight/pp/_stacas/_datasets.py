@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from hdeepinsight import data
-from hdeepinsight._errors import check_integer, invalid
+from hdeepinsight._errors import check_integer
 from hdeepinsight.nn import ModelNormalizer
 
 Ints = NDArray[np.int64]
@@ -168,8 +168,6 @@ def choose_features(
     ValueError
         If the number is below 1, or a single name is given instead of a list.
     """
-    if isinstance(features, str):
-        raise invalid("features", features, "an integer >= 1 or a list", "Pass a list of one.")
     if not isinstance(features, int):
         wanted = set(map(str, features))
         if not (found := [gene for gene in shared if gene in wanted]):
