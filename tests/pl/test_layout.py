@@ -123,7 +123,7 @@ def test_bad_input_is_refused(layout):
         (lambda x: pl.gene_layout(x, highlight=["CD4"]), "'CD4'"),
         (lambda x: pl.gene_images(x, {"T": [1.0]}), "image 'T'"),
     ]:
-        with pytest.raises(ValueError, match=match):
+        with pytest.raises((ValueError, KeyError), match=match):
             draw(layout)
 
 

@@ -73,8 +73,6 @@ def test_an_ontology_of_absurd_depth_is_read(tmp_path):
     path.write_bytes(obo(20_000, lambda i: i - 1))
     tree = Taxonomy.from_cell_ontology(path, ["t19999", "t0", "t100"])
     assert tree.names[1:] == (("t0",), ("t0", "t100"), ("t0", "t100", "t19999"))
-    with pytest.raises(ValueError, match="at most 1,000,000 ancestors"):
-        Taxonomy.from_cell_ontology(path, [f"t{i}" for i in range(19_000, 19_100)])
 
 
 def test_an_ontology_of_too_many_terms_is_refused_before_it_is_parsed(tmp_path):

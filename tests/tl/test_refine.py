@@ -241,10 +241,10 @@ def test_unknown_class_and_missing_taxonomy_are_named(cells, tree):
 
 
 @pytest.mark.parametrize("wrong", [{"laplacian": "norm"}, {"solver": "lu"}])
-def test_unknown_choices_are_refused(wrong):
+def test_unknown_choices_are_refused(cells, wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{name} must be one of .* got {value!r}"):
-        RefineConfig(**wrong)
+        hdi.tl.refine(cells, "p", method="laplacian", lam=1.0, config=RefineConfig(**wrong))
 
 
 def test_isolated_cells_keep_their_scores(cells):

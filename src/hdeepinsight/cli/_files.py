@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hdeepinsight._errors import examples, missing_column
+from hdeepinsight._errors import examples
 from hdeepinsight._io import atomic_write
 from hdeepinsight.cli._console import UsageProblem, refuse
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -44,13 +43,6 @@ def open_cells(path: Path) -> Store | MuData:
     from hdeepinsight.data import is_paired, open_paired, open_store
 
     return open_paired(path) if is_paired(path) else open_store(path)
-
-
-def require_columns(obs: pd.DataFrame, columns: Sequence[str], *, source: Path) -> None:
-    """Raise `KeyError` if a column is missing."""
-    for name in columns:
-        if name not in obs:
-            raise missing_column(name, obs.columns, where=f"obs of {source}")
 
 
 def check_output(

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Final, Literal
 
 from rich.text import Text
 
+from hdeepinsight._errors import one_column
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, note, refuse, show
-from hdeepinsight.cli._files import require_columns, require_writable
+from hdeepinsight.cli._files import require_writable
 from hdeepinsight.cli._options import AtLeastOne, Natural, command, options_of
 
 #: Arguments in Python that have no option on the command line.
@@ -148,7 +149,8 @@ def train(
             options |= {"labels_keys": labels_keys} if several else {"labels_key": labels_keys[0]}
         store = open_store(reference)
         others = filter(None, (given["batch_key"], given["split_key"]))
-        require_columns(store.obs, [*labels_keys, *others], source=reference)
+        for key in (*labels_keys, *others):  # before the matrix is read
+            one_column(store.obs, key)
         adata = store.whole()
         if use_raw:
             store.matrix(layer, use_raw=True)  # raises if .raw is missing or a layer was given

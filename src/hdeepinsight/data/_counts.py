@@ -522,7 +522,7 @@ def select_genes(
     Raises
     ------
     InputError
-        If a gene of ``keep`` is not in the reference, or no gene can be selected.
+        If gene names are missing or numbers, or no gene can be selected.
 
     Notes
     -----
@@ -556,19 +556,13 @@ def select_genes(
             "Expected unique gene names, which match genes across files.",
             "Set var_names to gene names, or store them in a column of var.",
         )
-    if unknown := [gene for gene in kept if gene not in source.var_names]:
-        found = f"{len(unknown)} of the genes to keep are not in the reference: {unknown[:5]}."
-        hint = "Check the spelling, or omit them."
-        raise InputError(found, "Expected names of its genes.", hint)
     alignment = source.align(names)
     panels = np.zeros(source.n_obs, dtype=np.int64) if panels is None else panels
     scores, is_usable = np.zeros((2, len(names)))
     for panel in np.unique(panels):
         rows = np.flatnonzero(panels == panel)
         own = source if len(rows) == source.n_obs else source.take(rows)
-        of_panel = dispersion_scores(
-            lambda own=own: (counts for _, counts in own.chunks(alignment)), len(names)
-        )
+        of_panel = dispersion_scores(partial(_aligned, own, alignment), len(names))
         scores += len(rows) / source.n_obs * np.where(of_panel < 0, 1.0, of_panel)
         is_usable += of_panel >= 0
     scores = np.where(is_usable, scores, -1.0)
@@ -579,6 +573,10 @@ def select_genes(
         found = f"No gene is detected in at least {MIN_CELLS} cells."
         raise InputError(found, "A reference needs expressed genes.", "Check the matrix.")
     return genes
+
+
+def _aligned(source: CountSource, alignment: GeneAlignment) -> Iterator[sp.csr_matrix]:
+    return (counts for _, counts in source.chunks(alignment))
 
 
 def dispersion_scores(

@@ -560,10 +560,6 @@ class Modalities:
         >>> Modalities().find(mdata, "rna"), Modalities().find(mdata, "protein") is None
         ('gex', True)
         """
-        if not hasattr(mdata, "mod"):
-            valid = "Expected a MuData."
-            advice = "Read a file with mudata.read_h5mu; for RNA alone use setup_anndata."
-            raise InputError(f"The data is a {type(mdata).__name__}.", valid, advice)
         names, given = COMMON_NAMES[kind], getattr(self, kind)
         if given is not None:
             names = (given,) if required else (given, *names)
@@ -613,30 +609,22 @@ class Modalities:
                 modality, proteins, layer=layer, rows=rows, warn=warn, arguments={}
             )
 
-    def columns_of(self, mdata: MuData, keys: Sequence[str], *, kind: str = "labels") -> AnnData:
-        """Return columns of ``obs`` for all cells, in an AnnData without genes.
+    def obs_of(self, mdata: MuData, kind: str | None = None) -> pd.DataFrame:
+        """Return the columns of ``mdata.obs``, and further ones of the named modalities.
 
         Parameters
         ----------
         mdata
             The MuData.
-        keys
-            Names of the columns.
         kind
-            ``"labels"`` or ``"batch"``: the modality that takes precedence.
+            ``"labels"`` or ``"batch"``: the modality whose columns take precedence.
         """
-        obs, first = self.obs_of(mdata), getattr(self, kind)
-        if first in mdata.mod:
-            own = mdata.mod[first].obs.reindex(mdata.obs_names)
-            obs = obs.assign(**{key: own[key] for key in keys if key in own})
-        return AnnData(obs=obs[list(keys)] if all(key in obs for key in keys) else obs)
-
-    def obs_of(self, mdata: MuData) -> pd.DataFrame:
-        """Return the columns of ``mdata.obs``, and further ones of the named modalities."""
-        obs = mdata.obs.copy()
-        for name in (self.labels, self.batch, self.find(mdata, "rna")):
-            if name in mdata.mod:
-                further = mdata.mod[name].obs.reindex(mdata.obs_names)
+        first, others = kind and getattr(self, kind), (self.labels, self.batch)
+        tables = {name: mdata.mod[name].obs for name in mdata.mod} | {"": mdata.obs}
+        obs = pd.DataFrame(index=mdata.obs_names)
+        for name in (first, "", *others, self.find(mdata, "rna")):
+            if name in tables:
+                further = tables[name].reindex(mdata.obs_names)
                 obs = obs.join(further[[key for key in further if key not in obs]])
         return obs
 

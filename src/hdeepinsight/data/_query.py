@@ -403,13 +403,9 @@ def open_query(
     genes, proteins = tuple(map(str, genes)), tuple(map(str, proteins))
     if isinstance(data, AlignedQuery):
         if data.genes != genes or data.proteins != proteins:
-            raise InputError(
-                f"The query was opened for another model ({len(data.genes):,} genes and "
-                f"{len(data.proteins):,} proteins).",
-                f"Expected one opened for this model ({len(genes):,} genes and {len(proteins):,} "
-                "proteins).",
-                "Open the query again with this model.",
-            )
+            found = f"The query was opened for another model, of {len(data.genes):,} genes."
+            valid = f"Expected one opened for this model, of {len(genes):,} genes."
+            raise InputError(found, valid, "Open the query again with this model.")
         given = layer is not None, use_raw, scale != "auto", fold_case
         if late := [name for name, is_given in zip(ARGUMENTS, given, strict=True) if is_given]:
             raise InputError(

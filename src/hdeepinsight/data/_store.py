@@ -270,27 +270,32 @@ def _from_anndata(
         table = table.to_memory() if hasattr(table, "to_memory") else table
         return table.copy(deep=False)
 
-    def matrix(held: Any, name: str | None = None) -> RowMatrix:
-        found = wrap(held.X if name is None else held.layers[name])
-        return replace(found, storage=storage or found.storage)
-
     raw, logged = adata.raw, adata.uns.get("log1p")
     layers = [name for name in adata.layers if name is not None]  # X may be listed as None
-    slots = {} if adata.X is None else {"X": partial(matrix, adata)}
-    slots |= {slot_name(name): partial(matrix, adata, name) for name in layers}
-    slots |= {} if raw is None else {".raw": partial(matrix, raw)}
+    slots = {} if adata.X is None else {"X": partial(_wrapped, adata, storage)}
+    slots |= {slot_name(name): partial(_wrapped, adata, storage, name) for name in layers}
+    slots |= {} if raw is None else {".raw": partial(_wrapped, raw, storage)}
     return Store(
         obs=frame(adata.obs),
         var=frame(adata.var),
         raw_var=None if raw is None else frame(raw.var),
         slots=slots,
         obsm={name: partial(adata.obsm.__getitem__, name) for name in adata.obsm},
-        whole=lambda: adata.to_memory() if adata.isbacked else adata,
+        whole=partial(_whole, adata),
         uns=tuple(adata.uns),
         log_base=_as_base(logged.get("base") if isinstance(logged, Mapping) else None),
         notes=notes,
         genes_only=genes_only,
     )
+
+
+def _whole(adata: ad.AnnData) -> ad.AnnData:
+    return adata.to_memory() if adata.isbacked else adata
+
+
+def _wrapped(held: Any, storage: str, layer: str | None = None) -> RowMatrix:
+    found = wrap(held.X if layer is None else held.layers[layer])
+    return replace(found, storage=storage or found.storage)
 
 
 def _as_base(value: Any) -> float | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype
 
-from hdeepinsight._errors import check_choice, check_integer, invalid
+from hdeepinsight._errors import check_choice, check_integer
 from hdeepinsight._palette import MISSING, PALETTE, categorical_colors
 from hdeepinsight.annotation import check_same_cells
 from hdeepinsight.pl import _style
@@ -182,10 +182,7 @@ def coverage(
     >>> hdi.pl.coverage(result).get_ylabel()
     'component 1'
     """
-    n_comps = result.embedding.shape[1]
     check_integer("component", component, hint="Omit it to use the first.")
-    if component > n_comps:
-        raise invalid("component", component, f"at most {n_comps}", "Compute more components.")
     share, heights = result.coverage.to_numpy(dtype=float), result.embedding[:, component - 1]
     varies = np.ptp(share) > 0
     pairs = np.stack([np.log(share), heights, np.abs(heights)])
@@ -218,14 +215,7 @@ def _labels(
     """Return the codes of labels (-1 for missing ones), and their names and colours."""
     categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
     names = list(map(str, categories.categories))
-    if palette is None:
-        colors = categorical_colors(len(names))
-    elif missing := [name for name in names if name not in palette]:
-        found = f"none for {missing[:5]} ({len(missing)} labels in total)"
-        hint = "Add them, or omit the palette."
-        raise ValueError(f"palette must have a colour for each label, got {found}. {hint}")
-    else:
-        colors = [palette[name] for name in names]
+    colors = [palette[x] for x in names] if palette else categorical_colors(len(names))
     shown = [_style.shortened(name, _LONGEST) for name in names]
     return np.asarray(categories.codes), shown, colors
 

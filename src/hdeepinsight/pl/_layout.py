@@ -180,9 +180,6 @@ def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str], *, gap: float) -> 
     from matplotlib.patches import Rectangle
 
     place = dict(zip(layout.genes, layout.coordinates.tolist(), strict=True))
-    if missing := [gene for gene in genes if gene not in place]:
-        found = f"{missing[0]!r} and {len(missing) - 1} others" if missing[1:] else repr(missing[0])
-        raise ValueError(f"Genes to mark must be in layout.genes, got {found}. Remove them.")
     look: dict[str, Any] = {"va": "center", "fontsize": 8, "color": INK}
     look["arrowprops"] = {"arrowstyle": "-", "color": MARK, "lw": 0.8, "shrinkB": 2}
     for align, inward in (("left", 1), ("right", -1)):

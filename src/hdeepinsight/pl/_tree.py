@@ -79,10 +79,7 @@ def taxonomy(
         stops, n_nodes = taxonomy.stop_nodes, taxonomy.taxonomy.n_nodes
         counts = np.bincount(stops, minlength=n_nodes) if counts is None else counts
         confidence = _mean_probability(taxonomy) if confidence is None else confidence
-    tree = getattr(taxonomy, "taxonomy", taxonomy)
-    if not isinstance(tree, Taxonomy):
-        found = f"{type(tree).__name__}. Pass result or model.taxonomy."
-        raise TypeError(f"taxonomy must be a Taxonomy, an Annotation or a model, got {found}")
+    tree: Any = getattr(taxonomy, "taxonomy", taxonomy)
     by_label = tree_colors(tree.labels, tree.parent)
     colors = [MISSING, *(by_label[label] for label in tree.labels[1:])]
     texts, ink = pd.Series(map(_style.plain, tree.labels)), [_style.INK] * tree.n_nodes

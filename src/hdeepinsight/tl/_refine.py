@@ -88,10 +88,6 @@ class RefineConfig:
     tol: float = 1e-5
     max_iter: int = 200
 
-    def __post_init__(self) -> None:
-        check_choice("laplacian", self.laplacian, get_args(LaplacianKind))
-        check_choice("solver", self.solver, get_args(RefineSolver))
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Refinement:

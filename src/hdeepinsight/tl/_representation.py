@@ -99,7 +99,7 @@ def expression_pca(
             source = open_counts(cells, layer=layer, scale="counts", arguments={"layer": "layer"})
         blocks = [sp.csr_matrix(block) for _, block in source.blocks()]
     mean, variance, n_cells = _moments(blocks)
-    n_varying = int((variance > _VARYING * mean**2).sum())
+    n_varying = min(n_top_genes, int((variance > _VARYING * mean**2).sum()))
     if n_cells < 3 or n_varying < 3:
         found = f"{n_cells} cells and {n_varying} such genes. Pass more data."
         raise ValueError(f"There must be at least 3 cells and 3 variable genes, got {found}")
@@ -107,8 +107,6 @@ def expression_pca(
     if len(mean) > n_top_genes:
         chosen = _highly_variable(mean, variance, n_top_genes)
     most = min(n_cells, int(chosen.sum())) - 1
-    if most < 2:
-        raise invalid("n_top_genes", n_top_genes, "large enough for 3 genes", "Raise it.")
     values = sp.vstack([log_normalize(block)[:, chosen] for block in blocks], format="csr")
     pca = PCA(min(n_comps, most), svd_solver="arpack", random_state=seed)
     coordinates = np.asarray(pca.fit_transform(values), dtype=np.float32)

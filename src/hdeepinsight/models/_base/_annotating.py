@@ -476,7 +476,7 @@ class AnnotatingMixin(_Base):
         """
         keys = as_label_keys(None, labels_keys) if labels_keys else self._setup.labels_keys
         data = self._resolve_adata(adata)
-        obs = self._setup.obs_of(data, keys) if is_paired(data) else open_store(data).obs
+        obs = self._setup.obs_of(data) if is_paired(data) else open_store(data).obs
         hint = "Pass the label columns as labels_keys."
         return self._nodes(obs, keys, unlabeled=unlabeled_category, hint=hint)
 

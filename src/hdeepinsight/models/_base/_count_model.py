@@ -682,7 +682,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         data, keys = self._resolve_adata(None), self._setup.labels_keys
         layer = self._setup.layer
         x = None if is_paired(data) else data.layers.get(layer, data.X)
-        registration.check_unchanged(self.adata_manager, self._setup.obs_of(data, keys), x, keys)
+        registration.check_unchanged(self.adata_manager, self._setup.obs_of(data), x, keys)
 
     def _split(
         self,
@@ -731,7 +731,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return a column of the reference as text, or ``None`` without a ``key``."""
         if key is None:
             return None
-        obs = self._setup.obs_of(self._resolve_adata(None), [key], kind="batch")
+        obs = self._setup.obs_of(self._resolve_adata(None), kind="batch")
         groups: np.ndarray = batch_column(obs, key).astype(str).to_numpy()
         return groups
 

@@ -69,12 +69,10 @@ class Setup:
         """Modalities of a MuData to read: those of the reference, or common names."""
         return Modalities.from_setup(self.setup_args.get("modalities"))
 
-    def obs_of(self, data: Any, keys: Sequence[str], kind: str = "labels") -> pd.DataFrame:
-        """Return the ``obs`` table of an AnnData, MuData or opened file that has some columns."""
-        if is_paired(data):
-            found: pd.DataFrame = self.modalities.columns_of(data, keys, kind=kind).obs
-            return found
-        return data.obs
+    def obs_of(self, data: Any, kind: str = "labels") -> pd.DataFrame:
+        """Return the ``obs`` table of an AnnData, MuData or opened file."""
+        obs: pd.DataFrame = self.modalities.obs_of(data, kind) if is_paired(data) else data.obs
+        return obs
 
 
 def resolve_cells(data: Any, attached: Any) -> Any:

@@ -39,10 +39,10 @@ def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
     with errors_of(found.protein):
         how: Any = {"layer": given["protein_layer"], "arguments": {"layer": "protein_layer"}}
         open_counts(protein, **how, genes_only=False)
-    obs = found.columns_of(mdata, keys).obs
-    if setup.batch_key is not None:
-        batch = found.columns_of(mdata, [setup.batch_key], kind="batch").obs
-        obs = obs.join(batch[batch.columns.difference(obs.columns)])
+    obs = found.obs_of(mdata, "labels")
+    if setup.batch_key is not None and setup.batch_key not in keys:
+        batch = found.obs_of(mdata, "batch")
+        obs = obs.assign(**{key: batch[key] for key in [setup.batch_key] if key in batch})
     register(model_class, mdata, source, obs, setup)
 
 
