@@ -195,12 +195,15 @@ def on_workers(
     RuntimeError
         If several workers are lost during the same job.
     """
+    import cloudpickle
     from dask import config
 
     distributed = _dask()
     left = {job.start: job for job in jobs}
     with config.set({"distributed.admin.large-graph-warning-threshold": "1GiB"}):
-        payload = _packed(blocks)
+        buffer, key = BytesIO(), blocks.network.adapter.batch_key
+        torch.save(blocks.portable([key] if key else []), buffer, pickle_module=cloudpickle)
+        payload = buffer.getvalue()  # without cell names
         # A task rather than scattered data, so that it is recomputed if its worker is lost.
         sent = client.submit(bytes, payload, key=f"hdeepinsight-{sha256(payload)}")
         done = distributed.as_completed(with_results=True, loop=client.loop)
@@ -223,15 +226,6 @@ def on_workers(
             done.clear()
     blocks.opened.source.inspection.settle()  # raises if the values are invalid
     yield from on_workers(client, blocks, left.values(), do, names)
-
-
-def _packed(blocks: Any) -> bytes:
-    """Serialise blocks without cell names."""
-    import cloudpickle
-
-    buffer, key = BytesIO(), blocks.network.adapter.batch_key
-    torch.save(blocks.portable([key] if key else []), buffer, pickle_module=cloudpickle)
-    return buffer.getvalue()
 
 
 @lru_cache(2)

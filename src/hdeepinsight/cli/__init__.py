@@ -1,5 +1,3 @@
 """The command line: ``hdeepinsight train | annotate | evaluate | info``."""
 
-from hdeepinsight.cli._app import app
-
-__all__ = ["app"]
+from hdeepinsight.cli._app import app as app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from json import dumps, loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.text import Text
@@ -15,7 +15,7 @@ from hdeepinsight._progress import progress as step
 from hdeepinsight.cli import _files
 from hdeepinsight.cli._console import RED, frame_table, in_options, note, show
 from hdeepinsight.cli._options import ANNOTATING, READING, AtLeastOne, Names, command
-from hdeepinsight.cli._stream import STREAMING, annotate_blocks
+from hdeepinsight.cli._stream import annotate_blocks, parse_part
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MAX_LABELS, _MAX_GENES = 40, 10
 
 
-@command("query", *ANNOTATING, "overwrite", **STREAMING)
+@command("query", *ANNOTATING, "overwrite")
 def annotate(
     query: Path,
     *,
@@ -35,10 +35,10 @@ def annotate(
     key_added: str = "hdi",
     details: bool = False,
     fill: bool = True,
-    stream: bool,
-    resume: bool,
-    part: tuple[int, int] | None,
-    scheduler: str | None,
+    stream: bool = False,
+    resume: bool = False,
+    part: Annotated[Any, {"parser": parse_part}] = None,
+    scheduler: str | None = None,
     overwrite: bool,
     **options: Any,
 ) -> None:
@@ -66,6 +66,20 @@ def annotate(
         Also write the confidence and the runner-up at each level, and all scores.
     --fill
         Repeat a label at the levels below it, or leave those missing.
+
+    Large queries
+    -------------
+    --stream
+        Write labels in blocks to .csv or .parquet, in constant memory; cells are labelled
+        independently, as with [b]--fast[/b]. Always on for .parquet.
+    --resume
+        Continue an interrupted run of --stream.
+    --part I/N
+        Annotate only this part of the query, such as [b]3/8[/b] in a job array; [b]hdeepinsight
+        merge[/b] joins the parts.
+    --scheduler ADDRESS
+        Annotate on the workers of a dask cluster, such as [b]tcp://host:8786[/b]. Query and --out
+        must have the same paths on all workers.
     """
     kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
     out = out or _files.default_output(query, f".annotated{kept}")

@@ -6,7 +6,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -17,7 +17,7 @@ from hdeepinsight._progress import progress as step
 from hdeepinsight._progress import tracked
 from hdeepinsight.cli._console import UsageProblem, in_options, show
 from hdeepinsight.cli._files import check_output
-from hdeepinsight.cli._options import READING, command, options_of
+from hdeepinsight.cli._options import READING, command
 
 if TYPE_CHECKING:
     from hdeepinsight.annotation import Annotation
@@ -27,38 +27,12 @@ FORMATS: Final = (".parquet", ".csv")
 _SETTINGS: Final = "settings.json"
 
 
-def _parse_part(text: str) -> tuple[int, int]:
+def parse_part(text: str) -> tuple[int, int]:
+    """Parse I/N, the number of a part and that of all parts."""
     i, _, n = text.partition("/")
     if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
         raise typer.BadParameter(f"it must be I/N with I from 1 to N, such as 3/8, got {text!r}.")
     return int(i), int(n)
-
-
-def _streaming(
-    stream: bool = False,
-    resume: bool = False,
-    part: Annotated[Any, {"parser": _parse_part}] = None,
-    scheduler: str | None = None,
-) -> None:
-    """Declare the options of `annotate_blocks`.
-
-    Large queries
-    -------------
-    --stream
-        Write labels in blocks to .csv or .parquet, in constant memory; cells are labelled
-        independently, as with [b]--fast[/b]. Always on for .parquet.
-    --resume
-        Continue an interrupted run of --stream.
-    --part I/N
-        Annotate only this part of the query, such as [b]3/8[/b] in a job array; [b]hdeepinsight
-        merge[/b] joins the parts.
-    --scheduler ADDRESS
-        Annotate on the workers of a dask cluster, such as [b]tcp://host:8786[/b]. Query and --out
-        must have the same paths on all workers.
-    """
-
-
-STREAMING: Final = options_of(_streaming)
 
 
 def annotate_blocks(

@@ -1,34 +1,16 @@
 """Scores of hierarchical annotations and of topics, for the output of any method."""
 
-from hdeepinsight.annotation import Evaluation, evaluate_annotation, expected_calibration_error
-from hdeepinsight.data import LeakReport, check_leakage
-from hdeepinsight.metrics._topics import (
-    TopicEnrichment,
-    topic_coherence,
-    topic_diversity,
-    topic_enrichment,
-    topic_stability,
-)
-from hdeepinsight.taxonomy import (
-    HierarchicalScores,
-    hierarchical_scores,
-    level_scores,
-    path_distance,
-)
-
-__all__ = [
-    "Evaluation",
-    "HierarchicalScores",
-    "LeakReport",
-    "TopicEnrichment",
-    "check_leakage",
-    "evaluate_annotation",
-    "expected_calibration_error",
-    "hierarchical_scores",
-    "level_scores",
-    "path_distance",
-    "topic_coherence",
-    "topic_diversity",
-    "topic_enrichment",
-    "topic_stability",
-]
+from hdeepinsight.annotation import Evaluation as Evaluation
+from hdeepinsight.annotation import evaluate_annotation as evaluate_annotation
+from hdeepinsight.annotation import expected_calibration_error as expected_calibration_error
+from hdeepinsight.data import LeakReport as LeakReport
+from hdeepinsight.data import check_leakage as check_leakage
+from hdeepinsight.metrics._topics import TopicEnrichment as TopicEnrichment
+from hdeepinsight.metrics._topics import topic_coherence as topic_coherence
+from hdeepinsight.metrics._topics import topic_diversity as topic_diversity
+from hdeepinsight.metrics._topics import topic_enrichment as topic_enrichment
+from hdeepinsight.metrics._topics import topic_stability as topic_stability
+from hdeepinsight.taxonomy import HierarchicalScores as HierarchicalScores
+from hdeepinsight.taxonomy import hierarchical_scores as hierarchical_scores
+from hdeepinsight.taxonomy import level_scores as level_scores
+from hdeepinsight.taxonomy import path_distance as path_distance

@@ -1,5 +1,3 @@
 """Report an annotation and the evidence for it as a self-contained HTML page."""
 
-from hdeepinsight.report._page import write
-
-__all__ = ["write"]
+from hdeepinsight.report._page import write as write

@@ -1,64 +1,37 @@
 """Refine, combine, audit and evaluate annotations of any tool, and reduce references."""
 
-from hdeepinsight.nn import gaussian_noise_sd
-from hdeepinsight.taxonomy import CellType, cell_type
-from hdeepinsight.tl._audit import LabelAudit, audit_labels
-from hdeepinsight.tl._consensus import Consensus, consensus
-from hdeepinsight.tl._contradictions import contradictions
-from hdeepinsight.tl._coresets import herding, k_center, select_cells
-from hdeepinsight.tl._distill import distill
-from hdeepinsight.tl._distillation_report import distillation_report
-from hdeepinsight.tl._dp_pca import PrivateProjection, dp_pca
-from hdeepinsight.tl._evidence import (
-    MarkerEvidence,
-    marker_evidence,
-    marker_genes,
-    open_cells,
-    sample_cells,
-)
-from hdeepinsight.tl._marker_lists import MarkersLike, read_markers
-from hdeepinsight.tl._markers import MarkerScorer, score_markers
-from hdeepinsight.tl._refine import RefineConfig, Refinement, lambda_path, refine
-from hdeepinsight.tl._representation import expression_pca, mde
-from hdeepinsight.tl._score_tables import read_scores
-from hdeepinsight.tl._simulate import simulate_cells
-from hdeepinsight.tl._terms import term_probabilities
-from hdeepinsight.tl._vote import Vote, vote
-
-__all__ = [
-    "CellType",
-    "Consensus",
-    "LabelAudit",
-    "MarkerEvidence",
-    "MarkerScorer",
-    "MarkersLike",
-    "PrivateProjection",
-    "RefineConfig",
-    "Refinement",
-    "Vote",
-    "audit_labels",
-    "cell_type",
-    "consensus",
-    "contradictions",
-    "distill",
-    "distillation_report",
-    "dp_pca",
-    "expression_pca",
-    "gaussian_noise_sd",
-    "herding",
-    "k_center",
-    "lambda_path",
-    "marker_evidence",
-    "marker_genes",
-    "mde",
-    "open_cells",
-    "read_markers",
-    "read_scores",
-    "refine",
-    "sample_cells",
-    "score_markers",
-    "select_cells",
-    "simulate_cells",
-    "term_probabilities",
-    "vote",
-]
+from hdeepinsight.nn import gaussian_noise_sd as gaussian_noise_sd
+from hdeepinsight.taxonomy import CellType as CellType
+from hdeepinsight.taxonomy import cell_type as cell_type
+from hdeepinsight.tl._audit import LabelAudit as LabelAudit
+from hdeepinsight.tl._audit import audit_labels as audit_labels
+from hdeepinsight.tl._consensus import Consensus as Consensus
+from hdeepinsight.tl._consensus import consensus as consensus
+from hdeepinsight.tl._contradictions import contradictions as contradictions
+from hdeepinsight.tl._coresets import herding as herding
+from hdeepinsight.tl._coresets import k_center as k_center
+from hdeepinsight.tl._coresets import select_cells as select_cells
+from hdeepinsight.tl._distill import distill as distill
+from hdeepinsight.tl._distillation_report import distillation_report as distillation_report
+from hdeepinsight.tl._dp_pca import PrivateProjection as PrivateProjection
+from hdeepinsight.tl._dp_pca import dp_pca as dp_pca
+from hdeepinsight.tl._evidence import MarkerEvidence as MarkerEvidence
+from hdeepinsight.tl._evidence import marker_evidence as marker_evidence
+from hdeepinsight.tl._evidence import marker_genes as marker_genes
+from hdeepinsight.tl._evidence import open_cells as open_cells
+from hdeepinsight.tl._evidence import sample_cells as sample_cells
+from hdeepinsight.tl._marker_lists import MarkersLike as MarkersLike
+from hdeepinsight.tl._marker_lists import read_markers as read_markers
+from hdeepinsight.tl._markers import MarkerScorer as MarkerScorer
+from hdeepinsight.tl._markers import score_markers as score_markers
+from hdeepinsight.tl._refine import RefineConfig as RefineConfig
+from hdeepinsight.tl._refine import Refinement as Refinement
+from hdeepinsight.tl._refine import lambda_path as lambda_path
+from hdeepinsight.tl._refine import refine as refine
+from hdeepinsight.tl._representation import expression_pca as expression_pca
+from hdeepinsight.tl._representation import mde as mde
+from hdeepinsight.tl._score_tables import read_scores as read_scores
+from hdeepinsight.tl._simulate import simulate_cells as simulate_cells
+from hdeepinsight.tl._terms import term_probabilities as term_probabilities
+from hdeepinsight.tl._vote import Vote as Vote
+from hdeepinsight.tl._vote import vote as vote

@@ -10,33 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from hdeepinsight import annotation
 from hdeepinsight._errors import check_integer, check_number, counted, one_column
 from hdeepinsight._keys import AUDIT_KEYS
 from hdeepinsight._palette import MISSING, tree_colors
-from hdeepinsight.annotation import (
-    PROBABILITY_TOLERANCE,
-    Additions,
-    check_cells,
-    node_categories,
-)
-from hdeepinsight.data import AlignedQuery, open_counts
 from hdeepinsight.taxonomy import Taxonomy, check_labels, column_nodes
-from hdeepinsight.tl._confident_learning import (
-    LEAST_RECOGNISED,
-    assign_folds,
-    class_names,
-    class_table,
-    expression_features,
-    find_contradictions,
-    most_probable_below,
-    out_of_fold_probabilities,
-    within_share,
-)
+from hdeepinsight.tl import _confident_learning as learning
 from hdeepinsight.tl._inputs import batches_of
+from hdeepinsight.tl._representation import counts_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import ArrayLike
+
+    from hdeepinsight.data import AlignedQuery
 
 
 def audit_labels(
@@ -169,39 +156,35 @@ def audit_labels(
         expected = f"At least two labels must have n_folds={n_folds} cells"
         raise ValueError(f"{expected}, got {audited}. {hint}")
     if probabilities is None:
-        is_opened = isinstance(adata, AlignedQuery)
-        source = (
-            adata.source
-            if is_opened
-            else open_counts(adata, layer=layer, arguments={"layer": "layer"})
-        )
-        features = expression_features(source, seed=seed)
+        features = learning.expression_features(counts_of(adata, layer), seed=seed)
         kept = np.where(judged, nodes, 0)
-        folds = assign_folds(kept, batches, n_folds, np.random.default_rng(seed))
-        probabilities = out_of_fold_probabilities(features, taxonomy, kept, folds)
+        folds = learning.assign_folds(kept, batches, n_folds, np.random.default_rng(seed))
+        probabilities = learning.out_of_fold_probabilities(features, taxonomy, kept, folds)
     p = np.asarray(probabilities, dtype=np.float64)
     shape = (adata.n_obs, taxonomy.n_nodes)
-    if p.shape != shape or not ((p >= 0) & (p <= 1 + PROBABILITY_TOLERANCE)).all():
+    if p.shape != shape or not ((p >= 0) & (p <= 1 + annotation.PROBABILITY_TOLERANCE)).all():
         given = f"{p.min(initial=np.inf):g} to {p.max(initial=-np.inf):g} of shape {p.shape}"
         raise ValueError(
             f"probabilities must be numbers from 0 to 1 of shape (n_obs, n_nodes) = {shape}, got "
             f"{given}. Pass one column per node, in the order of the taxonomy."
         )
-    found = find_contradictions(taxonomy, nodes, p, judged, least_margin=least_margin)
+    found = learning.find_contradictions(taxonomy, nodes, p, judged, least_margin=least_margin)
     contradicted, rival = found.rival >= 0, found.rival.clip(0)
-    suspicious = within_share(found.margin, nodes, contradicted, max_share)
+    suspicious = learning.within_share(found.margin, nodes, contradicted, max_share)
+    suggested = learning.most_probable_below(taxonomy, p, rival)
+    recognised = found.recognised
     return LabelAudit(
         taxonomy=taxonomy,
         obs_names=pd.Index(adata.obs_names),
         nodes=nodes,
-        suggested_nodes=np.where(contradicted, most_probable_below(taxonomy, p, rival), nodes),
+        suggested_nodes=np.where(contradicted, suggested, nodes),
         agreed_nodes=np.where(suspicious, taxonomy.parent[rival], nodes),
         probability=np.where(judged, p[np.arange(len(nodes)), nodes], np.nan),
         margin=found.margin,
         judged=judged,
         suspicious=suspicious,
         weight=np.where(suspicious, found.weight, 1.0),
-        classes=class_table(taxonomy, nodes, judged, suspicious, found.recognised, batches),
+        classes=learning.class_table(taxonomy, nodes, judged, suspicious, recognised, batches),
         settings={"n_folds": n_folds, "least_margin": least_margin, "max_share": max_share},
     )
 
@@ -301,8 +284,8 @@ class LabelAudit:
         ``judged``, ``suspicious`` and ``weight``.
         """
         given, suggested, *others = AUDIT_KEYS
-        labels = {given: self.nodes, suggested: self.suggested_nodes}
-        columns = {key: node_categories(self._names, nodes) for key, nodes in labels.items()}
+        nodes = {given: self.nodes, suggested: self.suggested_nodes}
+        columns = {key: annotation.node_categories(self._names, own) for key, own in nodes.items()}
         columns |= {key: getattr(self, key) for key in others}
         return pd.DataFrame(columns, index=self.obs_names)
 
@@ -357,7 +340,7 @@ class LabelAudit:
         notes += [
             f"{name}: not audited, its siblings are more probable for {1 - row.recognised:.0%} of "
             "its cells; inspect the class as a whole"
-            for name, row in rows[rows["recognised"] < LEAST_RECOGNISED].iterrows()
+            for name, row in rows[rows["recognised"] < learning.LEAST_RECOGNISED].iterrows()
         ]
         notes += [
             f"{self._names[node]}: {counted(n_more, 'contradicted cell')} beyond the limit of "
@@ -416,7 +399,7 @@ class LabelAudit:
         colors[self.taxonomy.label(0)] = MISSING
         color_of = dict(zip(self._names, map(colors.get, self.taxonomy.labels), strict=True))
         labels = self.cells[[AUDIT_KEYS.GIVEN, AUDIT_KEYS.SUGGESTED]]
-        added = Additions(
+        added = annotation.Additions(
             obs={name: each.array for name, each in self.cells.items()},
             uns={
                 f"{name}_colors": list(map(color_of.get, each.cat.categories))
@@ -429,7 +412,7 @@ class LabelAudit:
 
     def check_cells(self, adata: AnnData) -> None:
         """Raise ``ValueError`` unless an AnnData has the cells of this audit in the same order."""
-        check_cells(self.obs_names, adata, "audit", "audited")
+        annotation.check_cells(self.obs_names, adata, "audit", "audited")
 
     def check_taxonomy(self, taxonomy: Taxonomy) -> None:
         """Raise ``ValueError`` unless a taxonomy is that of this audit."""
@@ -458,4 +441,4 @@ class LabelAudit:
 
     @cached_property
     def _names(self) -> list[str]:
-        return class_names(self.taxonomy)
+        return learning.class_names(self.taxonomy)

@@ -13,17 +13,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from hdeepinsight import data
 from hdeepinsight._errors import check_integer, counted
 from hdeepinsight.annotation import check_same_cells
-from hdeepinsight.data import (
-    AlignedQuery,
-    CountSource,
-    DataLike,
-    draw_evenly,
-    log_normalize,
-    open_counts,
-    open_store,
-)
 from hdeepinsight.taxonomy import Taxonomy, cell_type
 from hdeepinsight.tl._inputs import rna_of
 
@@ -227,7 +219,7 @@ class MarkerEvidence:
 
 def marker_evidence(
     result: Annotation,
-    query: DataLike | AlignedQuery | Any,
+    query: data.DataLike | data.AlignedQuery | Any,
     model: Any = None,
     *,
     n_markers: int = 5,
@@ -399,7 +391,7 @@ def _canonical(tree: Taxonomy, node: int) -> tuple[str, ...]:
     return () if known is None else known.markers
 
 
-def _log_values(source: CountSource, genes: pd.Index) -> tuple[sp.csr_matrix, np.ndarray]:
+def _log_values(source: data.CountSource, genes: pd.Index) -> tuple[sp.csr_matrix, np.ndarray]:
     """Return ``log1p`` of counts per 10,000, ``(n_cells, n_genes)``, and the measured genes."""
     try:
         alignment = source.align(list(genes), min_coverage=0.0, warn_coverage=0.0)
@@ -408,7 +400,7 @@ def _log_values(source: CountSource, genes: pd.Index) -> tuple[sp.csr_matrix, np
         return sp.csr_matrix(shape, dtype=np.float32), np.zeros(len(genes), dtype=bool)
     parts = [sp.csr_matrix((0, len(genes)), dtype=np.float32)]
     for _, block in source.blocks():
-        parts.append(log_normalize(alignment.apply(block), totals=block.sum(axis=1)))
+        parts.append(data.log_normalize(alignment.apply(block), totals=block.sum(axis=1)))
     return sp.csr_matrix(sp.vstack(parts)), alignment.measured
 
 
@@ -440,10 +432,10 @@ def sample_cells(nodes: np.ndarray, max_cells: int, *, seed: int = 0) -> np.ndar
     order = rng.permutation(len(nodes))
     first = np.zeros(len(nodes), dtype=bool)
     first[order] = pd.Series(nodes[order]).groupby(nodes[order]).cumcount().to_numpy() < _ALWAYS
-    return draw_evenly(np.zeros(len(nodes), dtype=np.int8), max_cells, rng, first=first)
+    return data.draw_evenly(np.zeros(len(nodes), dtype=np.int8), max_cells, rng, first=first)
 
 
-def open_cells(result: Annotation, query: Any, rows: np.ndarray) -> CountSource:
+def open_cells(result: Annotation, query: Any, rows: np.ndarray) -> data.CountSource:
     """Open the counts of a subset of annotated cells without reading the other cells.
 
     Parameters
@@ -473,13 +465,13 @@ def open_cells(result: Annotation, query: Any, rows: np.ndarray) -> CountSource:
     >>> hdi.tl.open_cells(result, query, np.arange(3)).n_obs
     3
     """
-    if isinstance(query, AlignedQuery):
+    if isinstance(query, data.AlignedQuery):
         check_same_cells(result.obs_names, query.obs_names.to_series(), "query")
         return query.source.take(rows)
-    store = open_store(rna_of(query))
+    store = data.open_store(rna_of(query))
     check_same_cells(result.obs_names, store.obs.index.to_series(), "query")
     slot = "X" if result.input_report is None else result.input_report.layer
     matrix = store.at(slot).take(rows)
     blocks = [sp.csr_matrix(block) for _, block in matrix.blocks(4096)]
     # Counts are recovered here if the matrix contains log values.
-    return open_counts(AnnData(sp.vstack(blocks, "csr"), var=store.genes(slot == ".raw")))
+    return data.open_counts(AnnData(sp.vstack(blocks, "csr"), var=store.genes(slot == ".raw")))

@@ -14,7 +14,14 @@ from sklearn.utils import check_array
 from sklearn.utils.sparsefuncs import incr_mean_variance_axis
 
 from hdeepinsight._errors import check_integer, check_key, invalid
-from hdeepinsight.data import AlignedQuery, DataLike, log_normalize, open_counts
+from hdeepinsight.data import (
+    AlignedQuery,
+    CountSource,
+    DataLike,
+    ScaleMode,
+    log_normalize,
+    open_counts,
+)
 from hdeepinsight.image import MIN_DISTINCT, preserve_neighbors, principal_plane
 
 if TYPE_CHECKING:
@@ -93,10 +100,7 @@ def expression_pca(
     if isinstance(cells, Sequence) and not isinstance(cells, str):
         blocks: list[sp.csr_matrix] = list(cells)
     else:
-        if isinstance(cells, AlignedQuery):
-            source = cells.source
-        else:
-            source = open_counts(cells, layer=layer, scale="counts", arguments={"layer": "layer"})
+        source = counts_of(cells, layer, scale="counts")
         blocks = [sp.csr_matrix(block) for _, block in source.blocks()]
     mean, variance, n_cells = _moments(blocks)
     n_varying = min(n_top_genes, int((variance > _VARYING * mean**2).sum()))
@@ -142,6 +146,15 @@ def _highly_variable(mean: Floats, variance: Floats, n_genes: int) -> NDArray[np
     known = np.sort(score.dropna())
     chosen: NDArray[np.bool_] = (score >= known[-min(n_genes, len(known))]).to_numpy()
     return chosen
+
+
+def counts_of(
+    cells: DataLike | AlignedQuery, layer: str | None = None, *, scale: ScaleMode = "auto"
+) -> CountSource:
+    """Return the counts of cells, which are opened unless they are already open."""
+    if isinstance(cells, AlignedQuery):
+        return cells.source
+    return open_counts(cells, layer=layer, scale=scale, arguments={"layer": "layer"})
 
 
 def as_anndata(cells: object, key_added: str | None) -> AnnData | None:

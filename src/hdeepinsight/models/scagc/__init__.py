@@ -1,5 +1,3 @@
 """SCAGC, clustering of cells on a learned graph."""
 
-from hdeepinsight.models.scagc._model import SCAGC
-
-__all__ = ["SCAGC"]
+from hdeepinsight.models.scagc._model import SCAGC as SCAGC

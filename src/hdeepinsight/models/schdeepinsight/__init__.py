@@ -1,6 +1,4 @@
 """SCHDeepInsight, the hierarchical classifier of gene images."""
 
-from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight
-from hdeepinsight.nn import ModuleConfig
-
-__all__ = ["ModuleConfig", "SCHDeepInsight"]
+from hdeepinsight.models.schdeepinsight._model import SCHDeepInsight as SCHDeepInsight
+from hdeepinsight.nn import ModuleConfig as ModuleConfig

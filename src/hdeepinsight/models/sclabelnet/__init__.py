@@ -1,5 +1,3 @@
 """SCLabelNet, a transformer on gene tokens with pretraining on unlabelled cells."""
 
-from hdeepinsight.models.sclabelnet._model import SCLabelNet
-
-__all__ = ["SCLabelNet"]
+from hdeepinsight.models.sclabelnet._model import SCLabelNet as SCLabelNet
