@@ -13,16 +13,8 @@ from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import TypeVar
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 Advance = Callable[[int], None]
@@ -33,13 +25,13 @@ _IRRELEVANT_WARNINGS = (".*treespec", ".*does not have many workers", ".*`log_ev
 
 _WANTED: ContextVar[bool] = ContextVar("progress_wanted", default=True)
 #: The display of all nested bars; two displays would overwrite each other.
-_SHOWN: ContextVar[Progress | None] = ContextVar("progress_shown", default=None)
+_SHOWN: ContextVar[bars.Progress | None] = ContextVar("progress_shown", default=None)
 
 
-class _Speed(ProgressColumn):
+class _Speed(bars.ProgressColumn):
     """Column with the completed and total numbers, and the speed."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         if task.total is None:
             return Text("")
         unit = task.fields["unit"]
@@ -121,9 +113,8 @@ def progress(text: str, total: int | None = None, unit: str = "") -> Iterator[Ad
     """
     shown, token = _SHOWN.get(), None
     if shown is None and progress_visible():
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Speed())
-        console = Console(stderr=True)
-        shown = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        columns = bars.SpinnerColumn(), *bars.Progress.get_default_columns(), _Speed()
+        shown = bars.Progress(*columns, console=Console(stderr=True), transient=True)
         shown.start()
         token = _SHOWN.set(shown)
     if shown is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,7 @@ import pandas as pd
 from hdeepinsight._errors import batch_column, counted, examples
 from hdeepinsight.data._counts import CountSource, open_counts
 from hdeepinsight.data._genes import align_genes
-
-if TYPE_CHECKING:
-    from hdeepinsight.data._store import DataLike
+from hdeepinsight.data._store import DataLike
 
 FEW_GENES = 10
 """Cells with fewer expressed genes may be identical by chance."""

@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
+from numpy.typing import ArrayLike
 
 from hdeepinsight import annotation
 from hdeepinsight._errors import check_integer, check_number, counted, one_column
 from hdeepinsight._keys import AUDIT_KEYS
 from hdeepinsight._palette import MISSING, tree_colors
+from hdeepinsight.data import AlignedQuery
 from hdeepinsight.taxonomy import Taxonomy, check_labels, column_nodes
 from hdeepinsight.tl import _confident_learning as learning
 from hdeepinsight.tl._inputs import batches_of
 from hdeepinsight.tl._representation import counts_of
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-    from numpy.typing import ArrayLike
-
-    from hdeepinsight.data import AlignedQuery
 
 
 def audit_labels(

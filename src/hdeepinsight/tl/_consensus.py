@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from hdeepinsight import annotation
 from hdeepinsight._errors import invalid
 from hdeepinsight.annotation import Annotation, node_probabilities
+from hdeepinsight.taxonomy import Taxonomy
 from hdeepinsight.tl._inputs import leaf_table
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from hdeepinsight.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
 Nodes = NDArray[np.int64]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -15,12 +15,9 @@ from anndata import AnnData
 
 from hdeepinsight import data
 from hdeepinsight._errors import check_integer, counted
-from hdeepinsight.annotation import check_same_cells
+from hdeepinsight.annotation import Annotation, check_same_cells
 from hdeepinsight.taxonomy import Taxonomy, cell_type
 from hdeepinsight.tl._inputs import rna_of
-
-if TYPE_CHECKING:
-    from hdeepinsight.annotation import Annotation
 
 #: Minimum number of cells of an assessed label.
 MIN_CELLS: Final = 10

@@ -5,30 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from hdeepinsight import annotation
 from hdeepinsight._errors import check_choice, one_column
-from hdeepinsight.annotation import (
-    Annotation,
-    check_same_cells,
-    class_nodes,
-    drop_ancestors,
-    label_nodes,
-)
 from hdeepinsight.data import AlignedQuery, InputError, Modalities, is_paired, open_paired
 from hdeepinsight.graph import batch_graphs, check_graph, knn_graph
+from hdeepinsight.taxonomy import Taxonomy
 from hdeepinsight.tl._representation import coordinates
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from hdeepinsight.taxonomy import Taxonomy
 
 GraphWeights = Literal["binary", "connectivities"]
 
@@ -85,7 +76,7 @@ def class_scores(
     if not len(names):
         hint = "Check how the cells were selected."
         raise ValueError(f"adata must have at least one cell, got an AnnData without cells. {hint}")
-    if isinstance(probabilities, Annotation):
+    if isinstance(probabilities, annotation.Annotation):
         taxonomy = probabilities.taxonomy if taxonomy is None else taxonomy
         probabilities = leaf_table(probabilities)
     if isinstance(probabilities, str):
@@ -107,7 +98,7 @@ def class_scores(
                 f"{matrix.shape} and {n_names} names. Pass `classes`, or a DataFrame."
             )
         probabilities = pd.DataFrame(matrix, columns=list(classes))
-    check_same_cells(names, probabilities, "probabilities")
+    annotation.check_same_cells(names, probabilities, "probabilities")
     columns = probabilities.columns
     if columns.has_duplicates:
         repeated = columns[columns.duplicated()].unique().tolist()[:10]
@@ -121,8 +112,8 @@ def class_scores(
     if taxonomy is None:
         return ClassScores(values=values, classes=given, are_probabilities=are_probabilities)
     # Only the finest classes are kept; the values of their ancestors are sums.
-    nodes = class_nodes(taxonomy, given)
-    keep = drop_ancestors(taxonomy, nodes)
+    nodes = annotation.class_nodes(taxonomy, given)
+    keep = annotation.drop_ancestors(taxonomy, nodes)
     values = values[:, keep]
     if are_probabilities := are_probabilities or _are_distributions(values):
         total = values.sum(axis=1, keepdims=True)
@@ -138,21 +129,21 @@ def class_scores(
     )
 
 
-def leaf_table(annotation: Annotation) -> pd.DataFrame:
+def leaf_table(result: annotation.Annotation) -> pd.DataFrame:
     """Return the probabilities of the leaves as a table with paths as columns."""
-    return annotation.probabilities().iloc[:, annotation.taxonomy.leaves - 1]
+    return result.probabilities().iloc[:, result.taxonomy.leaves - 1]
 
 
 def _label_scores(labels: pd.Series, names: pd.Index, taxonomy: Taxonomy | None) -> ClassScores:
     """Return scores with one class per label at any depth; 0 for cells without a label."""
     if taxonomy is None:
         raise ValueError("Labels must be nodes of a taxonomy, got no taxonomy. Pass taxonomy=.")
-    encoded = label_nodes(taxonomy, labels)
+    encoded = annotation.label_nodes(taxonomy, labels)
     nodes = np.unique(encoded[encoded > 0])
     if not nodes.size:
         found = f"no label on any of {len(labels)} cells. Check the column of labels."
         raise ValueError(f"At least one cell must have a label, got {found}")
-    check_same_cells(names, labels, "probabilities")
+    annotation.check_same_cells(names, labels, "probabilities")
     return ClassScores(
         values=(encoded[:, None] == nodes).astype(np.float64),
         classes=tuple(taxonomy.path_name(int(node)) for node in nodes),

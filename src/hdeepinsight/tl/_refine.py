@@ -7,11 +7,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
@@ -20,6 +21,7 @@ from hdeepinsight import annotation
 from hdeepinsight._errors import check_choice, check_number, invalid
 from hdeepinsight._palette import label_colors, tree_colors
 from hdeepinsight.annotation import Additions, Annotation
+from hdeepinsight.data import AlignedQuery
 from hdeepinsight.graph import (
     LaplacianKind,
     degrees,
@@ -27,13 +29,8 @@ from hdeepinsight.graph import (
     refine_by_local_prior,
     smooth,
 )
+from hdeepinsight.taxonomy import Taxonomy
 from hdeepinsight.tl._inputs import ClassScores, GraphWeights, cell_graphs, class_scores
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from hdeepinsight.data import AlignedQuery
-    from hdeepinsight.taxonomy import Taxonomy
 
 logger = logging.getLogger(__name__)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 from sklearn.utils import check_array
@@ -23,9 +23,6 @@ from hdeepinsight.data import (
     open_counts,
 )
 from hdeepinsight.image import MIN_DISTINCT, preserve_neighbors, principal_plane
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 Floats = NDArray[np.float64]
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from hdeepinsight._errors import invalid
+from hdeepinsight.annotation import Annotation
 from hdeepinsight.taxonomy import term_members
-
-if TYPE_CHECKING:
-    from hdeepinsight.annotation import Annotation
 
 
 def term_probabilities(

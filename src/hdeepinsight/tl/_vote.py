@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import MiniBatchKMeans
 
 from hdeepinsight import annotation
 from hdeepinsight._errors import check_integer, invalid, one_column
 from hdeepinsight.annotation import Annotation
+from hdeepinsight.data import AlignedQuery
+from hdeepinsight.taxonomy import Taxonomy
 from hdeepinsight.tl._inputs import class_scores
 from hdeepinsight.tl._representation import coordinates
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from anndata import AnnData
-
-    from hdeepinsight.data import AlignedQuery
-    from hdeepinsight.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
 
