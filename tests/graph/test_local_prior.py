@@ -128,7 +128,7 @@ def test_weights_of_many_cells_are_estimated_from_some_of_them(rng, monkeypatch)
     own = 0.7 * own + 0.3 * rng.dirichlet([1.0, 1.0, 1.0], size=n_cells)
     graph = sp.csr_matrix(sp.kron(sp.eye_array(n_cells // 8), sp.csr_array(1 - np.eye(8))))
     of_all = refine_by_local_prior([graph], own).weights
-    monkeypatch.setattr("hdeepinsight.graph._local_prior._ESTIMATED_CELLS", 1_300)
+    monkeypatch.setattr("hdeepinsight.graph._smooth._ESTIMATED_CELLS", 1_300)
     of_some = refine_by_local_prior([graph], own).weights
     assert not np.array_equal(of_some, of_all)
     np.testing.assert_allclose(of_some, of_all, atol=0.05)

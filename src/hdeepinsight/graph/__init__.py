@@ -7,8 +7,6 @@ from hdeepinsight.graph._gram import PanelScores as PanelScores
 from hdeepinsight.graph._gram import Reader as Reader
 from hdeepinsight.graph._gram import leading_eigenpairs as leading_eigenpairs
 from hdeepinsight.graph._gram import regress_panels as regress_panels
-from hdeepinsight.graph._local_prior import LocalPrior as LocalPrior
-from hdeepinsight.graph._local_prior import refine_by_local_prior as refine_by_local_prior
 from hdeepinsight.graph._neighbors import BatchGraphs as BatchGraphs
 from hdeepinsight.graph._neighbors import Exact as Exact
 from hdeepinsight.graph._neighbors import NumbaCacheError as NumbaCacheError
@@ -16,10 +14,12 @@ from hdeepinsight.graph._neighbors import batch_graphs as batch_graphs
 from hdeepinsight.graph._neighbors import knn_graph as knn_graph
 from hdeepinsight.graph._neighbors import nearest_neighbors as nearest_neighbors
 from hdeepinsight.graph._smooth import LaplacianKind as LaplacianKind
+from hdeepinsight.graph._smooth import LocalPrior as LocalPrior
 from hdeepinsight.graph._smooth import check_graph as check_graph
 from hdeepinsight.graph._smooth import degrees as degrees
 from hdeepinsight.graph._smooth import dirichlet_energy as dirichlet_energy
 from hdeepinsight.graph._smooth import laplacian as laplacian
+from hdeepinsight.graph._smooth import refine_by_local_prior as refine_by_local_prior
 from hdeepinsight.graph._smooth import smooth as smooth
 from hdeepinsight.graph._structure import degree_summary as degree_summary
 from hdeepinsight.graph._structure import leiden_communities as leiden_communities

@@ -5,8 +5,6 @@ from hdeepinsight.taxonomy import CellType as CellType
 from hdeepinsight.taxonomy import cell_type as cell_type
 from hdeepinsight.tl._audit import LabelAudit as LabelAudit
 from hdeepinsight.tl._audit import audit_labels as audit_labels
-from hdeepinsight.tl._consensus import Consensus as Consensus
-from hdeepinsight.tl._consensus import consensus as consensus
 from hdeepinsight.tl._contradictions import contradictions as contradictions
 from hdeepinsight.tl._coresets import herding as herding
 from hdeepinsight.tl._coresets import k_center as k_center
@@ -33,5 +31,7 @@ from hdeepinsight.tl._representation import mde as mde
 from hdeepinsight.tl._score_tables import read_scores as read_scores
 from hdeepinsight.tl._simulate import simulate_cells as simulate_cells
 from hdeepinsight.tl._terms import term_probabilities as term_probabilities
+from hdeepinsight.tl._vote import Consensus as Consensus
 from hdeepinsight.tl._vote import Vote as Vote
+from hdeepinsight.tl._vote import consensus as consensus
 from hdeepinsight.tl._vote import vote as vote
