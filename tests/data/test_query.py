@@ -283,7 +283,7 @@ def test_proteins_alone_suffice_for_multimodal_models(mudata):
 def test_modalities_of_other_names_are_found_when_named(mudata):
     with own_columns():
         renamed = type(mudata)({"expression": mudata.mod["rna"], "surface": mudata.mod["prot"]})
-    named = Modalities(rna="expression", protein="surface")
+    named = Modalities(rna_layer="expression", protein_layer="surface")
     opened = open_query(renamed, GENES, proteins=["CD56"], modalities=named)
     usual = open_query(mudata, GENES, proteins=["CD56"])
     np.testing.assert_array_equal(read(opened), read(usual))

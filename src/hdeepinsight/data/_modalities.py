@@ -20,7 +20,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from hdeepinsight._errors import ARGUMENTS, InputError, examples, invalid
+from hdeepinsight._errors import ARGUMENTS, InputError, check_keywords, examples
 from hdeepinsight.data._counts import open_counts
 from hdeepinsight.data._files import check_file
 from hdeepinsight.data._genes import GeneAlignment, alignment_of
@@ -329,10 +329,6 @@ COMMON_NAMES = {
     "protein": ("protein", "proteins", "prot", "adt", "ADT", "PROT", "Antibody Capture"),
 }
 
-#: Arguments of ``setup_mudata`` that read a modality.
-_ARGUMENTS = {"rna_layer": "rna", "protein_layer": "protein"}
-_ARGUMENTS |= {"labels_key": "labels", "batch_key": "batch"}
-
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -432,19 +428,19 @@ def errors_of(modality: str | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Modalities:
-    """Names of the modalities of a MuData that are read; it is not modified.
+    """Names of the modalities of a MuData that are read, by argument of ``setup_mudata``.
 
     Parameters
     ----------
-    rna
+    rna_layer
         Name of the RNA modality; by default a common name (``"rna"``, ``"gex"``).
-    protein
+    protein_layer
         Name of the protein modality; by default a common name (``"protein"``, ``"prot"``,
         ``"adt"``).
-    labels
+    labels_key
         Modality whose ``obs`` has the labels; by default the ``obs`` of the MuData, or that of the
         RNA modality if the column is missing.
-    batch
+    batch_key
         Modality whose ``obs`` has the batch, with the same default.
 
     Examples
@@ -463,10 +459,10 @@ class Modalities:
     ('gex', 'prot')
     """
 
-    rna: str | None = None
-    protein: str | None = None
-    labels: str | None = None
-    batch: str | None = None
+    rna_layer: str | None = None
+    protein_layer: str | None = None
+    labels_key: str | None = None
+    batch_key: str | None = None
 
     @classmethod
     def from_setup(cls, modalities: Mapping[str, str] | None) -> Modalities:
@@ -474,32 +470,18 @@ class Modalities:
 
         Raises
         ------
-        ValueError
+        TypeError
             If a key is not such an argument.
 
         Examples
         --------
         >>> from hdeepinsight.data import Modalities
-        >>> Modalities.from_setup({"rna_layer": "gex", "protein_layer": "prot"})
-        Modalities(rna='gex', protein='prot', labels=None, batch=None)
+        >>> Modalities.from_setup({"rna_layer": "gex"}).rna_layer
+        'gex'
         """
-        given = dict(modalities or {})
-        if set(given) - set(_ARGUMENTS):
-            expected = f"a dictionary whose keys are among {', '.join(_ARGUMENTS)}"
-            raise invalid("modalities", given, expected)
-        return cls(**{_ARGUMENTS[argument]: name for argument, name in given.items()})
-
-    def to_setup(self) -> dict[str, str]:
-        """Convert to the format that :meth:`from_setup` reads.
-
-        Examples
-        --------
-        >>> from hdeepinsight.data import Modalities
-        >>> Modalities(rna="gex", labels="prot").to_setup()
-        {'rna_layer': 'gex', 'labels_key': 'prot'}
-        """
-        names = {argument: getattr(self, field) for argument, field in _ARGUMENTS.items()}
-        return {argument: name for argument, name in names.items() if name is not None}
+        given = modalities or {}
+        check_keywords("modalities", given, vars(cls()))
+        return cls(**given)
 
     def of_reference(self, mdata: MuData) -> Modalities:
         """Return the names of the RNA and protein modalities of a reference.
@@ -521,19 +503,19 @@ class Modalities:
         >>> genes, proteins = (pd.DataFrame(index=[name]) for name in ("CD3D", "CD3"))
         >>> parts = {"gex": ad.AnnData(np.ones((2, 1)), var=genes)}
         >>> parts["adt"] = ad.AnnData(np.ones((2, 1)), var=proteins)
-        >>> Modalities().of_reference(mudata.MuData(parts)).protein
+        >>> Modalities().of_reference(mudata.MuData(parts)).protein_layer
         'adt'
         """
-        names = {kind: self.find(mdata, kind, required=True) for kind in ("rna", "protein")}
-        if names["rna"] == names["protein"]:
-            found = f"The modality {names['rna']!r} is given for both RNA and proteins."
+        rna, protein = (self.find(mdata, kind, required=True) for kind in ("rna", "protein"))
+        if rna == protein:
+            found = f"The modality {rna!r} is given for both RNA and proteins."
             valid = f"They must differ; there are {', '.join(map(repr, mdata.mod))}."
             raise InputError(found, valid, "Correct modalities=; for RNA alone use setup_anndata.")
-        resolved = replace(self, **names)
+        resolved = replace(self, rna_layer=rna, protein_layer=protein)
         if lacking := int((~resolved.has_rna(mdata)).sum()):
             found = f"{lacking:,} of the {mdata.n_obs:,} cells have no RNA."
             valid = "A reference needs the RNA of all cells; proteins may be missing."
-            raise InputError(found, valid, f"Keep the cells of mdata.mod[{resolved.rna!r}].")
+            raise InputError(found, valid, f"Keep the cells of mdata.mod[{rna!r}].")
         return resolved
 
     def find(self, mdata: MuData, kind: str, *, required: bool = False) -> str | None:
@@ -560,7 +542,7 @@ class Modalities:
         >>> Modalities().find(mdata, "rna"), Modalities().find(mdata, "protein") is None
         ('gex', True)
         """
-        names, given = COMMON_NAMES[kind], getattr(self, kind)
+        names, given = COMMON_NAMES[kind], getattr(self, f"{kind}_layer")
         if given is not None:
             names = (given,) if required else (given, *names)
         name = next((name for name in names if name in mdata.mod), None)
@@ -619,7 +601,7 @@ class Modalities:
         kind
             ``"labels"`` or ``"batch"``: the modality whose columns take precedence.
         """
-        first, others = kind and getattr(self, kind), (self.labels, self.batch)
+        first, others = kind and getattr(self, f"{kind}_key"), (self.labels_key, self.batch_key)
         tables = {name: mdata.mod[name].obs for name in mdata.mod} | {"": mdata.obs}
         obs = pd.DataFrame(index=mdata.obs_names)
         for name in (first, "", *others, self.find(mdata, "rna")):

@@ -300,8 +300,8 @@ def test_bad_references_are_refused(paired):
         (
             None,
             {"modalities": {"protein": "prot"}},
-            ValueError,
-            "modalities must be a dictionary whose keys are among rna_layer, protein_layer",
+            TypeError,
+            "modalities got protein; it takes rna_layer, protein_layer",
         ),
         (
             None,

@@ -32,11 +32,11 @@ def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
     keys = as_label_keys(given["labels_key"], given["labels_keys"])
     check_reference(mdata, MuData, "setup_anndata")
     found = Modalities.from_setup(given["modalities"]).of_reference(mdata)
-    given["modalities"] = found.to_setup()
-    rna, protein = found.rna_of(mdata), mdata.mod[found.protein]
-    with errors_of(found.rna):
+    given["modalities"] = {name: value for name, value in vars(found).items() if value is not None}
+    rna, protein = found.rna_of(mdata), mdata.mod[found.protein_layer]
+    with errors_of(found.rna_layer):
         source = open_counts(rna, layer=given["rna_layer"], arguments={"layer": "rna_layer"})
-    with errors_of(found.protein):
+    with errors_of(found.protein_layer):
         how: Any = {"layer": given["protein_layer"], "arguments": {"layer": "protein_layer"}}
         open_counts(protein, **how, genes_only=False)
     obs = found.obs_of(mdata, "labels")
