@@ -340,7 +340,6 @@ def open_counts(
     scale: ScaleMode = "auto",
     arguments: Mapping[str, str] = ARGUMENTS,
     coverage: Callable[[pd.DataFrame], float] | None = None,
-    genes_only: bool = True,
     sampled: bool = False,
 ) -> CountSource:
     """Inspect a query and open it as a source of counts, without modifying it.
@@ -366,8 +365,6 @@ def open_counts(
     coverage
         Function that returns the share of the required genes in a table of genes; errors compare
         matrices by it.
-    genes_only
-        Drop columns that are not genes according to ``var``.
     sampled
         Inspect a sample of the cells of a large matrix first, and the others while they are read.
         The first pass raises an error if their scale differs.
@@ -393,7 +390,7 @@ def open_counts(
     CountSource(2 cells × 2 genes, counts in X, dense)
     """
     check_choice("scale", scale, get_args(ScaleMode))
-    store = open_store(data, genes_only=genes_only)
+    store = open_store(data)
     matrix = store.matrix(layer, use_raw, arguments=arguments)
     options = {"layer": layer, "use_raw": use_raw, "arguments": arguments}
     is_known = ("report", slot_name(layer, use_raw)) in store.known

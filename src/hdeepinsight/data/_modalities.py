@@ -298,7 +298,7 @@ def read_proteins(
     """
     rows = np.arange(adata.n_obs) if rows is None else rows
     alignment = align_proteins(list(map(str, adata.var_names)), proteins)
-    store, unusable, n = open_store(adata, genes_only=False), "", len(proteins)
+    store, unusable, n = open_store(adata).all_columns(), "", len(proteins)
     if not adata.n_obs or not adata.n_vars:
         unusable = f"The protein modality is empty ({adata.n_obs} × {adata.n_vars})."
     elif not alignment.measured.any():
@@ -311,7 +311,7 @@ def read_proteins(
         if warn:
             warnings.warn(message, ProteinCoverageWarning, stacklevel=2)
         return ProteinCounts.none(len(rows), n, message)
-    source = open_counts(store, layer=layer, arguments=arguments, genes_only=False)
+    source = open_counts(store, layer=layer, arguments=arguments)
     # With an additional row of zeros, for cells without proteins (row -1).
     counts = np.zeros((adata.n_obs + 1, n), dtype=np.float32)
     for place, chunk in source.chunks(alignment):

@@ -127,6 +127,10 @@ class Store:
         found: RowMatrix = self.known[slot]
         return found
 
+    def all_columns(self) -> Store:
+        """Return the store with all columns, such as proteins, besides genes."""
+        return replace(self, genes_only=False)
+
     def genes(self, use_raw: bool) -> pd.DataFrame:
         """Return the annotation of the genes of ``X`` and layers, or of ``.raw``.
 
@@ -182,7 +186,7 @@ def slot_name(layer: str | None, use_raw: bool = False) -> str:
     return ".raw" if use_raw else "X" if layer is None else f"layers[{layer!r}]"
 
 
-def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
+def open_store(data: DataLike) -> Store:
     """Open an AnnData or a path.
 
     Parameters
@@ -191,8 +195,6 @@ def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
         AnnData; path of an ``.h5ad`` file or ``.zarr`` store, which are read lazily and closed
         after each pass; or path of any other format of `read_anndata`, which is read into memory.
         An open store is returned unchanged, so that a file is opened once for several uses.
-    genes_only
-        Drop columns that are not genes according to ``var``; see `find_genes`.
 
     Raises
     ------
@@ -218,15 +220,15 @@ def open_store(data: DataLike, *, genes_only: bool = True) -> Store:
     (3, 2)
     """
     if isinstance(data, Store):
-        return data if data.genes_only == genes_only else replace(data, genes_only=genes_only)
+        return data
     if isinstance(data, ad.AnnData):
-        return _from_anndata(data, genes_only)
+        return _from_anndata(data)
     if isinstance(data, str | Path):
         path, found = Path(data), open_file(Path(data))
         if isinstance(found, tuple):
-            return _from_anndata(found[0], genes_only, *found[1:])
+            return _from_anndata(*found)
         with found() as root, in_words(path):
-            return _from_group(root, path, found, genes_only)
+            return _from_group(root, path, found)
     advice = "Save it in one of these formats."
     if getattr(data, "ndim", 0) == 2:
         advice = "Pass anndata.AnnData(X) with var_names set to its genes."
@@ -263,9 +265,7 @@ def read_anndata(path: str | Path) -> ad.AnnData:
     return adata
 
 
-def _from_anndata(
-    adata: ad.AnnData, genes_only: bool, notes: tuple[str, ...] = (), storage: str = ""
-) -> Store:
+def _from_anndata(adata: ad.AnnData, notes: tuple[str, ...] = (), storage: str = "") -> Store:
     def frame(table: Any) -> pd.DataFrame:  # a copy that can be extended
         table = table.to_memory() if hasattr(table, "to_memory") else table
         return table.copy(deep=False)
@@ -285,7 +285,6 @@ def _from_anndata(
         uns=tuple(adata.uns),
         log_base=_as_base(logged.get("base") if isinstance(logged, Mapping) else None),
         notes=notes,
-        genes_only=genes_only,
     )
 
 
@@ -325,7 +324,7 @@ def _read(path: Path, opener: Opener, at: str) -> Any:
         return ad.io.read_elem(root[at])
 
 
-def _from_group(root: Any, path: Path, opener: Opener, genes_only: bool) -> Store:
+def _from_group(root: Any, path: Path, opener: Opener) -> Store:
     at = {"X": "X"} | {slot_name(name): f"layers/{name}" for name in root.get("layers", ())}
     at |= {".raw": "raw/X"} if hasattr(root.get("raw"), "keys") else {}
     at = {s: name for s, name in at.items() if name in root and encoding_of(root[name]) != "null"}
@@ -344,5 +343,4 @@ def _from_group(root: Any, path: Path, opener: Opener, genes_only: bool) -> Stor
         whole=partial(read_anndata, path),
         uns=tuple(uns) if hasattr(uns, "keys") else (),
         log_base=None if base is None else _as_base(ad.io.read_elem(base)),
-        genes_only=genes_only,
     )

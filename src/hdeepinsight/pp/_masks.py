@@ -157,7 +157,7 @@ def _check_shape(found: tuple[int, ...], shape: tuple[int, int]) -> None:
 
 def open_layer(data: DataLike, layer: str | None) -> tuple[Store, RowMatrix]:
     """Open a matrix of cells by features of any kind."""
-    store = open_store(data, genes_only=False)
+    store = open_store(data).all_columns()
     return store, store.matrix(layer, use_raw=False, arguments={"layer": "layer"})
 
 

@@ -14,6 +14,7 @@ from hdeepinsight.data import (
     errors_of,
     is_paired,
     open_counts,
+    open_store,
     protein_genes,
     protein_names,
 )
@@ -38,7 +39,7 @@ def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
         source = open_counts(rna, layer=given["rna_layer"], arguments={"layer": "rna_layer"})
     with errors_of(found.protein_layer):
         how: Any = {"layer": given["protein_layer"], "arguments": {"layer": "protein_layer"}}
-        open_counts(protein, **how, genes_only=False)
+        open_counts(open_store(protein).all_columns(), **how)
     obs = found.obs_of(mdata, "labels")
     if setup.batch_key is not None and setup.batch_key not in keys:
         batch = found.obs_of(mdata, "batch")
