@@ -144,6 +144,14 @@ def test_a_file_and_logs_give_the_same(query, result, tmp_path):
     pd.testing.assert_frame_equal(found, expected)
 
 
+def test_columns_that_are_not_genes_are_left_out(query, result):
+    antibody = ad.AnnData(np.ones((query.n_obs, 1)), obs=query.obs, var=pd.DataFrame(index=["CD3"]))
+    both = ad.concat([query, antibody], axis=1)
+    both.var["feature_types"] = ["Gene Expression"] * query.n_vars + ["Antibody Capture"]
+    found, expected = (marker_evidence(result, each, Model()).table for each in (both, query))
+    pd.testing.assert_frame_equal(found, expected)
+
+
 def test_other_cells_are_refused(query, result):
     with pytest.raises(ValueError, match="query"):
         marker_evidence(result, query[:10], Model())
