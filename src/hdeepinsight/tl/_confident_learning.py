@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
@@ -34,8 +33,7 @@ def expression_features(source: CountSource, *, seed: int) -> np.ndarray:
     the classifier mainly affects directions of low variance.
     """
     genes = select_genes(source, _N_GENES)
-    chunks = [chunk for _, chunk in source.chunks(align_genes(source.var_names, genes))]
-    values = log_normalize(sparse.vstack(chunks, format="csr")).toarray()
+    values = log_normalize(source.read(align_genes(source.var_names, genes))).toarray()
     values -= values.mean(axis=0)
     values /= np.maximum(values.std(axis=0), _LEAST_SPREAD)
     np.clip(values, -_CLIP, _CLIP, out=values)
