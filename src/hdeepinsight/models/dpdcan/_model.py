@@ -84,7 +84,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
     genes and report, but without history, indices or cells. Projected heads are not in the paper.
     In our measurements the model does not improve on :func:`hdeepinsight.tl.dp_pca`, which takes
     seconds and which we recommend: the mean adjusted Rand index over eight datasets at epsilon 4 is
-    0.54 with the model and 0.55 with ``dp_pca``; a random projection reaches 0.35, and clustering
+    0.54 with the model and with ``dp_pca``; a random projection reaches 0.35, and clustering
     without any embedding, which needs no budget, 0.59.
     """
 
