@@ -67,7 +67,7 @@ def _tree_colors(labels: tuple[str, ...], parents: tuple[int, ...]) -> dict[str,
             grid.ravel() for grid in np.meshgrid(_LIGHT, _STRENGTH, hue, indexing="ij")
         )
         lab = np.stack([light, strength * np.cos(angle), strength * np.sin(angle)], axis=1)
-        rgb = _linear(lab)
+        rgb = (lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_CONES).T
         shown = [_hex(color) for color in rgb[((rgb >= 0) & (rgb <= 1)).all(axis=1)]]
         distance = np.linalg.norm(_perceived(shown)[:, None] - taken, axis=2).min(axis=1)
         colors[label] = shown[int(distance.argmax())]
@@ -117,10 +117,6 @@ def _hex(linear: np.ndarray) -> str:
 
 def _lab(linear: np.ndarray) -> np.ndarray:
     return np.asarray(np.cbrt(linear @ _TO_CONES.T) @ _TO_LAB.T)
-
-
-def _linear(lab: np.ndarray) -> np.ndarray:
-    return np.asarray((lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_CONES).T)
 
 
 def _perceived(colors: Sequence[str]) -> np.ndarray:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from hdeepinsight.annotation import label_nodes
-
-if TYPE_CHECKING:
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy
 
 
 def level_nodes(labels: pd.DataFrame, taxonomy: Taxonomy) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
-from hdeepinsight._errors import check_integer, invalid
+from hdeepinsight._errors import invalid
 from hdeepinsight.data import DataLike, InputError, examples
 from hdeepinsight.nn import ModelNormalizer
 from hdeepinsight.pp._stacas._anchors import Ints, StacasConfig
@@ -295,7 +295,6 @@ class StacasResult:
         >>> [values.shape for names, values in result.corrected(chunk_size=100)]
         [(100, 40), (50, 40)]
         """
-        check_integer("chunk_size", chunk_size, hint="Omit it to use the default.")
         one = self.datasets[self._index(dataset)]
         for rows, values in one.blocks(self.genes, chunk_size):
             total = values.toarray() + self.correction(rows, dataset=one.name)
