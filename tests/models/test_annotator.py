@@ -34,7 +34,6 @@ def both(model, folder) -> tuple[Annotator, SCHDeepInsight]:
 )
 def test_files_of_every_schema_are_read(name, query):
     annotator, model = Annotator.from_folder(GOLDEN / name), load_model(GOLDEN / name)
-    assert annotator.missing_capabilities == model.missing_capabilities
     assert annotator.is_adapted == model.is_adapted
     rng = np.random.default_rng(0)
     cells = query[:, : len(model.genes)].copy()

@@ -17,11 +17,16 @@ class Toy:
     @classmethod
     def _from_payload(cls, payload, adata, name):
         model = cls(payload["model_state_dict"])
-        model.attached, model.attributes = adata, _schema.migrate(payload["attr_dict"])
+        model.adata = adata
+        model.adata = adata
+        model.attributes = _schema.migrate(payload["attr_dict"])
         return model
 
     def _payload(self):
         return {"model_state_dict": self.module.state_dict(), "attr_dict": self.attributes}
+
+    def save(self, folder, *, overwrite, save_anndata):
+        ModelFolder(folder).write(self._payload())
 
     def to_device(self, device):
         self.module.to(device)
@@ -42,7 +47,7 @@ def test_a_class_is_found_by_its_name(folder):
     assert model_class("Toy") is Toy
     model = load_model(folder.path, accelerator="cpu", prefix="my_")
     assert type(model) is Toy
-    assert model.attached is None
+    assert model.adata is None
     assert not model.module.training
     weights = folder.read()["model_state_dict"]
     assert all(torch.equal(weights[k], v) for k, v in model.module.state_dict().items())

@@ -51,7 +51,6 @@ def test_golden_files_load_and_predict_the_same(name, cells):
     model = SCHDeepInsight.load(GOLDEN / name)
     probabilities = model.predict_proba(cells).to_numpy()
     np.testing.assert_allclose(probabilities, expected_of(name)["probabilities"], atol=1e-5)
-    assert (model.missing_capabilities == ()) == (name == LATEST)
     assert model.recipe["n_cells"] == 120
 
 
@@ -127,14 +126,8 @@ def test_the_present_schema_has_all_capabilities(name, cells):
     assert result.label_sets().contains.any(axis=1).all()
 
 
-def test_capabilities_missing_in_older_models_are_listed(caplog, cells):
+def test_a_model_without_calibration_has_no_label_sets(cells):
     model = SCHDeepInsight.load(GOLDEN / "schema_1_torch")
-    assert [what.split(" ")[0] for what in model.missing_capabilities] == [
-        "conformal",
-        "novelty",
-        "adapting",
-    ]
-    assert "saved by an older release and lacks conformal label sets" in caplog.text
     with pytest.raises(ValueError, match="no calibration"):
         model.annotate(cells).label_sets()
 

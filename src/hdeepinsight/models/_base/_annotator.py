@@ -11,7 +11,6 @@ import torch
 from hdeepinsight._archive import damaged_if_unfit
 from hdeepinsight._keys import SAVE_KEYS
 from hdeepinsight._model_folder import ModelFolder
-from hdeepinsight.data import open_query
 from hdeepinsight.models._base import _schema as schema
 from hdeepinsight.models._base._annotating import AnnotatingMixin
 from hdeepinsight.models._base._setup import Setup, resolve_cells
@@ -49,7 +48,6 @@ class Annotator(AnnotatingMixin):
     """
 
     adata = None
-    missing_capabilities: tuple[str, ...] = ()
 
     def __init__(self, attributes: Mapping[str, Any], network: GeneImageClassifier) -> None:
         self.module, self.taxonomy = network, network.tree.taxonomy
@@ -79,7 +77,6 @@ class Annotator(AnnotatingMixin):
             with seeded(options["seed"]):  # leaves the global random state unchanged
                 found = cls(attributes, network.from_options(options))
             found.module.load_state_dict(payload[SAVE_KEYS.WEIGHTS])
-        found.missing_capabilities = schema.missing_capabilities(given, cls._saved_objects)
         found.module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         return found
 
@@ -109,9 +106,8 @@ class Annotator(AnnotatingMixin):
 
     def open(self, query: Any = None, *, indices: Any = None, **how: Any) -> AlignedQuery:
         """Open, check and align a query; see :meth:`CountModel.open`."""
-        how |= {"preferred_layer": self._setup.layer, "modalities": self._setup.modalities}
-        opened = open_query(self._resolve_adata(query), self.genes, **how, **self._opening())
-        return opened if indices is None else opened.subset(indices)
+        how |= self._opening()
+        return self._setup.open(self._resolve_adata(query), self.genes, indices, **how)
 
     def train(self, *_: Any, plan_kwargs: Any = None, **options: Any) -> None:
         """Fit the adapter of a query model; see :meth:`CountModel.train`."""

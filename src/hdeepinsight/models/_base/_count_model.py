@@ -35,7 +35,6 @@ from hdeepinsight.data import (
     is_paired,
     name_digests,
     open_counts,
-    open_query,
     pad,
     split_three,
 )
@@ -103,8 +102,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     adapter_: Any = None
     recipe_: dict[str, Any]
     held_out_: np.ndarray | None = None
-    #: Features that are unavailable because an older release saved the model; usually empty.
-    missing_capabilities: tuple[str, ...] = ()
     _labels_required: ClassVar[bool] = False
     #: Class-specific arguments of :meth:`train`, passed to ``_prepare``.
     _train_options: ClassVar[tuple[str, ...]] = ()
@@ -114,8 +111,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     _batch_size_bounds: ClassVar[tuple[int, int]] = (16, 128)
     #: Default share of training cells; ``None`` holds out 10 % of the cells.
     _default_train_size: ClassVar[float | None] = None
-    #: Removed options, with the only value that is still supported.
-    _former_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -197,12 +192,18 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> hdi.SCHDeepInsight(reference, layout="random").taxonomy.level_names
         ('lineage', 'cell_type')
         """
-        setup = Setup(**cls._get_setup_method_args(**locals()))
+        given = dict(locals())
         if panel_key is None:
-            setup.setup_args.pop("panel_key")  # as in the files of earlier releases
+            del given["panel_key"]  # as in the files of earlier releases
         as_label_keys(labels_key, labels_keys, required=cls._labels_required)
-        registration.check_reference(adata, AnnData, "setup_mudata")
-        source = open_counts(adata, layer=layer, arguments={"layer": "layer"})
+        cls._set_up(given, "setup_mudata")
+
+    @classmethod
+    def _set_up(cls, given: dict[str, Any], other: str) -> None:
+        """Register an AnnData with the arguments of its set-up; ``other`` is for other objects."""
+        adata, setup = given["adata"], Setup(**cls._get_setup_method_args(**given))
+        registration.check_reference(adata, AnnData, other)
+        source = open_counts(adata, layer=setup.layer, arguments={"layer": "layer"})
         registration.register(cls, adata, source, adata.obs, setup)
 
     @classmethod
@@ -268,13 +269,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return tuple(map(str, fields["X"]["state_registry"]["column_names"]))
 
     @property
-    def _model_summary_string(self) -> str:
-        """Summary that scvi-tools prints, computed on access."""
+    def summary_string(self) -> str:
+        """Summary of the model."""
         return repr(self)
-
-    @_model_summary_string.setter
-    def _model_summary_string(self, _: str) -> None:
-        """Ignore the fixed text that the base class sets."""
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name not in NOT_SUPPORTED]
@@ -353,18 +350,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> opened.n_obs, int(opened.measured.sum()), len(model.annotate(opened))
         (210, 263, 210)
         """
-        opened = open_query(
-            self._resolve_adata(query),
-            self.genes,
-            layer=layer,
-            preferred_layer=self._setup.layer,
-            use_raw=use_raw,
-            scale=scale,
-            fold_case=fold_case,
-            modalities=self._setup.modalities,
-            **self._opening(),
-        )
-        return opened if indices is None else opened.subset(indices)
+        how: Any = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
+        how |= self._opening()
+        return self._setup.open(self._resolve_adata(query), self.genes, indices, **how)
 
     @classmethod
     def prepare_query_anndata(
@@ -802,9 +790,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         verifies before it parses anything. If the process is killed while it saves, the folder
         holds either the old or the new model. After distributed training, only rank 0 writes.
         """
-        folder = ModelFolder(Path(dir_path), prefix or "")
         if not getattr(getattr(self, "trainer", None), "is_global_zero", True):
             return
+        folder = ModelFolder(Path(dir_path), prefix or "")
         if folder.holds_model and not overwrite:
             msg = f"A model exists in {folder.path}. Pass overwrite=True to replace it, or another"
             raise FileExistsError(f"{msg} folder.")
@@ -880,15 +868,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     @classmethod
     def _from_payload(cls, payload: dict[str, Any], adata: Any, name: object) -> Self:
         """Build a model from the content of its file."""
-        attributes = payload[SAVE_KEYS.ATTRIBUTES]
         with damaged_if_unfit(name):
-            attributes = schema.migrate(attributes, cls._options_of)
+            attributes = schema.migrate(payload[SAVE_KEYS.ATTRIBUTES], cls._options_of)
             registry = attributes.pop("registry_")
             options = attributes["init_params_"]["non_kwargs"]
-            for option, only in cls._former_options.items():
-                if (given := options.pop(option, only)) != only:
-                    msg = f"{option} is always {only!r} in this release, and was {given!r}"
-                    raise ValueError(f"{msg}: load it with the release that saved it")
             if adata is None:
                 model = cls(None, registry=registry, **options)
         if adata is not None:  # an error is then due to the given data, not to the file
@@ -903,8 +886,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         with damaged_if_unfit(name):
             model._restore(attributes)
             model.module.load_state_dict(payload[SAVE_KEYS.WEIGHTS])
-        given = payload[SAVE_KEYS.ATTRIBUTES]
-        model.missing_capabilities = schema.missing_capabilities(given, cls._saved_objects)
         return model
 
     @classmethod

@@ -163,15 +163,8 @@ class HierarchicalPlan(OneCyclePlan):
         inputs = self.module.augment(inputs)
         *_, loss = self.module(inputs)
         total: Tensor = loss.loss
-        self.log(
-            "train_loss",
-            total,
-            on_epoch=True,
-            on_step=False,
-            prog_bar=True,
-            batch_size=loss.n_obs_minibatch,
-            sync_dist=self.use_sync_dist,
-        )
+        how: Any = {"batch_size": loss.n_obs_minibatch, "sync_dist": self.use_sync_dist}
+        self.log("train_loss", total, on_epoch=True, on_step=False, prog_bar=True, **how)
         return total
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

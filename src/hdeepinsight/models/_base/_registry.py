@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -191,12 +189,6 @@ def convert_model(old: str | Path, new: str | Path, *, overwrite: bool = False) 
     ...     (new / "model.pt").is_file()
     True
     """
-    source, target = ModelFolder(Path(old)), ModelFolder(Path(new))
-    if target.holds_model and not overwrite:
-        msg = f"A model exists in {target.path}. Allow overwriting to replace it, or pass another"
-        raise FileExistsError(f"{msg} folder.")
-    model = load_model(old, accelerator="cpu")
-    reference = source.reference()
-    copies = {} if reference is None else {reference.name: partial(shutil.copyfile, reference)}
-    target.write(model._payload(), copies)
+    model = load_model(old, None, accelerator="cpu")
+    model.save(new, overwrite=overwrite, save_anndata=model.adata is not None)
     return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -12,17 +11,9 @@ from hdeepinsight._archive import ModelFileError, damaged
 from hdeepinsight._keys import SAVE_KEYS
 
 SCHEMA_VERSION: Final = 3
-#: Features that require an attribute which older files lack.
-CAPABILITIES: Final = {
-    "calibration_": "conformal label sets (result.label_sets)",
-    "bank_": "novelty and a verdict on the query (result.novelty, result.verdict)",
-    "profiles_": "adapting to a query without its reference (load_query_data)",
-}
 _MAX_NODES, _MAX_SIDE = 100_000, 4096
 #: Present names of classes that were renamed or merged.
 RENAMED: Final = {"AdaptedSCHDeepInsight": "SCHDeepInsight"}
-
-logger = logging.getLogger(__name__)
 
 
 def class_name(payload: Mapping[str, Any], name: object) -> str:
@@ -80,21 +71,6 @@ def _entry(value: Any, *keys: str) -> Any:
     return value
 
 
-def missing_capabilities(
-    attributes: Mapping[str, Any], parts: Mapping[str, type]
-) -> tuple[str, ...]:
-    """Return, and log, the features that a model saved by an older release lacks."""
-    lacking = parts.keys() - attributes.keys()
-    missing = tuple(what for key, what in CAPABILITIES.items() if key in lacking)
-    if missing:
-        logger.warning(
-            "This model was saved by an older release and lacks %s. Train and save it again "
-            "to add them; everything else works.",
-            "; ".join(missing),
-        )
-    return missing
-
-
 def migrate(
     attributes: Mapping[str, Any],
     options: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
@@ -110,7 +86,8 @@ def migrate(
     """
     version, moved = attributes.get("schema_version_", 0), dict(attributes)
     if version < 2:  # some were already written under schema 1
-        later = ("train_indices_", "validation_indices_", "history_", *CAPABILITIES)
+        later = ["train_indices_", "validation_indices_", "history_"]
+        later += ["calibration_", "bank_", "profiles_"]
         moved = {"recipe_": {}, **dict.fromkeys(later)} | moved
     if version < 3:  # adapted models had a separate class
         old = {"report": "adaptation_", "batches": "batches_", "batch_key": "batch_key_"}

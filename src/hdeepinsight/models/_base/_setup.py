@@ -7,11 +7,12 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from hdeepinsight._errors import invalid
-from hdeepinsight.data import Modalities, is_paired, open_paired
+from hdeepinsight.data import Modalities, is_paired, open_paired, open_query
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from hdeepinsight.data import AlignedQuery
 
 #: Key of the gene panel of each cell in mini-batches, registries and further inputs.
 PANEL_KEY = "panel"
@@ -68,6 +69,12 @@ class Setup:
     def modalities(self) -> Modalities:
         """Modalities of a MuData to read: those of the reference, or common names."""
         return Modalities.from_setup(self.setup_args.get("modalities"))
+
+    def open(self, query: Any, genes: Sequence[str], indices: Any, **how: Any) -> AlignedQuery:
+        """Open a query of a model of this reference; see :meth:`CountModel.open`."""
+        how |= {"preferred_layer": self.layer, "modalities": self.modalities}
+        opened = open_query(query, genes, **how)
+        return opened if indices is None else opened.subset(indices)
 
     def obs_of(self, data: Any, kind: str = "labels") -> pd.DataFrame:
         """Return the ``obs`` table of an AnnData, MuData or opened file."""

@@ -12,8 +12,6 @@ from anndata import AnnData
 from scipy.sparse import issparse
 
 from hdeepinsight._errors import invalid, missing_column, one_column
-from hdeepinsight.data import open_counts
-from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base._training import seeded
 
 if TYPE_CHECKING:
@@ -87,17 +85,16 @@ class UnlabeledMixin(_Base):
         cls._set_up(locals())
 
     @classmethod
-    def _set_up(cls, given: dict[str, Any]) -> None:
-        """Register cells with the given arguments of ``setup_anndata``."""
-        adata, setup = given["adata"], registration.Setup(**cls._get_setup_method_args(**given))
-        other = "setup_anndata on one modality, such as mdata.mod['rna']"
-        registration.check_reference(adata, AnnData, other)
-        source = open_counts(adata, layer=setup.layer, arguments={"layer": "layer"})
-        if (key := setup.setup_args.get("size_factor_key")) is not None:
-            _size_factors(adata.obs, key)
-        if (key := setup.setup_args.get("embedding_obsm_key")) is not None:
-            embedding_of(adata, key)
-        registration.register(cls, adata, source, adata.obs, setup)
+    def _set_up(
+        cls,
+        given: dict[str, Any],
+        other: str = "setup_anndata on one modality, such as mdata.mod['rna']",
+    ) -> None:
+        super()._set_up(given, other)
+        if (key := given.get("size_factor_key")) is not None:
+            _size_factors(given["adata"].obs, key)
+        if (key := given.get("embedding_obsm_key")) is not None:
+            embedding_of(given["adata"], key)
 
     def _record_options(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the options of the constructor, which are saved with the seed that is used."""

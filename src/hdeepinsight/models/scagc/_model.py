@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -106,7 +106,6 @@ class SCAGC(UnlabeledMixin, CountModel):
     """
 
     _module_cls = GraphAutoencoder
-    _former_options: ClassVar[Mapping[str, Any]] = {"n_hops": 3, "dropout_rate": 0.2}
 
     def __init__(
         self,

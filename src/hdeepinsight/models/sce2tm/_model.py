@@ -86,10 +86,6 @@ class SCE2TM(TopicsMixin, CountModel):
     _epoch_bounds = 20, 300
     _batch_size_bounds = 512, 512
     _default_train_size = 1.0
-    _former_options: ClassVar[Mapping[str, Any]] = {
-        **{"n_neighbors": 15, "beta_temperature": 0.2, "contrast_temperature": 0.5, "dropout": 0.0},
-        **{"sinkhorn_epsilon": 0.01, "sinkhorn_max_iter": 1000, "sinkhorn_tol": 0.005},
-    }
 
     def __init__(
         self,
