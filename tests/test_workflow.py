@@ -303,5 +303,5 @@ def test_markers_replace_the_model():
     refined = hdi.annotate(query, markers="blood", types=["T", "NK"])
     assert [(d.step, d.applied) for d in refined.decisions] == [("refine", True)]
     assert set(refined.labels["lineage"].unique()) <= {"T", "NK", "Unknown"}
-    with pytest.raises(ValueError, match="without a model and a reference"):
-        hdi.annotate(query, "other", markers="blood", reference=query)
+    with pytest.raises(ValueError, match="without a model and adapt='on'"):
+        hdi.annotate(query, "other", markers="blood", adapt="on")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from hdeepinsight.annotation import Annotation, Decoder
-    from hdeepinsight.data import AlignedQuery, DataLike, ScaleMode
+    from hdeepinsight.data import AlignedQuery, ScaleMode
     from hdeepinsight.models import HierarchicalClassifierMixin
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,6 @@ def annotate(
     vote: bool | str = False,
     types: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
-    reference: DataLike | None = None,
     batch_key: str | None = None,
     decoder: Decoder = "joint",
     threshold: float | None = 0.5,
@@ -116,9 +115,6 @@ def annotate(
         Names of taxonomy nodes at any level: the only types allowed, for example in sorted cells,
         and the types that are ruled out. See
         :meth:`~hdeepinsight.annotation.Annotation.restricted`.
-    reference
-        Labelled cells that the model was trained on; needed to adapt a model that was saved
-        without their mean profiles.
     batch_key
         Column of the query's ``obs`` with the batch (sample, donor, chemistry) of each cell.
     decoder, threshold, reject, layer, use_raw, scale, fold_case
@@ -195,7 +191,7 @@ def annotate(
         _check_distributable(markers, refine, vote)
         query = Path(query).absolute() if isinstance(query, str | Path) else query
     with progress_wanted(progress), connected(client) as cluster:
-        scorer = None if markers is None else _scorer(markers, model, adapt, reference)
+        scorer = None if markers is None else _scorer(markers, model, adapt)
         with working("Loading the model"):
             using: Any = scorer or load_annotator(model)
         for argument, names in (("types", types), ("exclude", exclude)):
@@ -211,7 +207,7 @@ def annotate(
         decisions: list[Decision] = []
         like_a_batch = False
         if adapt != "off" and scorer is None:
-            using, decision, like_a_batch = _adapted(using, opened, adapt, reference, batch_key)
+            using, decision, like_a_batch = _adapted(using, opened, adapt, batch_key)
             decisions.append(decision)
         obstacle = "" if refine == "off" else _obstacle(opened, refine, like_a_batch)
         if cluster is not None and refine != "off":
@@ -247,19 +243,16 @@ def annotate(
 
 
 def _scorer(
-    markers: hdi.tl.MarkersLike | hdi.tl.MarkerScorer, model: Any, adapt: Switch, reference: Any
+    markers: hdi.tl.MarkersLike | hdi.tl.MarkerScorer, model: Any, adapt: Switch
 ) -> hdi.tl.MarkerScorer:
     """Return the marker scorer; raise if arguments of a model were passed as well."""
     arguments = {
         "a model": model is not BUNDLED and model != BUNDLED,
         "adapt='on'": adapt == "on",
-        "a reference": reference is not None,
     }
     if given := " and ".join(name for name, is_given in arguments.items() if is_given):
-        raise ValueError(
-            f"markers must be passed without {given}, because the marker genes replace the model. "
-            "Omit one or the other."
-        )
+        msg = f"markers must be passed without {given}, because the marker genes replace the model."
+        raise ValueError(f"{msg} Omit one or the other.")
     return markers if isinstance(markers, hdi.tl.MarkerScorer) else hdi.tl.MarkerScorer(markers)
 
 
@@ -271,10 +264,8 @@ def _check_distributable(markers: Any, refine: Switch, vote: bool | str) -> None
         f"vote={vote!r}": vote in (True, CLUSTER),
     }
     if given := " and ".join(name for name, is_given in arguments.items() if is_given):
-        raise ValueError(
-            f"{given} cannot be combined with client=: it needs all cells in memory. "
-            "Omit one or the other."
-        )
+        msg = f"{given} cannot be combined with client=: it needs all cells in memory."
+        raise ValueError(f"{msg} Omit one or the other.")
 
 
 def _unexpected_argument(name: str) -> TypeError:
@@ -311,7 +302,6 @@ def _adapted(
     model: HierarchicalClassifierMixin,
     opened: AlignedQuery,
     adapt: Switch,
-    reference: DataLike | None,
     batch_key: str | None,
 ) -> tuple[HierarchicalClassifierMixin, Decision, bool]:
     """Return the adapted model, or the model itself if adaptation does not help.
@@ -322,7 +312,7 @@ def _adapted(
         reason = "the model is already adapted to a query"
         return model, Decision(step="adapt", applied=False, reason=reason), False
     with working("Adapting the model"):
-        adapted = model.load_query_data(opened, model, reference=reference, batch_key=batch_key)
+        adapted = model.load_query_data(opened, model, batch_key=batch_key)
         adapted.train(plan_kwargs={"guard": adapt == "auto"})
     report: Any = adapted.adaptation
     markers = report.figures.held_out_marker_score

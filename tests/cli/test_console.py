@@ -10,7 +10,6 @@ def test_arguments_become_options():
         ("pass layer='counts'", "pass --layer counts"),
         ("pass layer=None", "pass no --layer"),
         ("Pass overwrite=True to", "Pass --overwrite to"),
-        ("pass reference=, or train", "pass --reference, or train"),
         ("threshold=0.3; valid", "--threshold 0.3; valid"),
         ("threshold must be 1", "--threshold must be 1"),
         ("pass adata.raw.to_adata()", "pass --use-raw"),

@@ -136,7 +136,7 @@ def _paragraph(error: Exception) -> str:
 _ARGUMENTS: Final = (
     "adapt against backbone background batch_key checkpoint early_stopping exclude fold_case "
     "key_added labels_key labels_keys layer markers max_epochs n_genes n_members n_samples nodes "
-    "overwrite refine reference reject revision scale split_key target threshold types "
+    "overwrite refine reject revision scale split_key target threshold types "
     "unlabeled_category use_raw validation_size vote where"
 )
 #: Arguments that occur in error messages, with the option of the same name.

@@ -119,7 +119,6 @@ def _shared(
     fast: bool = False,
     vote: str | None = None,
     batch_key: str | None = None,
-    reference: Path | None = None,
     types: Names = None,
     exclude: Names = "",
     threshold: Probability = "0.5",
@@ -168,8 +167,6 @@ def _shared(
         first.
     --batch-key COLUMN
         Column of obs with the batch (sample, donor).
-    --reference FILE
-        Reference of the model, used to validate --adapt.
 
     Labels
     ------
@@ -207,6 +204,6 @@ OPTIONS: Final = options_of(_shared)
 READING: Final = ("layer", "use_raw", "scale", "fold_case")
 #: Arguments of `hdeepinsight.annotate`, and ``strict`` and ``fast`` of the command line.
 ANNOTATING: Final = (
-    *("model", "markers", "strict", "adapt", "refine", "fast", "vote", "batch_key", "reference"),
+    *("model", "markers", "strict", "adapt", "refine", "fast", "vote", "batch_key"),
     *("types", "exclude", "threshold", "reject", "decoder", *READING),
 )

@@ -67,9 +67,7 @@ def annotate_blocks(
         If an option needs all cells at once, or the folder holds blocks of another run.
     """
     needs_all = [f"--{name} on" for name in ("adapt", "refine") if options.pop(name) == "on"]
-    needs_all += [
-        f"--{name}" for name in ("vote", "batch_key", "reference", "markers") if options.pop(name)
-    ]
+    needs_all += [f"--{name}" for name in ("vote", "batch_key", "markers") if options.pop(name)]
     needs_all += ["--report"] * (report is not None)
     if needs_all:
         raise UsageProblem(

@@ -107,11 +107,6 @@ def test_batches_and_labels_are_found_where_they_are(joint, query, paired, where
     )
 
 
-def test_profiles_are_made_of_the_rna_of_a_mudata(joint, query, paired):
-    mapped = adapted(query, joint, reference=paired[:300].copy())
-    assert 0 < mapped.profiles_.n_cells.sum() <= 300
-
-
 def test_cells_without_rna_keep_the_probabilities_of_the_network(joint, query, paired):
     some = md.MuData({"rna": query.mod["rna"][20:].copy(), "prot": query.mod["prot"].copy()})
     some = some[query.obs_names].copy()

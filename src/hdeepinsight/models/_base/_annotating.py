@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from scipy import sparse
 
 from hdeepinsight._errors import check_keywords, one_column
-from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells, reference_sums
+from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells
 from hdeepinsight.annotation import (
     Annotation,
     Calibration,
@@ -34,8 +33,6 @@ from hdeepinsight.nn import GenePanels, LeafProfiles, ModelNormalizer, seeded
 from hdeepinsight.taxonomy import column_nodes
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from hdeepinsight.adaptation import AdaptationReport
     from hdeepinsight.data import AlignedQuery, ScaleMode
     from hdeepinsight.models._base._count_model import CountModel as _Base
@@ -561,7 +558,6 @@ class AnnotatingMixin(_Base):
         adata: Any,
         reference_model: Any,
         *,
-        reference: AnnData | str | Path | None = None,
         labels_key: str | Sequence[str] | None = None,
         batch_key: str | None = None,
         freeze_backbone: bool = True,
@@ -581,10 +577,6 @@ class AnnotatingMixin(_Base):
             The query, as in :meth:`annotate`. It is not modified.
         reference_model
             Trained model, or the folder of a saved one.
-        reference
-            Labelled cells that the model was trained on, with the label columns that it was
-            registered with. Required only for models saved without the mean profiles of their
-            reference, which are then computed from these cells.
         labels_key
             Column, or columns from coarse to fine, with known labels of query cells. Labels that
             are not in the taxonomy are ignored. By default no labels are used.
@@ -609,8 +601,7 @@ class AnnotatingMixin(_Base):
         TypeError
             If ``reference_model`` is not a model.
         ValueError
-            If the model is a query model, or was saved without mean profiles of its reference and
-            no reference is given.
+            If the model is a query model, or was saved without mean profiles of its reference.
 
         Examples
         --------
@@ -637,9 +628,9 @@ class AnnotatingMixin(_Base):
         if model.adapter_ is not None:
             msg = "reference_model must be a reference model, got a query model."
             raise ValueError(f"{msg} Pass the model that it was created from.")
-        if model.profiles_ is None and reference is None:
-            msg = "The reference model was saved without mean profiles of its reference. Pass the"
-            raise ValueError(f"{msg} reference as reference=, or train and save the model again.")
+        if model.profiles_ is None:
+            msg = "The reference model was saved without mean profiles of its reference."
+            raise ValueError(f"{msg} Train and save the model again.")
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
         reading: Any = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
@@ -650,7 +641,7 @@ class AnnotatingMixin(_Base):
             msg = "labels_key has no effect: no query cell has a label of the taxonomy in"
             warnings.warn(f"{msg} {labels_key!r}.", UserWarning, stacklevel=2)
         freeze = {"freeze_backbone": freeze_backbone, "freeze_head": freeze_head}
-        model._query = _Query(adata, reading, opened, nodes, reference, freeze, model.module)
+        model._query = _Query(adata, reading, opened, nodes, freeze, model.module)
         return model
 
     def _fit_adapter(self, plan: dict[str, Any], options: dict[str, Any]) -> None:
@@ -674,18 +665,6 @@ class AnnotatingMixin(_Base):
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=device)
         cells = query_cells(opened, rows, opened.read(rows), batch[rows], query.nodes[rows])
         profiles: Any = self.profiles_
-        if query.reference is not None:
-            given = self.open(query.reference)
-            nodes = self._nodes(given.obs, ignore_unknown=True)
-            if not (labelled := np.flatnonzero(nodes > 0)).size:
-                msg = f"No cell has a label in {', '.join(self._setup.labels_keys)}. Pass the cells"
-                raise ValueError(f"{msg} that the model was trained on, or omit reference.")
-            (sums,) = reference_sums(network, given.read(labelled), nodes[labelled])
-            known, profiles = profiles, sums.profiles()
-            if known is not None:
-                within = {"variance": known.variance, "directions": known.directions}
-                profiles = replace(profiles, **within)
-        self.profiles_ = profiles
         reader = QueryReader(self, opened)
         with seeded(self.seed):
             self.module = adapter.fit(
@@ -728,6 +707,5 @@ class _Query(NamedTuple):
     reading: dict[str, Any]
     opened: AlignedQuery
     nodes: np.ndarray
-    reference: Any
     freeze: dict[str, bool]
     module: torch.nn.Module
