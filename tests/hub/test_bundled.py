@@ -9,9 +9,9 @@ import pytest
 
 import hdeepinsight as hdi
 from hdeepinsight.data import GeneMatchError
-from hdeepinsight.hub import bundled_folder, bundled_folders
+from hdeepinsight.hub import bundled_folders
 
-FOLDER = bundled_folder("pbmc")
+FOLDER = bundled_folders()["pbmc"]
 #: Genes that tell a lineage from all others, for cells made of nothing else.
 MARKERS = {
     "T": ["CD3D", "CD3E", "IL7R", "LTB", "LDHB", "TCF7", "CD4", "MAL"],
@@ -61,7 +61,7 @@ def test_bundled_model_has_the_published_format():
 
 @pytest.mark.parametrize("name", ["immune", "pbmc"])
 def test_bundled_model_is_at_most_five_megabytes(name):
-    files = bundled_folder(name).rglob("*")
+    files = bundled_folders()[name].rglob("*")
     assert sum(path.stat().st_size for path in files) <= 5_000_000
 
 

@@ -35,7 +35,7 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
         from hdeepinsight.data import Modalities, inspect_input, open_store
 
         if not target.exists():
-            target = hub.bundled_folder(str(target)) or target
+            target = hub.bundled_folders().get(str(target), target)
         if target.is_dir() and not is_store(target) and not next(target.glob("*.mtx*"), None):
             model = hub.load_model(target)
             style: dict[str, Any] = {"title_justify": "left", "title_style": "bold"}

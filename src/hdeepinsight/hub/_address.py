@@ -100,18 +100,6 @@ def bundled_folders() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(_BUNDLED.glob(f"*/{CHECKSUMS_FILE}"))}
 
 
-def bundled_folder(name: object) -> Path | None:
-    """Return the folder of the bundled model of this name, or ``None``.
-
-    Examples
-    --------
-    >>> import hdeepinsight as hdi
-    >>> hdi.hub.bundled_folder("pbmc").name, hdi.hub.bundled_folder("liver")
-    ('pbmc', None)
-    """
-    return bundled_folders().get(name) if isinstance(name, str) else None
-
-
 def cache_folder() -> Path:
     """Return the folder of downloaded models: ``HDEEPINSIGHT_CACHE``, or one in the user's cache.
 

@@ -294,7 +294,7 @@ def download(
     used.
     """
     check_number("max_bytes", max_bytes, hint="Omit it to use the default.")
-    address = place = Address.parse(_address.bundled_folder(repo) or repo)
+    address = place = Address.parse((isinstance(repo, str) and bundled_folders().get(repo)) or repo)
     endpoint = ""
     if address.kind == "hub":
         endpoint, token, mirror = resolve_mirror(token)

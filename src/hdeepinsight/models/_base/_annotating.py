@@ -562,10 +562,7 @@ class AnnotatingMixin(_Base):
         batch_key: str | None = None,
         freeze_backbone: bool = True,
         freeze_head: bool = True,
-        layer: str | None = None,
-        use_raw: bool = False,
-        scale: ScaleMode = "auto",
-        fold_case: bool = False,
+        **reading: Any,
     ) -> Self:
         """Create a query model from a reference model.
 
@@ -585,8 +582,9 @@ class AnnotatingMixin(_Base):
             default all cells are one batch.
         freeze_backbone, freeze_head
             Keep the weights of the reference model unchanged, and train only the adapter.
-        layer, use_raw, scale, fold_case
-            How to read the query, as in :meth:`~hdeepinsight.models.CountModel.open`.
+        **reading
+            ``layer``, ``use_raw``, ``scale`` and ``fold_case`` of
+            :meth:`~hdeepinsight.models.CountModel.open`.
 
         Returns
         -------
@@ -633,7 +631,7 @@ class AnnotatingMixin(_Base):
             raise ValueError(f"{msg} Train and save the model again.")
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
-        reading: Any = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
+        check_keywords("load_query_data()", reading, READING)
         opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
         nodes = model._nodes(opened.obs, labels_key or [], ignore_unknown=True)

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from mudata import MuData
     from scipy.sparse import csr_matrix
 
-    from hdeepinsight.data import DataLike, ScaleMode
+    from hdeepinsight.data import DataLike
     from hdeepinsight.image import LayoutMethod
 
 LAYOUT_CELLS = 20_000
@@ -330,12 +330,9 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         n_background: int = 10,
         n_samples: int = 50,
         keep_values: bool = True,
-        layer: str | None = None,
-        use_raw: bool = False,
-        scale: ScaleMode = "auto",
-        fold_case: bool = False,
         batch_size: int | None = None,
         seed: int | None = None,
+        **reading: Any,
     ) -> Explanation:
         r"""Attribute the probability of a node to genes, per cell and over all cells.
 
@@ -371,13 +368,13 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             Keep the attributions of single cells, 4 bytes per cell, gene and node. With ``False``,
             only mean and standard deviation over cells are kept, and memory does not grow with the
             number of cells.
-        layer, use_raw, scale, fold_case
-            How to read the query, as in :meth:`annotate`.
         batch_size
             Gradients per pass through the network; by default 256 on a CPU, to fit its caches, and
             8,192 on other devices.
         seed
             Seed of the background and the sampling; the model's seed by default.
+        **reading
+            ``layer``, ``use_raw``, ``scale`` and ``fold_case`` of :meth:`annotate`.
 
         Returns
         -------
@@ -418,7 +415,6 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         check_integer("n_samples", n_samples)
         check_integer("batch_size", batch_size, optional=True)
         targets = Targets.of(self.taxonomy, nodes, against=against, level=level, kind=target)
-        reading = {"layer": layer, "use_raw": use_raw, "scale": scale, "fold_case": fold_case}
         opened = self._open_trained(query, None, **reading)
         if opened.extra.proteins is not None and opened.extra.proteins.measured.any():
             raise InputError(
