@@ -54,13 +54,11 @@ class AdapterSwitch(threading.local):
 class _PerBatch(nn.Module):
     """Base class of adapters, with a switch and the shrinkage of each batch."""
 
-    shrinkage: Tensor
-
     def __init__(self, shrinkage: Tensor, switch: AdapterSwitch) -> None:
         super().__init__()
         self.switch = switch
         # The last row is for cells of other batches, index -1.
-        self.register_buffer("shrinkage", torch.cat([shrinkage, shrinkage.new_zeros(1)]))
+        self.shrinkage = nn.Buffer(torch.cat([shrinkage, shrinkage.new_zeros(1)]))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *further: Any) -> None:
         if (old := f"{prefix}trust") in state_dict:  # former name
@@ -101,16 +99,13 @@ class NormAdapter(_PerBatch):
     True
     """
 
-    mean: Tensor
-    variance: Tensor
-
     def __init__(
         self, norm: BatchNorm1d | BatchNorm2d, shrinkage: Tensor, switch: AdapterSwitch
     ) -> None:
         super().__init__(shrinkage, switch)
         self.norm, n_rows = norm, len(self.shrinkage)
-        self.register_buffer("mean", norm.get_buffer("running_mean").repeat(n_rows, 1))
-        self.register_buffer("variance", norm.get_buffer("running_var").repeat(n_rows, 1))
+        self.mean = nn.Buffer(norm.get_buffer("running_mean").repeat(n_rows, 1))
+        self.variance = nn.Buffer(norm.get_buffer("running_var").repeat(n_rows, 1))
         self.scale = nn.Parameter(torch.zeros_like(self.mean))
         self.shift = nn.Parameter(torch.zeros_like(self.mean))
 

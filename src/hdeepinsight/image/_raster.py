@@ -49,15 +49,13 @@ class Raster(torch.nn.Module):
     (doi:10.1101/2025.06.23.661045); the mask channel is our design.
     """
 
-    pixel: torch.Tensor
-
     def __init__(self, layout: GeneLayout, channels: Channels = "masked") -> None:
         super().__init__()
         check_choice("channels", channels, get_args(Channels))
         self.channels = channels
         self.n_channels = _N_CHANNELS[channels]
         self.n_genes, self.side = layout.n_genes, layout.side
-        self.register_buffer("pixel", torch.tensor(layout.pixel), persistent=False)
+        self.pixel = torch.nn.Buffer(torch.tensor(layout.pixel), persistent=False)
 
     def forward(self, values: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
         """Convert a mini-batch to images.

@@ -223,7 +223,7 @@ class GeneImageClassifier(TreeClassifier):
             reduction=config.reduction,
             weighting=config.weighting,
         )
-        self.register_buffer("temperature", torch.ones(taxonomy.max_depth))
+        self.temperature = nn.Buffer(torch.ones(taxonomy.max_depth))
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:

@@ -64,9 +64,6 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
     are outside the focal factor, and level weights are a buffer and thus part of the saved state.
     """
 
-    level_weights: Tensor
-    node_weights: Tensor
-
     def __init__(
         self,
         tree: TreeAlgebra,
@@ -83,9 +80,9 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         check_choice("reduction", reduction, get_args(Reduction), hint)
         self.reduction: Reduction = reduction
         self.adaptive = isinstance(weighting, str) and weighting == "adaptive"
-        self.register_buffer("level_weights", _weights(weighting, tree.node_at_level.shape[1]))
+        self.level_weights = nn.Buffer(_weights(weighting, tree.node_at_level.shape[1]))
         ones = torch.ones(tree.taxonomy.n_edges)
-        self.register_buffer("node_weights", ones if node_weights is None else node_weights)
+        self.node_weights = nn.Buffer(ones if node_weights is None else node_weights)
 
     def forward(self, conditional: Tensor, nodes: Tensor) -> Tensor:
         """Compute the loss of a mini-batch, the weighted sum over levels.

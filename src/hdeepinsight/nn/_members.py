@@ -86,13 +86,11 @@ class MemberHeads(nn.Module):
     True
     """
 
-    parent: Tensor
-
     def __init__(self, make: Callable[[], nn.Module], n_members: int, tree: TreeAlgebra) -> None:
         super().__init__()
         self.tree, self.members = tree, nn.ModuleList(make() for _ in range(n_members))
         parent = torch.tensor(tree.taxonomy.parent[1:], dtype=torch.int64)
-        self.register_buffer("parent", parent, persistent=False)
+        self.parent = nn.Buffer(parent, persistent=False)
 
     def forward(self, latent: Tensor, nodes: Tensor | None = None) -> Tensor:
         """Compute logits ``(n_cells, n_edges)`` from the features of `MemberBackbones`."""

@@ -97,9 +97,6 @@ class FrozenNorm(nn.Module):
     True
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
         weight, bias, mean, variance = norm.weight, norm.bias, norm.running_mean, norm.running_var
@@ -108,8 +105,8 @@ class FrozenNorm(nn.Module):
         with torch.no_grad():
             scale = (variance + norm.eps).rsqrt() * (1.0 if weight is None else weight)
             shift = (0.0 if bias is None else bias) - mean * scale
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
+        self.scale = nn.Buffer(scale)
+        self.shift = nn.Buffer(shift)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise values, shape ``(n_cells, n_features, ...)``."""

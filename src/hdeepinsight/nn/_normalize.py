@@ -53,17 +53,12 @@ class CountNormalizer(nn.Module):
     cell do not depend on other cells.
     """
 
-    library_gene: Tensor
-    mean_share: Tensor
-    target_sum: Tensor
-    scale: Tensor
-
     def __init__(self, n_genes: int) -> None:
         super().__init__()
-        self.register_buffer("library_gene", torch.ones(n_genes))
-        self.register_buffer("mean_share", torch.full((n_genes,), 1.0 / max(n_genes, 1)))
-        self.register_buffer("target_sum", torch.tensor(1e4))
-        self.register_buffer("scale", torch.ones(n_genes))
+        self.library_gene = nn.Buffer(torch.ones(n_genes))
+        self.mean_share = nn.Buffer(torch.full((n_genes,), 1.0 / max(n_genes, 1)))
+        self.target_sum = nn.Buffer(torch.tensor(1e4))
+        self.scale = nn.Buffer(torch.ones(n_genes))
 
     def fit(
         self,
@@ -258,15 +253,11 @@ class ProteinNormalizer(nn.Module):
     values of a cell do not depend on other cells.
     """
 
-    mean_log: Tensor
-    low: Tensor
-    high: Tensor
-
     def __init__(self, n_proteins: int) -> None:
         super().__init__()
-        self.register_buffer("mean_log", torch.zeros(n_proteins))
-        self.register_buffer("low", torch.zeros(n_proteins))
-        self.register_buffer("high", torch.ones(n_proteins))
+        self.mean_log = nn.Buffer(torch.zeros(n_proteins))
+        self.low = nn.Buffer(torch.zeros(n_proteins))
+        self.high = nn.Buffer(torch.ones(n_proteins))
 
     def fit(self, counts: np.ndarray) -> ProteinNormalizer:
         """Fit all buffers on the reference.

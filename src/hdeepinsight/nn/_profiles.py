@@ -256,25 +256,20 @@ class ProfileMatcher(nn.Module):
     tensor([[1., 0.]])
     """
 
-    genes: Tensor
-    column: Tensor
-    profiles: Tensor
-    known: Tensor
-
     def __init__(
         self, profiles: LeafProfiles, measured: Tensor, *, n_markers: int = MARKERS, skip: int = 0
     ) -> None:
         super().__init__()
         known = (profiles.n_cells >= MIN_CELLS).nonzero().ravel()
         genes = _markers(profiles.mean[known], measured, n_markers, skip)
-        self.register_buffer("known", known)
-        self.register_buffer("genes", genes)
+        self.known = nn.Buffer(known)
+        self.genes = nn.Buffer(genes)
         column = torch.full(profiles.mean.shape[1:], -1, dtype=torch.int32)
         column[genes] = torch.arange(len(genes), dtype=torch.int32)
-        self.register_buffer("column", column)
+        self.column = nn.Buffer(column)
         ranks = _ranks(profiles.mean[known][:, genes])
         ranks = ranks - ranks.mean(dim=1, keepdim=True)
-        self.register_buffer("profiles", ranks / ranks.norm(dim=1, keepdim=True).clamp_min(1e-9))
+        self.profiles = nn.Buffer(ranks / ranks.norm(dim=1, keepdim=True).clamp_min(1e-9))
         self.n_leaves = len(profiles.n_cells)
 
     @property
@@ -398,12 +393,6 @@ class ProfileEnsemble(nn.Module):
     tensor([[1., 0.]])
     """
 
-    measured: Tensor
-    slope: Tensor
-    offset: Tensor
-    tallied: Tensor
-    target: Tensor
-
     def __init__(
         self,
         profiles: LeafProfiles,
@@ -420,12 +409,12 @@ class ProfileEnsemble(nn.Module):
             of_query, start = _discriminant(query.profiles, self.ranks.known, measured)
             slope = torch.cat([slope, of_query])
             offset = torch.cat([offset, start - query.shifts @ of_query.T])
-        self.register_buffer("measured", measured)
-        self.register_buffer("slope", slope.T.contiguous())
-        self.register_buffer("offset", offset)
+        self.measured = nn.Buffer(measured)
+        self.slope = nn.Buffer(slope.T.contiguous())
+        self.offset = nn.Buffer(offset)
         library_gene = normalizer.library_gene.cpu()
-        self.register_buffer("tallied", torch.stack([torch.ones_like(measured), library_gene], 1))
-        self.register_buffer("target", normalizer.target_for(measured.to(normalizer.scale)))
+        self.tallied = nn.Buffer(torch.stack([torch.ones_like(measured), library_gene], 1))
+        self.target = nn.Buffer(normalizer.target_for(measured.to(normalizer.scale)))
 
     def reading(
         self,
