@@ -18,10 +18,10 @@ from hdeepinsight.adaptation._layers import freeze_norms as freeze_norms
 from hdeepinsight.adaptation._layers import insert_adapters as insert_adapters
 from hdeepinsight.adaptation._layers import record_moments as record_moments
 from hdeepinsight.adaptation._layers import use_adapters as use_adapters
-from hdeepinsight.adaptation._targets import MovingAverage as MovingAverage
-from hdeepinsight.adaptation._targets import Targets as Targets
-from hdeepinsight.adaptation._targets import balance_classes as balance_classes
-from hdeepinsight.adaptation._targets import covered_share as covered_share
-from hdeepinsight.adaptation._targets import restrict_to_labels as restrict_to_labels
-from hdeepinsight.adaptation._targets import select_targets as select_targets
-from hdeepinsight.adaptation._targets import soft_cross_entropy as soft_cross_entropy
+from hdeepinsight.adaptation._self_training import MovingAverage as MovingAverage
+from hdeepinsight.adaptation._self_training import Targets as Targets
+from hdeepinsight.adaptation._self_training import balance_classes as balance_classes
+from hdeepinsight.adaptation._self_training import covered_share as covered_share
+from hdeepinsight.adaptation._self_training import restrict_to_labels as restrict_to_labels
+from hdeepinsight.adaptation._self_training import select_targets as select_targets
+from hdeepinsight.adaptation._self_training import soft_cross_entropy as soft_cross_entropy

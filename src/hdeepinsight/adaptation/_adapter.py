@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from hdeepinsight._errors import batch_column
-from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation._cells import (
     QueryCells,
     combined_probs,
@@ -29,24 +28,9 @@ from hdeepinsight.adaptation._check import (
     check_adaptation,
     follow_changes,
 )
-from hdeepinsight.adaptation._layers import (
-    Moments,
-    NormAdapter,
-    insert_adapters,
-    record_moments,
-    use_adapters,
-)
-from hdeepinsight.adaptation._targets import (
-    MovingAverage,
-    Targets,
-    balance_classes,
-    covered_share,
-    restrict_to_labels,
-    select_targets,
-    soft_cross_entropy,
-)
+from hdeepinsight.adaptation._layers import insert_adapters, use_adapters
+from hdeepinsight.adaptation._self_training import SelfTraining, restrict_to_labels
 from hdeepinsight.nn import (
-    GeneMasking,
     LeafProfiles,
     ProfileEnsemble,
     ProfileMatcher,
@@ -61,15 +45,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 ONE_BATCH = "query"
 HALF_SHRUNK_CELLS = 100
-WARM_UP_STEPS = 20
 #: Cells in the sample that is checked before any training.
 SAMPLE_CELLS = 2_000
-#: Steps between updates of the targets by the teacher.
-REFRESH_STEPS = 50
-WEIGHT_DECAY = 1e-4
 #: Weight of the discriminant beside an adapted network, relative to that beside the plain one.
 DISCRIMINANT_SHARE = 0.5
-MAX_MASK_RATE = 0.5
 
 
 class Adapter:
@@ -247,7 +226,9 @@ class Adapter:
         held_out = profile_probs(profiles, cells, measured, before, skip=1)
         adapted = copy.deepcopy(pristine)
         frozen = freeze_backbone, freeze_head
-        run = _Run(adapted, cells, measured, profile, allowed, shrinkage, options, frozen, seed)
+        run = SelfTraining(
+            adapted, cells, measured, profile, allowed, shrinkage, options, frozen, seed
+        )
         run.adapt_statistics((before + profile) / 2, profiles.shares)
         run.train()
         network = network_probs(adapted, cells, measured)
@@ -371,106 +352,3 @@ class Adapter:
         if values.get("query_profiles") is not None and profiles is not None:
             adapter.query_profiles = QueryProfiles.from_dict(values["query_profiles"], profiles)
         return adapter
-
-
-@dataclass(eq=False)
-class _Run:
-    """Training of the adapter of a network, in place."""
-
-    module: Any
-    cells: QueryCells
-    measured: Tensor
-    profile: Tensor
-    allowed: Tensor
-    shrinkage: list[float]
-    options: AdaptationOptions
-    frozen: tuple[bool, bool]
-    seed: int
-
-    def __post_init__(self) -> None:
-        module = self.module
-        self.rng = np.random.default_rng(self.seed)
-        self.mask_rng = torch.Generator().manual_seed(self.seed)
-        module.requires_grad_(False)
-        parts = zip((module.backbone, module.head), self.frozen, strict=True)
-        free = [part.requires_grad_() for part, frozen in parts if part is not None and not frozen]
-        self.unfrozen = [parameter for part in free for parameter in part.parameters()]
-        self.adapters = insert_adapters(module, self.shrinkage)
-        self.labelled = torch.as_tensor(self.cells.nodes > 0, device=self.measured.device)
-
-    def adapt_statistics(self, mean_probs: Tensor, shares: Tensor) -> None:
-        """Adapt the statistics of each batch, with classes weighted as in the reference.
-
-        Equal class weights on both sides remove differences in composition, so that only
-        differences in expression remain.
-        """
-        shares = shares.to(self.measured.device)
-        norms = [layer for layer in self.module.modules() if isinstance(layer, NormAdapter)]
-        for batch in range(len(self.shrinkage) if norms else 0):
-            rows = np.flatnonzero(self.cells.batch == batch)
-            share = covered_share(mean_probs[rows], shares) * self.shrinkage[batch]
-            weights = balance_classes(mean_probs[rows], shares)
-            moments = [Moments() for _ in norms]
-            for some, part in self.cells[rows].parts():
-                with record_moments(norms, moments, weights[some]), torch.no_grad():
-                    self.module.inference(**part.tensors(self.measured))
-            for norm, found in zip(norms, moments, strict=True):
-                norm.blend(batch, found, self.options.statistics * share)
-
-    def train(self) -> None:
-        """Train on the averaged predictions of network and profiles."""
-        options, parameters = self.options, [*self.adapters, *self.unfrozen]
-        if not parameters or not options.max_steps:
-            return
-        teacher = MovingAverage(parameters)
-        rates = ((self.adapters, options.adapter_lr), (self.unfrozen, options.network_lr))
-        groups = [{"params": group, "lr": rate} for group, rate in rates if group]
-        optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
-
-        def relative_rate(step: int) -> float:
-            fall = 0.5 * (1 + np.cos(np.pi * step / options.max_steps))
-            return float(min(1.0, (step + 1) / WARM_UP_STEPS) * fall)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, relative_rate)
-        queries = _endless(len(self.cells), options.batch_size, self.rng)
-        masking = GeneMasking(max_rate=MAX_MASK_RATE)
-        steps = range(options.max_steps)
-        for step in tracked(steps, "Adapting", len(steps), "steps", size=lambda _: 1):
-            if step % REFRESH_STEPS == 0:
-                with teacher.in_place():
-                    targets = self.targets()
-            rows = next(queries)
-            with use_adapters(self.module, self.cells.batch[rows]):
-                log_probs = self.augmented_log_probs(self.cells[rows], masking)
-                part = Targets(*(values[rows] for values in targets))
-                torch.autograd.backward(soft_cross_entropy(log_probs, part))
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            teacher.update()
-
-    def targets(self) -> Targets:
-        """Return the averaged predictions of network and profiles, restricted by known labels."""
-        mean_probs = (network_probs(self.module, self.cells, self.measured) + self.profile) / 2
-        found = select_targets(restrict_to_labels(mean_probs, self.allowed))
-        return Targets(found.probabilities, found.weights.maximum(self.labelled.to(mean_probs)))
-
-    def augmented_log_probs(self, cells: QueryCells, masking: GeneMasking) -> Tensor:
-        """Compute log-probabilities of the leaves for thinned and masked counts."""
-        thinned = replace(cells, counts=self.module.thinning.sample(cells.counts, self.rng))
-        inputs = thinned.tensors(self.measured)
-        seed = int(torch.randint(2**31, (1,), generator=self.mask_rng))
-        generator = torch.Generator().manual_seed(seed)
-        keep = masking.sample(*thinned.counts.shape, generator=generator).to(self.measured.device)
-        logits = self.module.inference(**inputs | {"measured": keep * inputs["measured"]})["logits"]
-        log_probs: Tensor = self.module.tree(logits)[:, self.module.tree.leaf_index]
-        return log_probs
-
-
-def _endless(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield shuffled mini-batches indefinitely, reshuffled after each pass over the cells."""
-    size = min(batch_size, n_cells)
-    while True:
-        order = rng.permutation(n_cells)
-        for start in range(0, n_cells - size + 1, size):
-            yield order[start : start + size]

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hdeepinsight._progress import tracked
+from hdeepinsight.adaptation._cells import QueryCells, network_probs
+from hdeepinsight.adaptation._check import AdaptationOptions
+from hdeepinsight.adaptation._layers import (
+    Moments,
+    NormAdapter,
+    insert_adapters,
+    record_moments,
+    use_adapters,
+)
+from hdeepinsight.nn import GeneMasking
+
+WARM_UP_STEPS = 20
+#: Steps between updates of the targets by the teacher.
+REFRESH_STEPS = 50
+WEIGHT_DECAY = 1e-4
+MAX_MASK_RATE = 0.5
 RARE_FLOOR = 0.2
 MAX_WEIGHT = 10.0
 ENOUGH_CELLS = 10.0
@@ -202,3 +221,106 @@ class MovingAverage:
     def _set(self, values: list[Tensor]) -> None:
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
+
+
+@dataclass(eq=False)
+class SelfTraining:
+    """Training of the adapters of a network on its own predictions and the profiles, in place."""
+
+    module: Any
+    cells: QueryCells
+    measured: Tensor
+    profile: Tensor
+    allowed: Tensor
+    shrinkage: list[float]
+    options: AdaptationOptions
+    frozen: tuple[bool, bool]
+    seed: int
+
+    def __post_init__(self) -> None:
+        module = self.module
+        self.rng = np.random.default_rng(self.seed)
+        self.mask_rng = torch.Generator().manual_seed(self.seed)
+        module.requires_grad_(False)
+        parts = zip((module.backbone, module.head), self.frozen, strict=True)
+        free = [part.requires_grad_() for part, frozen in parts if part is not None and not frozen]
+        self.unfrozen = [parameter for part in free for parameter in part.parameters()]
+        self.adapters = insert_adapters(module, self.shrinkage)
+        self.labelled = torch.as_tensor(self.cells.nodes > 0, device=self.measured.device)
+
+    def adapt_statistics(self, mean_probs: Tensor, shares: Tensor) -> None:
+        """Adapt the statistics of each batch, with classes weighted as in the reference.
+
+        Equal class weights on both sides remove differences in composition, so that only
+        differences in expression remain.
+        """
+        shares = shares.to(self.measured.device)
+        norms = [layer for layer in self.module.modules() if isinstance(layer, NormAdapter)]
+        for batch in range(len(self.shrinkage) if norms else 0):
+            rows = np.flatnonzero(self.cells.batch == batch)
+            share = covered_share(mean_probs[rows], shares) * self.shrinkage[batch]
+            weights = balance_classes(mean_probs[rows], shares)
+            moments = [Moments() for _ in norms]
+            for some, part in self.cells[rows].parts():
+                with record_moments(norms, moments, weights[some]), torch.no_grad():
+                    self.module.inference(**part.tensors(self.measured))
+            for norm, found in zip(norms, moments, strict=True):
+                norm.blend(batch, found, self.options.statistics * share)
+
+    def train(self) -> None:
+        """Train on the averaged predictions of network and profiles."""
+        options, parameters = self.options, [*self.adapters, *self.unfrozen]
+        if not parameters or not options.max_steps:
+            return
+        teacher = MovingAverage(parameters)
+        rates = ((self.adapters, options.adapter_lr), (self.unfrozen, options.network_lr))
+        groups = [{"params": group, "lr": rate} for group, rate in rates if group]
+        optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
+
+        def relative_rate(step: int) -> float:
+            fall = 0.5 * (1 + np.cos(np.pi * step / options.max_steps))
+            return float(min(1.0, (step + 1) / WARM_UP_STEPS) * fall)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, relative_rate)
+        queries = _endless(len(self.cells), options.batch_size, self.rng)
+        masking = GeneMasking(max_rate=MAX_MASK_RATE)
+        steps = range(options.max_steps)
+        for step in tracked(steps, "Adapting", len(steps), "steps", size=lambda _: 1):
+            if step % REFRESH_STEPS == 0:
+                with teacher.in_place():
+                    targets = self.targets()
+            rows = next(queries)
+            with use_adapters(self.module, self.cells.batch[rows]):
+                log_probs = self.augmented_log_probs(self.cells[rows], masking)
+                part = Targets(*(values[rows] for values in targets))
+                torch.autograd.backward(soft_cross_entropy(log_probs, part))
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            teacher.update()
+
+    def targets(self) -> Targets:
+        """Return the averaged predictions of network and profiles, restricted by known labels."""
+        mean_probs = (network_probs(self.module, self.cells, self.measured) + self.profile) / 2
+        found = select_targets(restrict_to_labels(mean_probs, self.allowed))
+        return Targets(found.probabilities, found.weights.maximum(self.labelled.to(mean_probs)))
+
+    def augmented_log_probs(self, cells: QueryCells, masking: GeneMasking) -> Tensor:
+        """Compute log-probabilities of the leaves for thinned and masked counts."""
+        thinned = replace(cells, counts=self.module.thinning.sample(cells.counts, self.rng))
+        inputs = thinned.tensors(self.measured)
+        seed = int(torch.randint(2**31, (1,), generator=self.mask_rng))
+        generator = torch.Generator().manual_seed(seed)
+        keep = masking.sample(*thinned.counts.shape, generator=generator).to(self.measured.device)
+        logits = self.module.inference(**inputs | {"measured": keep * inputs["measured"]})["logits"]
+        log_probs: Tensor = self.module.tree(logits)[:, self.module.tree.leaf_index]
+        return log_probs
+
+
+def _endless(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield shuffled mini-batches indefinitely, reshuffled after each pass over the cells."""
+    size = min(batch_size, n_cells)
+    while True:
+        order = rng.permutation(n_cells)
+        for start in range(0, n_cells - size + 1, size):
+            yield order[start : start + size]
