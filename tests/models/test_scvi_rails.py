@@ -318,7 +318,7 @@ def test_a_model_of_a_registry_trains_with_a_datamodule(splitter, query, truth, 
 
     with pytest.raises(ValueError, match="trained with a datamodule, so no reference can be"):
         SCHDeepInsight.load(tmp_path / "model", adata=query)
-    with pytest.raises(ValueError, match=r"train\(\) requires cells, but the model has no"):
+    with pytest.raises(ValueError, match=r"call requires cells, but the model has no"):
         model.train()
 
 

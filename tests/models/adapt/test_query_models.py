@@ -68,7 +68,7 @@ def test_repr_states_the_adaptation(model, shifted, adapt, tmp_path) -> None:
 
 
 def test_a_reference_that_is_not_there_is_not_saved(model, shifted, adapt, tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"save_anndata=True saves the reference.*none attached"):
+    with pytest.raises(ValueError, match="no reference attached"):
         adapt(shifted).save(tmp_path / "adapted", save_anndata=True)
     assert not (tmp_path / "adapted").exists()
 

@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 
 from hdeepinsight._errors import check_keywords, one_column
-from hdeepinsight.adaptation import AdaptationOptions, Adapter, QueryCells
+from hdeepinsight.adaptation import AdaptationOptions, Adapter
 from hdeepinsight.annotation import (
     Annotation,
     Calibration,
@@ -664,6 +664,10 @@ class AnnotatingMixin(_Base):
         cells = query_cells(opened, rows, opened.read(rows), batch[rows], query.nodes[rows])
         profiles: Any = self.profiles_
         reader = QueryReader(self, opened)
+        some = cells.spread(SAMPLE_CELLS)
+        some = replace(some, batch=np.full(len(some), -1))  # no adapter is applied
+        read = some.counts, reader.network(some, ("probabilities",))["probabilities"]
+        comparison = reader.compare(*read)
         with seeded(self.seed):
             self.module = adapter.fit(
                 network,
@@ -672,7 +676,7 @@ class AnnotatingMixin(_Base):
                 profiles=profiles,
                 ensemble=reader.network.ensembles[0],
                 shift=self.shift_,
-                unlike=_share_unlike_reference(reader, cells),
+                unlike=None if comparison is None else comparison.foreign_share(*read),
                 options=settings,
                 seed=self.seed,
                 **query.freeze,
@@ -687,15 +691,6 @@ class AnnotatingMixin(_Base):
         if kind is Adapter:
             return Adapter.from_dict(values, self.module, self.profiles_)
         return kind.from_dict(values)
-
-
-def _share_unlike_reference(reader: QueryReader, cells: QueryCells) -> float | None:
-    """Return the share of a sample of query cells that differ from the reference."""
-    some = cells.spread(SAMPLE_CELLS)
-    some = replace(some, batch=np.full(len(some), -1))  # no adapter is applied
-    probabilities = reader.network(some, ("probabilities",))["probabilities"]
-    comparison = reader.compare(some.counts, probabilities)
-    return None if comparison is None else comparison.foreign_share(some.counts, probabilities)
 
 
 class _Query(NamedTuple):

@@ -256,9 +256,6 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         if self.registry_["setup_method_name"] == "setup_datamodule":
             msg = "train_student requires the reference in memory, but the model was trained with a"
             raise ValueError(f"{msg} datamodule. Train a model on an AnnData.")
-        if self.adata is None:
-            msg = "train_student requires the reference, but the model has none attached. Load it"
-            raise ValueError(f"{msg} with load(adata=...).")
         self._check_reference()
         recipe, names = self.recipe_, ("max_epochs", "batch_size")
         same: dict[str, Any] = {name: recipe.get(name) for name in names}

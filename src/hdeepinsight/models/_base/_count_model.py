@@ -584,9 +584,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 raise ValueError(f"{msg} its registry: {type(self).__name__}(registry=...).")
             n_train, n_val = training.sizes_of(datamodule)
         else:
-            if self.adata is None:
-                msg = "train() requires cells, but the model has no reference attached. Load it"
-                raise ValueError(f"{msg} with adata=..., or pass datamodule=...")
             self._check_reference()
             if (parts := loading.pop("external_indexing", None)) is not None:
                 training.refuse_without_effect(given, SPLITTING, "with external_indexing")
@@ -802,11 +799,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             known = ("dir_path", "prefix", "overwrite", "save_anndata")
             check_keywords("save() without save_anndata", given, known)
         else:
-            if self.adata is None:
-                msg = "save_anndata=True saves the reference, but the model has none attached."
-                raise ValueError(f"{msg} Omit it, or load the model with adata=...")
-            self._check_saving_cells()
             reference: Any = self._resolve_adata(None)
+            self._check_saving_cells()
             paired = isinstance(reference, MuData)
             name = REFERENCE_FILES[paired]
             write = reference.write_h5mu if paired else reference.write_h5ad

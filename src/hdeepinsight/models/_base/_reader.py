@@ -110,13 +110,12 @@ class QueryReader:
         def outputs(chunk: tuple[slice, sparse.csr_matrix]) -> Outputs:
             rows, counts = chunk
             cells = query_cells(self.opened, rows, counts, batch[rows])
+            extra = dict(cells.extra)
             if self.shift is not None:
-                extra = {**cells.extra, "shift": self.shift(numbers[rows])}
-                cells = replace(cells, extra=extra)
+                extra["shift"] = self.shift(numbers[rows])
             if self.panel is not None:
-                extra = {**cells.extra, PANEL_KEY: self.panel[numbers[rows]]}
-                cells = replace(cells, extra=extra)
-            found = self.network(cells, names, batch_size)
+                extra[PANEL_KEY] = self.panel[numbers[rows]]
+            found = self.network(replace(cells, extra=extra), names, batch_size)
             if self.comparison is not None:
                 found |= self.comparison.measure(counts, found["probabilities"])
             return found

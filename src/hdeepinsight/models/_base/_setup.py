@@ -85,8 +85,8 @@ class Setup:
 def resolve_cells(data: Any, attached: Any) -> Any:
     """Return the given object, read if it is a MuData file; the attached one by default."""
     if data is None and attached is None:
-        msg = "This call requires cells, but the model has no reference attached."
-        hint = "Pass an AnnData or the path of a file, or load the model with adata=..."
+        msg = "This call requires cells, but the model has no reference attached. Load it with"
+        hint = "adata=..., or pass an AnnData or the path of a file where the call takes one."
         raise ValueError(f"{msg} {hint}")
     data = attached if data is None else data
     return open_paired(data) if is_paired(data) else data
