@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -34,7 +35,7 @@ from hdeepinsight.explanation import (
     background_from_profiles,
     explain_cells,
 )
-from hdeepinsight.image import GeneLayout
+from hdeepinsight.image import GeneLayout, protein_layout
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._registration import BATCH, LABELS, Setup, read_counts
@@ -182,10 +183,10 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         self.module = None
         if adata is not None:
             source = self._registration().source
-            genes = multimodal.genes_of_proteins(adata, self._setup)
-            keep = [*keep_genes, *(gene for gene in genes if gene not in keep_genes)]
+            genes = multimodal.genes_of_proteins(adata, self._setup).values()
+            keep = dict.fromkeys(chain(keep_genes, *genes))
             nodes = self._nodes()
-            self._build(self._layout_of(source, nodes, keep), proteins, nodes)
+            self._build(self._layout_of(source, nodes, list(keep)), proteins, nodes)
             self._read_genes(
                 self.genes, multimodal.protein_arrays(adata, self._setup, self.proteins)
             )
@@ -511,7 +512,8 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             options["n_members"] = int(np.clip(MEMBERS_CELLS // max(n_labelled, 1), 1, MAX_MEMBERS))
         self.layout = layout
         proteins = GeneLayout.from_dict(proteins) if isinstance(proteins, dict) else proteins
-        proteins = proteins or multimodal.layout_of_proteins(self.adata, self._setup, layout)
+        if genes := multimodal.genes_of_proteins(self.adata, self._setup, layout.genes):
+            proteins = proteins or protein_layout(layout, genes)
         self.protein_layout: GeneLayout | None = proteins
         options["layout"] = layout.to_dict()
         options["proteins"] = proteins and proteins.to_dict()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +18,10 @@ from hdeepinsight.data import (
     protein_genes,
     protein_names,
 )
-from hdeepinsight.image import GeneLayout, protein_layout
 from hdeepinsight.models._base._registration import Setup, as_label_keys, check_reference, register
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from anndata import AnnData
 
 
 def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
@@ -47,21 +44,16 @@ def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
     register(model_class, mdata, source, obs, setup)
 
 
-def genes_of_proteins(data: Any, setup: Setup) -> list[str]:
-    """Return the genes of the proteins of a reference, which a fitted layout must contain."""
+def genes_of_proteins(
+    data: Any, setup: Setup, genes: Sequence[str] | None = None
+) -> dict[str, Sequence[str]]:
+    """Return which genes, by default of the reference, each of its proteins has, if any."""
     if not is_paired(data):
-        return []
-    names = list(map(str, _modality(data, setup, "rna").var_names))
-    genes = [protein_genes(name, names) for name in _proteins(data, setup)]
-    return list(dict.fromkeys(chain.from_iterable(genes)))
-
-
-def layout_of_proteins(data: Any, setup: Setup, layout: GeneLayout) -> GeneLayout | None:
-    """Place each protein at the pixel of its gene; return ``None`` without proteins."""
-    if not is_paired(data):
-        return None
-    genes = {name: protein_genes(name, layout.genes) for name in _proteins(data, setup)}
-    return protein_layout(layout, genes)
+        return {}
+    find = partial(setup.modalities.find, data, required=True)
+    known = data.mod[find("rna")].var_names.astype(str) if genes is None else genes
+    names = protein_names(data.mod[find("protein")])
+    return {name: protein_genes(name, list(known)) for name in names}
 
 
 def protein_arrays(data: Any, setup: Setup, proteins: Sequence[str]) -> dict[str, np.ndarray]:
@@ -72,11 +64,3 @@ def protein_arrays(data: Any, setup: Setup, proteins: Sequence[str]) -> dict[str
     found = setup.modalities.proteins_of(data, proteins, layer=layer)
     measured = found.measured.astype(np.float32)
     return {FIELD_KEYS.PROTEINS: found.counts, "proteins_measured": measured}
-
-
-def _proteins(mdata: MuData, setup: Setup) -> Sequence[str]:
-    return protein_names(_modality(mdata, setup, "protein"))
-
-
-def _modality(mdata: MuData, setup: Setup, kind: str) -> AnnData:
-    return mdata.mod[setup.modalities.find(mdata, kind, required=True)]
