@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -40,8 +40,6 @@ from hdeepinsight.nn import (
 )
 
 logger = logging.getLogger(__name__)
-
-Network = TypeVar("Network", bound=nn.Module)
 
 ONE_BATCH = "query"
 HALF_SHRUNK_CELLS = 100
@@ -123,7 +121,7 @@ class Adapter:
 
     def fit(
         self,
-        module: Network,
+        module: Any,
         cells: QueryCells,
         measured: Tensor,
         *,
@@ -132,16 +130,14 @@ class Adapter:
         shift: float | None = None,
         unlike: float | None = None,
         options: AdaptationOptions,
-        freeze_backbone: bool = True,
-        freeze_head: bool = True,
         seed: int = 0,
-    ) -> Network:
+    ) -> Any:
         """Adapt a copy of the network, and check which label changes are supported.
 
         Parameters
         ----------
         module
-            Network of the reference model, which is not modified.
+            Network of the reference model, whose weights are not modified.
         cells
             Cells of the query, with the batch codes of :meth:`batch_of`.
         measured
@@ -156,8 +152,6 @@ class Adapter:
             Share of cells that differ from the reference.
         options
             Options of the adaptation.
-        freeze_backbone, freeze_head
-            Keep the weights of backbone and head; the adapter layers are always trained.
         seed
             Random seed.
 
@@ -165,8 +159,7 @@ class Adapter:
         -------
         The network for prediction: an adapted copy, or ``module`` itself.
         """
-        pristine: Any = copy.deepcopy(module)
-        tree = pristine.tree.taxonomy
+        tree = module.tree.taxonomy
         labels = list(map(tree.label, tree.leaves.tolist()))
         figures: dict[str, Any] = {
             "genes": float(measured.mean()),
@@ -184,11 +177,11 @@ class Adapter:
 
         def zero_shot(some: QueryCells) -> tuple[Tensor, Tensor]:
             """Predict by the network alone and combined; measure the distance of its types."""
-            plain = network_probs(pristine, some, measured)
+            plain = network_probs(module, some, measured)
             before = combined_probs(ensemble, some, measured, plain)
             has_rna = torch.as_tensor(True if some.has_rna is None else some.has_rna)
             leaves = torch.where(has_rna, before.argmax(1).cpu(), -1)
-            query = leaf_sums(pristine, some.counts, leaves, measured).profiles()
+            query = leaf_sums(module, some.counts, leaves, measured).profiles()
             figures["shift_query"] = profile_shift(query, profiles, measured.cpu())
             return plain, before
 
@@ -202,16 +195,14 @@ class Adapter:
         if sample is not cells:
             plain, before = zero_shot(cells)
         nodes = torch.as_tensor(cells.nodes, device=measured.device)
-        allowed, batches = leaves_under(pristine.tree)[nodes], range(len(self.batches))
+        allowed, batches = leaves_under(module.tree)[nodes], range(len(self.batches))
         now = before
         if ensemble is not None:
             leaves = restrict_to_labels(before, allowed).cpu()
             if cells.has_rna is not None:
                 leaves = leaves * torch.as_tensor(cells.has_rna).unsqueeze(1)
             rows = [np.flatnonzero(cells.batch == batch) for batch in batches]
-            sums = [
-                leaf_sums(pristine, cells.counts[each], leaves[each], measured) for each in rows
-            ]
+            sums = [leaf_sums(module, cells.counts[each], leaves[each], measured) for each in rows]
             self.query_profiles = QueryProfiles.of(profiles, sums, limit)
             known = profiles, measured.cpu(), ensemble.normalizer, self.query_profiles
             ensemble = ProfileEnsemble(*known).to(measured.device)
@@ -224,11 +215,8 @@ class Adapter:
         shrinkage = [size / (size + HALF_SHRUNK_CELLS) for size in sizes]
         profile = profile_probs(profiles, cells, measured, before)
         held_out = profile_probs(profiles, cells, measured, before, skip=1)
-        adapted = copy.deepcopy(pristine)
-        frozen = freeze_backbone, freeze_head
-        run = SelfTraining(
-            adapted, cells, measured, profile, allowed, shrinkage, options, frozen, seed
-        )
+        adapted = copy.deepcopy(module)
+        run = SelfTraining(adapted, cells, measured, profile, allowed, shrinkage, options, seed)
         run.adapt_statistics((before + profile) / 2, profiles.shares)
         run.train()
         network = network_probs(adapted, cells, measured)
@@ -245,7 +233,7 @@ class Adapter:
             self._weights, self._shrinkage, module = weights, shrinkage, adapted
         return self._finish(replace(report, **facts), module)
 
-    def _finish(self, report: AdaptationReport, module: Network) -> Network:
+    def _finish(self, report: AdaptationReport, module: Any) -> Any:
         """Keep the report, and drop what is not applied; return the network for prediction."""
         self.report = report
         if not self.is_applied:

@@ -83,8 +83,8 @@ class AdaptationOptions:
         Maximum number of cells per step.
     statistics
         Weight of a large batch's statistics relative to those of the reference, from 0 to 1.
-    adapter_lr, network_lr
-        Learning rates of the adapters and of unfrozen weights.
+    adapter_lr
+        Learning rate of the adapters.
     max_cells
         Maximum number of query cells in the adaptation, sampled evenly from the batches. By default
         the optimiser reads 12,800 cells, and measurements are stable well below 20,000.
@@ -105,7 +105,6 @@ class AdaptationOptions:
     batch_size: int = 64
     statistics: float = 0.5
     adapter_lr: float = 2e-3
-    network_lr: float = 3e-4
     max_cells: int = 20_000
 
     def __post_init__(self) -> None:

@@ -234,18 +234,13 @@ class SelfTraining:
     allowed: Tensor
     shrinkage: list[float]
     options: AdaptationOptions
-    frozen: tuple[bool, bool]
     seed: int
 
     def __post_init__(self) -> None:
-        module = self.module
         self.rng = np.random.default_rng(self.seed)
         self.mask_rng = torch.Generator().manual_seed(self.seed)
-        module.requires_grad_(False)
-        parts = zip((module.backbone, module.head), self.frozen, strict=True)
-        free = [part.requires_grad_() for part, frozen in parts if part is not None and not frozen]
-        self.unfrozen = [parameter for part in free for parameter in part.parameters()]
-        self.adapters = insert_adapters(module, self.shrinkage)
+        self.module.requires_grad_(False)
+        self.adapters = insert_adapters(self.module, self.shrinkage)
         self.labelled = torch.as_tensor(self.cells.nodes > 0, device=self.measured.device)
 
     def adapt_statistics(self, mean_probs: Tensor, shares: Tensor) -> None:
@@ -269,13 +264,11 @@ class SelfTraining:
 
     def train(self) -> None:
         """Train on the averaged predictions of network and profiles."""
-        options, parameters = self.options, [*self.adapters, *self.unfrozen]
-        if not parameters or not options.max_steps:
+        options = self.options
+        if not self.adapters or not options.max_steps:
             return
-        teacher = MovingAverage(parameters)
-        rates = ((self.adapters, options.adapter_lr), (self.unfrozen, options.network_lr))
-        groups = [{"params": group, "lr": rate} for group, rate in rates if group]
-        optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
+        teacher, rate = MovingAverage(self.adapters), options.adapter_lr
+        optimizer = torch.optim.AdamW(self.adapters, lr=rate, weight_decay=WEIGHT_DECAY)
 
         def relative_rate(step: int) -> float:
             fall = 0.5 * (1 + np.cos(np.pi * step / options.max_steps))

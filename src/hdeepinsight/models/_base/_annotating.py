@@ -560,8 +560,6 @@ class AnnotatingMixin(_Base):
         *,
         labels_key: str | Sequence[str] | None = None,
         batch_key: str | None = None,
-        freeze_backbone: bool = True,
-        freeze_head: bool = True,
         **reading: Any,
     ) -> Self:
         """Create a query model from a reference model.
@@ -580,8 +578,6 @@ class AnnotatingMixin(_Base):
         batch_key
             Column of the query with the batch of each cell; each batch is adapted separately. By
             default all cells are one batch.
-        freeze_backbone, freeze_head
-            Keep the weights of the reference model unchanged, and train only the adapter.
         **reading
             ``layer``, ``use_raw``, ``scale`` and ``fold_case`` of
             :meth:`~hdeepinsight.models.CountModel.open`.
@@ -638,8 +634,7 @@ class AnnotatingMixin(_Base):
         if labels_key and not nodes.any():
             msg = "labels_key has no effect: no query cell has a label of the taxonomy in"
             warnings.warn(f"{msg} {labels_key!r}.", UserWarning, stacklevel=2)
-        freeze = {"freeze_backbone": freeze_backbone, "freeze_head": freeze_head}
-        model._query = _Query(adata, reading, opened, nodes, freeze, model.module)
+        model._query = _Query(adata, reading, opened, nodes, model.module)
         return model
 
     def _fit_adapter(self, plan: dict[str, Any], options: dict[str, Any]) -> None:
@@ -679,7 +674,6 @@ class AnnotatingMixin(_Base):
                 unlike=None if comparison is None else comparison.foreign_share(*read),
                 options=settings,
                 seed=self.seed,
-                **query.freeze,
             )
         self.module.eval()
         report: Any = adapter.report
@@ -700,5 +694,4 @@ class _Query(NamedTuple):
     reading: dict[str, Any]
     opened: AlignedQuery
     nodes: np.ndarray
-    freeze: dict[str, bool]
     module: torch.nn.Module
