@@ -459,7 +459,15 @@ class ProfileEnsemble(nn.Module):
 
 
 def network_alone(leaves: Tensor, discriminant: float = 1.0) -> Tensor:
-    """Return the leaf probabilities by a network as they are, in the form of a combination."""
+    """Return the leaf probabilities by a network as they are, in the form of a combination.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hdeepinsight.nn import network_alone
+    >>> network_alone(torch.tensor([[0.5, 0.5]]))
+    tensor([[0.5000, 0.5000]])
+    """
     return leaves.detach()
 
 
