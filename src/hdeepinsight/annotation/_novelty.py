@@ -39,6 +39,10 @@ FEW_MARKERS, LOW_FOLD = 5, 2.0
 N_SPECIFIC = 100
 #: Share of a gene that is added before ratios of profiles.
 PSEUDO_SHARE = 2e-5
+#: Similarity below which cells do not look like the reference, as for a whole query.
+UNLIKE = 0.67
+#: Least similarity that is expected of cells of the reference.
+MIN_REACHED = 0.5
 #: Cells whose counts are pooled: one cell has too few counts to show that it lacks a marker.
 N_NEIGHBORS = 15
 #: Fewest simulated doublets per half of the cells, as a number and per cell, and the largest share
@@ -481,7 +485,7 @@ class MarkerEvidence:
         specificity = np.sqrt(highest) * np.log((highest + PSEUDO_SHARE) / (median + PSEUDO_SHARE))
         self.specific = np.argsort(-specificity)[:N_SPECIFIC]
         specific = counts[:, self.specific].toarray()
-        self.lineages, factors = {}, []
+        self.lineages, factors, rng = {}, [], np.random.default_rng(0)
         for lineage in np.unique(called).tolist():
             own, rest = known[group == lineage], known[group != lineage]
             cells = np.flatnonzero(called == lineage)
@@ -495,14 +499,22 @@ class MarkerEvidence:
             markers = markers[np.argsort(-(lowest * np.log(fold))[markers])[:N_MARKERS]]
             genes = np.concatenate([markers, self.specific])
             found_counts = np.hstack([counts[cells][:, markers].toarray(), specific[cells]])
-            expected = found.depth[cells] @ profiles.base[:, genes][found.leaf[cells]]
-            factor = (found_counts.sum(axis=0) + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
+            sizes = np.bincount(found.leaf[cells], found.depth[cells], len(profiles.sizes))
+            expected = sizes @ profiles.base
+            factor = found_counts.sum(axis=0) + PSEUDO_COUNTS
+            factor /= expected[genes] + PSEUDO_COUNTS
             factors.append(factor[len(markers) :])
+            # Cells of a missing type may be all that a label has, and lack its markers.
+            drawn = rng.multinomial(int(expected.sum()), expected / expected.sum())
+            reached = max(log_correlation(drawn, expected), MIN_REACHED)
+            summed = np.asarray(counts[cells].sum(axis=0)).ravel()
+            if log_correlation(summed, expected) < UNLIKE * reached:
+                factor = np.ones_like(factor)
             self.lineages[lineage] = (
                 found.likelihoods[cells],
                 np.column_stack([found.depth[cells], found_counts]).astype(np.float32),
                 markers,
-                # A difference of the whole lineage is attributed to the study.
+                # Other differences of the whole lineage are attributed to the study.
                 np.clip(factor[: len(markers)], 1 / MAX_MARKER_RATIO, MAX_MARKER_RATIO),
             )
         # One of all lineages, too; with a single one, a new type would be corrected away.
@@ -577,6 +589,14 @@ def mean_share(counts: sparse.csr_matrix) -> np.ndarray:
     """Return the mean over cells of the share of each gene, shape ``(n_genes,)``."""
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     return np.asarray(counts.T @ (1.0 / np.maximum(total, 1.0))) / max(len(total), 1)
+
+
+def log_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Correlate two profiles on the logarithms of their shares."""
+    if len(one) < 3:
+        return 0.0
+    logs = np.log(one / max(one.sum(), 1e-12) + 1e-5), np.log(other / other.sum() + 1e-5)
+    return float(np.nan_to_num(np.corrcoef(*logs)[0, 1]))
 
 
 def _normalise(shares: np.ndarray) -> np.ndarray:

@@ -11,11 +11,14 @@ from scipy import sparse
 
 from hdeepinsight.annotation._decode import most_probable_leaf
 from hdeepinsight.annotation._novelty import (
+    MIN_REACHED,
+    UNLIKE,
     DoubletDetector,
     Explained,
     MarkerEvidence,
     ReferenceBank,
     TypeProfiles,
+    log_correlation,
     mean_share,
     thin,
     upper_share,
@@ -54,8 +57,8 @@ MIN_CELLS = 20
 #: Largest weight of a held-out cell of a type that is frequent in the query.
 MAX_WEIGHT = 5.0
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-#: Similarity and distinctness below which the query does not look like the reference.
-UNLIKE, INDISTINCT = 0.67, 0.42
+#: Distinctness below which the query does not look like the reference.
+INDISTINCT = 0.42
 #: Counts below which the depth of a cell explains why it looks like an empty droplet.
 FEW_COUNTS = 100
 #: Depth of labels that nothing stops.
@@ -224,7 +227,7 @@ class QueryComparison:
             # All droplets of a file of empty ones may get one label, so a mixture competes.
             by_mean = self.profiles.unmix(mean, (by_called + by_profile) / 2)
             mixtures = by_called, by_profile, by_mean
-            fits = [_log_correlation(mean, each @ self.profiles.base) for each in mixtures]
+            fits = [log_correlation(mean, each @ self.profiles.base) for each in mixtures]
             weights = mixtures[int(np.argmax(fits))]
         found = self.profiles.explain(counts)
         # Empty droplets alone may get one label, too, but have few counts.
@@ -476,15 +479,15 @@ class QueryComparison:
         return found
 
     def _similarity(self, counts: sparse.csr_matrix, weights: np.ndarray) -> float:
-        found = _log_correlation(mean_share(counts), weights @ self.profiles.base)
+        found = log_correlation(mean_share(counts), weights @ self.profiles.base)
         # As many held-out cells of the same types at the same depths.
         chance = np.where(self.position >= 0, weights[self.position] + 1e-6, 1e-6)
         size = N_DEPTHS, -(-counts.shape[0] // N_DEPTHS)
         drawn = self.rng.choice(len(self.nodes), size=size, p=chance / chance.sum())
         known = mean_share(sparse.vstack([a[b] for a, b in zip(self.held_out, drawn, strict=True)]))
         mixed = np.bincount(self.position[drawn].ravel().clip(0), minlength=len(self.leaves))
-        reached = _log_correlation(known, mixed / mixed.sum() @ self.profiles.base)
-        return min(found / max(reached, 0.5), 1.0)
+        reached = log_correlation(known, mixed / mixed.sum() @ self.profiles.base)
+        return min(found / max(reached, MIN_REACHED), 1.0)
 
 
 def marker_predictor(
@@ -539,14 +542,6 @@ def marker_predictor(
 
 def _most_probable(probabilities: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     return np.asarray(nodes[probabilities[:, nodes].argmax(axis=1)])
-
-
-def _log_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Correlate two profiles on the logarithms of their shares."""
-    if len(one) < 3:
-        return 0.0
-    logs = np.log(one / max(one.sum(), 1e-12) + 1e-5), np.log(other / other.sum() + 1e-5)
-    return float(np.nan_to_num(np.corrcoef(*logs)[0, 1]))
 
 
 def _threshold(confidence: np.ndarray, wrong: np.ndarray, weight: np.ndarray) -> float:

@@ -11,7 +11,8 @@ import pandas as pd
 
 from hdeepinsight._errors import check_choice
 from hdeepinsight.annotation._decode import Reject, most_probable_leaf
-from hdeepinsight.annotation._trust import INDISTINCT, NO_LIMIT, UNLIKE, QueryComparison
+from hdeepinsight.annotation._novelty import UNLIKE
+from hdeepinsight.annotation._trust import INDISTINCT, NO_LIMIT, QueryComparison
 from hdeepinsight.data import AlignedQuery, GeneReport
 from hdeepinsight.taxonomy import Taxonomy
 
