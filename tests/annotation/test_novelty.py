@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -37,9 +38,9 @@ def profiles(rng):
 PROFILES = profiles(np.random.default_rng(0))
 
 
-def draw(shares, rng, depth=DEPTH):
-    """Draw counts of cells with these shares of genes."""
-    noisy = shares * rng.gamma(20, 1 / 20, size=shares.shape)
+def draw(shares, rng, depth=DEPTH, shape=20):
+    """Draw counts of cells with these shares of genes, and variation around them."""
+    noisy = shares * rng.gamma(shape, 1 / shape, size=shares.shape)
     return sparse.csr_matrix(
         np.stack([rng.multinomial(depth, row / row.sum()) for row in noisy]).astype(np.float32)
     )
@@ -92,19 +93,26 @@ def test_cells_like_the_reference_keep_their_labels(bank):
 @pytest.mark.parametrize("n_cells", [5, 30])
 def test_few_cells_and_cells_of_one_type_are_not_foreign(bank, n_cells):
     rng = np.random.default_rng(3)
-    pure = draw(np.repeat(PROFILES[:1], n_cells, axis=0), rng)
+    pure = draw(np.repeat(PROFILES[:1], n_cells, axis=0), rng, shape=4)
     for counts in (pure, known_cells(n_cells, rng)[0]):
         comparison, _, depth, _ = compare(bank, counts)
         assert not comparison.is_foreign
         assert (depth == 0).mean() <= 0.2
 
 
-def test_a_sorted_population_keeps_its_labels(bank):
-    counts = draw(np.repeat(PROFILES[:1], 300, axis=0), np.random.default_rng(4))
+def test_a_sorted_population_keeps_its_labels_and_its_empty_droplets_get_none(bank):
+    rng = np.random.default_rng(4)
+    counts = draw(np.repeat(PROFILES[:1], 300, axis=0), rng, shape=4)
     comparison, columns, depth, _ = compare(bank, counts)
     assert not comparison.is_foreign
+    assert comparison.variation > 1.5
     assert columns["is_ambient"].mean() < 0.05
     assert (depth == 0).mean() < 0.05
+    soup = np.asarray(counts.sum(axis=0)).ravel()
+    empty = sparse.csr_matrix(rng.multinomial(DEPTH, soup / soup.sum(), size=300))
+    comparison, _, depth, _ = compare(bank, empty.astype(np.float32))
+    assert comparison.variation == pytest.approx(1, abs=0.15)
+    assert (depth == 0).all()
 
 
 def test_noise_gets_no_label(bank):
@@ -392,3 +400,12 @@ def test_sorted_cells_are_not_called_empty_droplets():
         assert result.verdict.light != "red"
         assert not result.novelty["is_ambient"].any()
         assert (result.stop_nodes == 0).mean() < 0.02
+
+
+@pytest.mark.slow
+def test_progenitors_get_no_type_of_blood(hdi_data):
+    cells = ad.read_h5ad(hdi_data / "bm_triana_citeseq.h5ad")
+    result = hdi.hub.pull("pbmc").annotate(cells)
+    novel = cells.obs["lineage"].isin(["Erythroid/Mk", "HSPC"]).to_numpy()
+    has_type = np.isin(result.stop_nodes, result.taxonomy.leaves)
+    assert has_type[novel].mean() < 0.1 < 0.75 < has_type[~novel].mean()

@@ -29,8 +29,8 @@ MAX_RATIO, MAX_MARKER_RATIO = 20.0, 6.0
 EM_STEPS = 100
 #: Counts that are drawn for a simulated droplet; those of deeper ones are scaled from these.
 DRAWN_COUNTS = 100
-#: Fewest cells from which the counts per cell of a type are estimated.
-FEW_CELLS = 10
+#: Fewest cells from which the counts per cell of a type, or the variation of cells, are estimated.
+FEW_CELLS, MIN_VARYING = 10, 20
 #: Markers of a lineage: each of its types expresses them more than all others by `MIN_FOLD`, or by
 #: `LOW_FOLD` if there are fewer than `FEW_MARKERS`.
 N_MARKERS, MIN_FOLD = 10, 3.0
@@ -283,6 +283,23 @@ class TypeProfiles:
         """Return whether one lineage dominates, so that empty droplets resemble its cells."""
         return bool(np.bincount(self.group, weights).max() > MAX_PURITY * weights.sum())
 
+    def variation(self, counts: sparse.csr_matrix) -> float | None:
+        """Return how much cells vary in their likelihoods under the types.
+
+        It is their mean variance over all directions, relative to draws of as many counts from the
+        mean profile of the cells: 1 for empty droplets. ``None`` for few cells or one type.
+        """
+        depth = np.asarray(counts.sum(axis=1), dtype=np.float64)
+        mean = np.asarray(counts.sum(axis=0)).ravel() / depth.sum()
+        ratios = np.log(self.base[self.known] / self.base[self.known].mean(axis=0))
+        ratios -= (ratios @ mean)[:, None]
+        expected, axes = np.linalg.eigh((ratios * mean) @ ratios.T)
+        used = expected > 1e-6
+        if len(depth) < MIN_VARYING or not used.any():
+            return None
+        scores = (counts @ ratios.T) / np.sqrt(depth) @ axes[:, used]
+        return float((np.square(scores).mean(axis=0) / expected[used]).mean())
+
     def unmix(self, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the shares of the types that explain a mean profile best, by EM."""
         weights = np.where(self.weights > 0, weights + 0.01, 0.0)
@@ -499,16 +516,14 @@ class MarkerEvidence:
             markers = markers[np.argsort(-(lowest * np.log(fold))[markers])[:N_MARKERS]]
             genes = np.concatenate([markers, self.specific])
             found_counts = np.hstack([counts[cells][:, markers].toarray(), specific[cells]])
-            sizes = np.bincount(found.leaf[cells], found.depth[cells], len(profiles.sizes))
-            expected = sizes @ profiles.base
-            factor = found_counts.sum(axis=0) + PSEUDO_COUNTS
-            factor /= expected[genes] + PSEUDO_COUNTS
+            expected = found.depth[cells] @ profiles.base[:, genes][found.leaf[cells]]
+            factor = (found_counts.sum(axis=0) + PSEUDO_COUNTS) / (expected + PSEUDO_COUNTS)
             factors.append(factor[len(markers) :])
             # Cells of a missing type may be all that a label has, and lack its markers.
-            drawn = rng.multinomial(int(expected.sum()), expected / expected.sum())
-            reached = max(log_correlation(drawn, expected), MIN_REACHED)
-            summed = np.asarray(counts[cells].sum(axis=0)).ravel()
-            if log_correlation(summed, expected) < UNLIKE * reached:
+            mean = profiles.base[found.leaf[cells]].mean(axis=0)
+            drawn = rng.multinomial(int(found.depth[cells].sum()), mean / mean.sum())
+            reached = max(log_correlation(drawn, mean), MIN_REACHED)
+            if log_correlation(mean_share(counts[cells]), mean) < UNLIKE * reached:
                 factor = np.ones_like(factor)
             self.lineages[lineage] = (
                 found.likelihoods[cells],

@@ -57,8 +57,8 @@ MIN_CELLS = 20
 #: Largest weight of a held-out cell of a type that is frequent in the query.
 MAX_WEIGHT = 5.0
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-#: Distinctness below which the query does not look like the reference.
-INDISTINCT = 0.42
+#: Distinctness and variation below which the query does not look like the reference.
+INDISTINCT, MIN_VARIATION = 0.42, 1.3
 #: Counts below which the depth of a cell explains why it looks like an empty droplet.
 FEW_COUNTS = 100
 #: Depth of labels that nothing stops.
@@ -109,6 +109,9 @@ class QueryComparison:
         Excess of the log-likelihood of one type over the mixture of all types for the median cell,
         relative to held-out cells. It is near 0 for empty droplets, and for cells with every gene
         shuffled across cells.
+    variation
+        Mean variance of the likelihoods of the types, relative to draws from the mean profile of
+        the query. It is near 1 for empty droplets alone; ``None`` for few cells.
     is_foreign
         Whether one of them is too low, so that no label is reliable.
     splits
@@ -150,8 +153,8 @@ class QueryComparison:
         kept = kept[sums[kept] > 0]
         counts, sample, probabilities = counts[kept], sample[kept], probabilities[kept]
         self.profiles = TypeProfiles(bank, taxonomy, self.genes, counts)
+        self.variation = self.profiles.variation(counts)
         depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-        self.median_depth = float(np.median(depth))
         self.edges = np.quantile(depth, np.linspace(0, 1, N_DEPTHS + 1)[1:-1])
         bins = self._bin(depth)
         self.nodes, self.position = bank.nodes, pd.Index(self.leaves).get_indexer(bank.nodes)
@@ -170,7 +173,11 @@ class QueryComparison:
         self._simulate_droplets(found.depth)
         self.distinctness = self._distinctness(found, bins)
         self.similarity = self._similarity(counts, probabilities[:, self.leaves].mean(axis=0))
-        self.is_foreign = self.similarity < UNLIKE or self.distinctness < INDISTINCT
+        self.is_foreign = (
+            self.similarity < UNLIKE
+            or self.distinctness < INDISTINCT
+            or (self.variation or MIN_VARIATION) < MIN_VARIATION
+        )
         self._fit_thresholds(probabilities[:, self.leaves].mean(axis=0))
         self.splits: dict[int, str] = {}
         if predict_by_markers is not None:
@@ -230,8 +237,7 @@ class QueryComparison:
             fits = [log_correlation(mean, each @ self.profiles.base) for each in mixtures]
             weights = mixtures[int(np.argmax(fits))]
         found = self.profiles.explain(counts)
-        # Empty droplets alone may get one label, too, but have few counts.
-        self.is_pure = self.median_depth > FEW_COUNTS and self.profiles.is_pure(weights)
+        self.is_pure = self.profiles.is_pure(weights)
         self.doublets = DoubletDetector(self.profiles, counts, found, kept, self.rng)
         return found
 
@@ -458,12 +464,15 @@ class QueryComparison:
 
         Returns
         -------
-        ``similarity``; ``distinctness``; ``doublet_power``, the share of doublets found that were
-        simulated from the query, unless it has only one lineage; ``median_depth``; and the shares
-        of cells that match no lineage (``unrecognised``), look like empty droplets (``ambient``)
-        or doublets (``doublets``), and whose label is stopped above the type (``stopped``).
+        ``similarity``; ``distinctness``; ``variation``, if there are enough cells;
+        ``doublet_power``, the share of doublets found that were simulated from the query, unless it
+        has only one lineage; ``median_depth``; and the shares of cells that match no lineage
+        (``unrecognised``), look like empty droplets (``ambient``) or doublets (``doublets``), and
+        whose label is stopped above the type (``stopped``).
         """
         found = {"similarity": self.similarity, "distinctness": self.distinctness}
+        if self.variation is not None:
+            found["variation"] = self.variation
         if self.doublets.power is not None:
             found["doublet_power"] = self.doublets.power
         found["median_depth"] = float(np.median(columns["depth"])) if len(depth) else 0.0

@@ -12,7 +12,7 @@ import pandas as pd
 from hdeepinsight._errors import check_choice
 from hdeepinsight.annotation._decode import Reject, most_probable_leaf
 from hdeepinsight.annotation._novelty import UNLIKE
-from hdeepinsight.annotation._trust import INDISTINCT, NO_LIMIT, QueryComparison
+from hdeepinsight.annotation._trust import INDISTINCT, MIN_VARIATION, NO_LIMIT, QueryComparison
 from hdeepinsight.data import AlignedQuery, GeneReport
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -203,7 +203,8 @@ def verdict(
     similarity = figures.get("similarity", 1.0)
     distinctness = figures.get("distinctness", 1.0)
     unknown = figures.get("unrecognised", 0.0) + figures.get("ambient", 0.0)
-    is_foreign = similarity < UNLIKE or distinctness < INDISTINCT
+    variation = figures.get("variation", MIN_VARIATION)
+    is_foreign = similarity < UNLIKE or distinctness < INDISTINCT or variation < MIN_VARIATION
     in_part = similarity < ALIKE or unknown > MANY_UNKNOWN or genes.coverage < MIN_COVERAGE
     light: Light = "yellow" if in_part or findings or not figures else "green"
     if is_foreign or unknown > MAX_UNKNOWN:
@@ -228,6 +229,11 @@ def verdict(
         sentences.append(
             f"Its cells differ {distinctness:.2f} times as much from the mixture of all types as "
             f"those of the reference; below {INDISTINCT}, they may be empty droplets."
+        )
+    if variation < MIN_VARIATION:
+        sentences.append(
+            f"Its cells vary {variation:.2f} times as much as draws from their mean; "
+            f"below {MIN_VARIATION}, they may be empty droplets."
         )
     for name, text in SHARES.items():
         share = figures.get(name, 0.0)
