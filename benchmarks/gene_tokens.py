@@ -360,7 +360,7 @@ def _few_table(rows: list[dict], cells: str) -> str:
 
 def _leak_table(rows: list[dict]) -> str:
     lines = []
-    for name in LEAK_SETS:
+    for name in dict.fromkeys(row["set"] for row in rows):
         for method, title in (("sclabelnet", "SCLabelNet"), ("logistic_regression", "logistic")):
             own = {r["protocol"]: r for r in rows if (r["set"], r["method"]) == (name, method)}
             found = (own[protocol] for protocol in PROTOCOLS)
