@@ -403,6 +403,7 @@ def test_sorted_cells_are_not_called_empty_droplets():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::hdeepinsight.data.GeneCoverageWarning")
 def test_progenitors_get_no_type_of_blood(hdi_data):
     cells = ad.read_h5ad(hdi_data / "bm_triana_citeseq.h5ad")
     result = hdi.hub.pull("pbmc").annotate(cells)
