@@ -85,9 +85,9 @@ def _table(rows: list[dict], key: str, names: Iterable[str]) -> str:
         found = [summarise([r for r in own if r["row"] == row], key) for row in names]
         if any(found):
             mean = f"{np.mean([each.mean for each in found]):.3f}" if all(found) else "–"
-            used = sum(row["cpu_s"] for row in own if row["row"] in names)
-            n_seeds = max(len({row["seed"] for row in own}), 1)
-            lines.append([name, *map(figure, found), mean, f"{used / n_seeds:.0f}"])
+            times = [[r["cpu_s"] for r in own if r["row"] == row] for row in names]
+            used = sum(float(np.mean(each)) for each in times if each)
+            lines.append([name, *map(figure, found), mean, f"{used:.0f}"])
     return table(["method", *names, "mean", "CPU s"], lines)
 
 
