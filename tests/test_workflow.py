@@ -292,6 +292,19 @@ def test_failing_refinement_is_skipped_with_its_reason(model, query, monkeypatch
         hdi.annotate(query, model, adapt="off", refine="on")
 
 
+def test_failing_optional_steps_are_skipped_with_their_reason(model, query, monkeypatch):
+    def fails(*args, **kwargs):
+        raise MemoryError("Unable to allocate 5 GiB")
+
+    monkeypatch.setattr(type(model), "load_query_data", fails)
+    monkeypatch.setattr("hdeepinsight.tl.expression_pca", fails)
+    result = hdi.annotate(query, model, vote=True)
+    assert [decision.applied for decision in result.decisions] == [False] * 3
+    assert all("Unable to allocate" in decision.reason for decision in result.decisions)
+    with pytest.raises(MemoryError):
+        hdi.annotate(query, model, adapt="on")
+
+
 def test_markers_replace_the_model():
     query = hdi.datasets.pbmc3k()[::5].copy()
     scorer = hdi.tl.MarkerScorer("blood")

@@ -15,14 +15,14 @@ import numpy as np
 
 import hdeepinsight as hdi
 from hdeepinsight._distributed import annotate_on, check_workers, connected
-from hdeepinsight._errors import check_choice, counted, invalid, missing_column
+from hdeepinsight._errors import batch_column, check_choice, counted, invalid, missing_column
 from hdeepinsight._progress import progress as working
 from hdeepinsight._progress import progress_wanted
 from hdeepinsight.annotation import (
     Decision,
     Reject,
+    allowed_leaves,
     check_decoding,
-    leaves_named,
 )
 from hdeepinsight.hub import load_annotator
 
@@ -194,8 +194,7 @@ def annotate(
         scorer = None if markers is None else _scorer(markers, model, adapt)
         with working("Loading the model"):
             using: Any = scorer or load_annotator(model)
-        for argument, names in (("types", types), ("exclude", exclude)):
-            leaves_named(using.taxonomy, argument, names)
+        allowed_leaves(using.taxonomy, types, exclude)
         with working("Checking the query"):
             opened = using.open(
                 query, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
@@ -283,6 +282,8 @@ def _unexpected_argument(name: str) -> TypeError:
 def _check_columns(opened: AlignedQuery, batch_key: str | None, vote: bool | str) -> None:
     """Raise if a column is missing or has cells without a cluster, before any counts are read."""
     clusters = vote if isinstance(vote, str) and vote != CLUSTER else None
+    if batch_key is not None and batch_key in opened.obs:
+        batch_column(opened.obs, batch_key)  # raises if cells have no batch
     hints = {
         batch_key: "Omit batch_key to treat all cells as one batch.",
         clusters: "Pass vote=True to cluster the cells here.",
@@ -311,9 +312,16 @@ def _adapted(
     if model.adapter_ is not None:
         reason = "the model is already adapted to a query"
         return model, Decision(step="adapt", applied=False, reason=reason), False
-    with working("Adapting the model"):
-        adapted = model.load_query_data(opened, model, batch_key=batch_key)
-        adapted.train(plan_kwargs={"guard": adapt == "auto"})
+    try:
+        with working("Adapting the model"):
+            adapted = model.load_query_data(opened, model, batch_key=batch_key)
+            adapted.train(plan_kwargs={"guard": adapt == "auto"})
+    except Exception as error:
+        if adapt == "on":
+            raise
+        # The annotation survives a failing optional step, for example for lack of memory.
+        reason = _failure(error, "adapt='on'")
+        return model, Decision(step="adapt", applied=False, reason=reason), False
     report: Any = adapted.adaptation
     markers = report.figures.held_out_marker_score
     figures = {"labels changed": report.figures.changed, "held-out markers": markers}
@@ -395,7 +403,7 @@ def _voted(
             own = vote in (True, CLUSTER)
             options = {"use_rep": points()} if own else {"clusters": vote}
             found = hdi.tl.vote(opened, result, **options)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, MemoryError) as error:
         return result, Decision(step="vote", applied=False, reason=_failure(error, "hdi.tl.vote"))
     changed = float(found.changed.mean())
     undecided = int((found.table["node"] == 0).sum())

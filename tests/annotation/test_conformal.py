@@ -266,6 +266,15 @@ def test_true_nodes_that_do_not_fit_are_refused(two_levels, annotated):
             calibrate(annotated(two_levels), nodes)
 
 
+def test_true_nodes_of_other_cells_are_refused(known):
+    annotation, nodes = known
+    named = pd.Series(np.asarray(nodes), index=annotation.obs_names)
+    sets = annotation.label_sets(calibration=calibrate(annotation, named))
+    for score in (lambda x: calibrate(annotation, x), sets.coverage):
+        with pytest.raises(ValueError, match="true_nodes has an index of other cells"):
+            score(named[::-1])
+
+
 def test_calibrating_without_labels_is_refused(two_levels, annotated):
     with pytest.raises(ValueError, match="No cell has a known label"):
         calibrate(annotated(two_levels), np.zeros(60, int))

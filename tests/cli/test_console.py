@@ -37,7 +37,9 @@ def logged(files, halves, tmp_path):
     ("options", "says"),
     [
         pytest.param(
-            ["--layer", "none"], "with `--layer` (None means X) or `--use-raw`", id="layer"
+            ["--layer", "none"],
+            "To go on, pass --layer counts, or omit `--layer` to read X.",
+            id="layer",
         ),
         pytest.param(
             ["--use-raw", "--layer", "counts"], "Both --use-raw and --layer counts", id="both"

@@ -1,6 +1,7 @@
 """Output files, and the annotated copy of a query."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -97,6 +98,9 @@ def test_entries_of_the_query_are_not_replaced(tmp_path_factory):
             with pytest.raises(UsageProblem, match=f"already has {part}/{name}.*Pass another name"):
                 prepare_output(store, source=path, out=out, key_added="hdi")
             assert [found.name for found in tmp_path.iterdir()] == [path.name]
+            named = replace(store, obs=store.obs.rename_axis("hdi_lineage"), obsm={}, uns=())
+            with pytest.raises(UsageProblem, match="already has obs/hdi_lineage"):
+                prepare_output(named, source=path, out=out, key_added="hdi")
             prepare_output(store, source=path, out=out, key_added="other")(result)
             copy = ad.read_h5ad(out) if ending == ".h5ad" else ad.read_zarr(out)
             np.testing.assert_array_equal(getattr(copy, part)[name], getattr(query, part)[name])

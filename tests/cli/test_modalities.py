@@ -47,6 +47,11 @@ def test_annotated_mudata_has_the_labels_of_hdi_annotate(hdeepinsight, folder, t
     expected = hdi.annotate(query, folder / "model", adapt="off", refine="off").to_frame()
     assert found.obs["hdi_cell_type"].astype(str).tolist() == expected["cell_type"].tolist()
     assert f"{query.n_obs} cells" in page.read_text()
+    query.write_zarr(tmp_path / "query.zarr")
+    given[1] = tmp_path / "query.zarr"
+    done = hdeepinsight(*given)
+    assert done.exit_code == 0, done.output
+    assert "hdi_cell_type" in mudata.read(tmp_path / "query.annotated.h5mu").obs
     done = hdeepinsight(*given, "--out", tmp_path / "labels.csv")
     assert done.exit_code == 0, done.output
     table = pd.read_csv(tmp_path / "labels.csv", index_col=0)

@@ -374,7 +374,7 @@ def test_errors_recommend_only_arguments_of_the_caller(small, normalise):
         open_counts(logged, scale="counts")
     with pytest.raises(InputError, match=r"Pass the raw counts\. .*pass rna_layer='c'\."):
         open_counts(logged, scale="counts", arguments={"layer": "rna_layer"})
-    with pytest.raises(InputError, match=r"Name one of them with `rna_layer=` \(None means X\)\."):
+    with pytest.raises(InputError, match=r"To go on, omit `rna_layer=` to read X\."):
         open_counts(small, layer="other", arguments={"layer": "rna_layer"})
 
 
@@ -522,6 +522,17 @@ def test_fractions_are_used_with_as_is(small):
     whole = annotate(small)[0]
     np.testing.assert_allclose(counts, 0.9 * whole + 0.07 * (whole > 3), rtol=1e-6)
     assert said[0].startswith("The fractional_counts values are used unchanged")
+
+
+def test_fractions_of_a_cell_are_read_as_counts_per_10_000_with_as_is(small):
+    totals = np.asarray(small.X.sum(axis=1))
+    shares, per_10_000 = (
+        with_x(lambda x, unit=unit: (x / np.maximum(totals, 1) * unit).astype(np.float32))(small)
+        for unit in (1.0, 1e4)
+    )
+    (found, said), (expected, _) = (annotate(x, scale="as_is") for x in (shares, per_10_000))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert said[0].startswith("The fractions are multiplied by 10,000")
 
 
 def test_nan_infinite_and_negative_values_always_raise(small):

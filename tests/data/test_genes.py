@@ -277,8 +277,8 @@ def test_prefix_and_case_are_reported_together():
 
 
 def test_numbers_match_nothing():
-    for name in [str, lambda i: f"{i}.0", lambda i: f"V{i + 1}"]:
-        numbers = [name(i) for i in range(8)]
+    for form in ["{}", "{}.0", "V{}", "var_{}", "Unnamed: {}", "({})", "{}-0", "{}e0"]:
+        numbers = [form.format(i) for i in range(8)]
         with pytest.raises(
             GeneMatchError, match=r"0 of the model's 8 genes.*model's genes are numbers"
         ):
@@ -288,7 +288,19 @@ def test_numbers_match_nothing():
         var = pd.DataFrame({"kind": "gene", "features": GENES}, index=numbers)
         report = align_genes(var, GENES).report
         assert report.n_measured == 8
-        assert "var['features'], because var_names are numbers" in report.messages[0]
+        assert "var['features'], because var_names are numbered" in report.messages[0]
+
+
+def test_counted_names_are_used_only_without_better_ones():
+    for form in ["gene_{}", "Gene{}", "g{}"]:
+        counted = [form.format(i) for i in range(8)]
+        assert align_genes(counted, counted).report.n_measured == 8
+        var = pd.DataFrame({"symbol": GENES}, index=counted)
+        assert align_genes(var, GENES).source.tolist() == list(range(8))
+        assert align_genes(var[::-1], GENES).source.tolist() == list(range(8))[::-1]
+    for ids in ["FBgn{:07d}", "LOC{}"]:  # of a database
+        var = pd.DataFrame({"symbol": GENES}, index=[ids.format(i + 10) for i in range(8)])
+        assert align_genes(var, list(var.index)).report.n_measured == 8
 
 
 def test_other_feature_types_match_nothing():
@@ -307,6 +319,8 @@ def test_other_feature_types_match_nothing():
             ("Feature Types", "Gene Expression", "hashtag"),
             ("type", "Gene Expression", "Antibody Capture"),
             ("feature_types", None, "protein"),
+            ("FeatureType", "GEX", "ADT"),
+            ("assay", "RNA", "ADT"),  # by its values, whatever its name
         ]:
             kinds = pd.Series([gene] * 6 + [other] * 2, index=GENES, dtype=object).astype(dtype)
             alignment = align_genes(pd.DataFrame({column: kinds}), GENES)
@@ -327,6 +341,7 @@ def test_genes_that_were_filtered_count_as_not_measured():
         [False] * 6 + [True] * 2,
         pd.array([False] * 5 + [None] + [True] * 2, dtype="boolean"),
         pd.Categorical(["False"] * 6 + ["True"] * 2),
+        [0.0] * 6 + [1.0] * 2,
     ]:
         alignment = align_genes(pd.DataFrame({"feature_is_filtered": marks}, index=GENES), GENES)
         assert alignment.measured.tolist() == [True] * 6 + [False] * 2

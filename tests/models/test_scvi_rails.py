@@ -451,6 +451,24 @@ def test_training_records_are_kept_when_another_object_is_attached(reference, la
     assert held_out[0] == held_out[1]
 
 
+@pytest.mark.parametrize("name", ["{}", "cell_{}", "same"])
+def test_held_out_cells_without_names_of_their_own_are_found_by_their_counts(
+    reference, tmp_path, name
+):
+    def named(cells):
+        cells.obs_names = [name.format(i) for i in range(cells.n_obs)]
+        return cells
+
+    model = built(named(reference))
+    model.train(max_epochs=2, **QUIET)
+    model.save(tmp_path / "model")
+    order = np.random.default_rng(0).permutation(300)
+    other = named(reference[order][:, ::-1].copy())
+    again = SCHDeepInsight.load(tmp_path / "model", adata=other)
+    assert set(order[again.validation_indices]) == set(model.validation_indices)
+    np.testing.assert_allclose(again.evaluate().levels, model.evaluate().levels, atol=1e-6)
+
+
 def emptied(cells: ad.AnnData) -> None:
     cells.obs = cells.obs.assign(cell_type=np.nan)
 
@@ -462,6 +480,7 @@ def emptied(cells: ad.AnnData) -> None:
         (emptied, ValueError, "300 labels in 'cell_type'"),
         (lambda a: a._inplace_subset_obs(np.arange(99)), ValueError, "99 cells, but had 300"),
         (lambda a: np.log1p(a.X.data, out=a.X.data), ValueError, "now has fractions"),
+        (lambda a: a.X.data.fill(0), ValueError, "now has no counts"),
     ],
 )
 def test_a_reference_that_was_changed_is_not_trained_on(reference, change, error, says):
@@ -477,6 +496,20 @@ def test_a_reference_without_a_label_is_not_trained_on(reference):
     reference.obs["cell_type"] = reference.obs["lineage"] = None
     model = built(reference, taxonomy=taxonomy)
     with pytest.raises(ValueError, match="At least one cell of the reference must have a label"):
+        model.train(max_epochs=1, **QUIET)
+
+
+def test_types_that_cannot_be_learnt_raise_a_warning(reference):
+    reference.obs["one"] = "T"
+    SCHDeepInsight.setup_anndata(reference, labels_key="one")
+    with pytest.warns(UserWarning, match="All labels of the reference are 'T'"):
+        SCHDeepInsight(reference, layout="random").train(max_epochs=1, **QUIET)
+    tree = hdi.Taxonomy.from_nested({"T": ["CD4", "MAIT"]})
+    reference.obs["one"] = np.resize(["T", "CD4"], 300)
+    model = SCHDeepInsight(reference, taxonomy=tree, layout="random")
+    with pytest.warns(
+        UserWarning, match="1 type of the taxonomy without a labelled cell: T > MAIT"
+    ):
         model.train(max_epochs=1, **QUIET)
 
 

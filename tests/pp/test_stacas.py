@@ -282,6 +282,8 @@ def test_features_of_counts_are_the_variable_ones():
         one.X[:, one.var_names.isin(chosen)] = 3.0
     assert not chosen & set(hdi.pp.stacas(ref, query, features=20).features)
     assert hdi.pp.stacas(ref, query, features=["GENE3", "GENE1"]).features == ("GENE1", "GENE3")
+    with pytest.warns(UserWarning, match="1 of the 2 features are not in all datasets .*: NO1"):
+        assert hdi.pp.stacas(ref, query, features=["GENE3", "NO1"]).features == ("GENE3",)
 
 
 def test_the_published_settings_remove_the_effect_too(draw, wrap, vector, run):

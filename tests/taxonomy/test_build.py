@@ -77,7 +77,10 @@ def test_from_obs_of_one_column_is_a_flat_tree(obs):
 
 def test_a_column_without_labels_is_not_a_level():
     obs = pd.DataFrame({"a": ["T", "B"], "b": [None, "Unknown"]})
-    assert Taxonomy.from_obs(obs, ["a", "b"]).level_names == ("a",)
+    taxonomy = Taxonomy.from_obs(obs, ["a", "b"])
+    assert taxonomy.level_names == ("a",)
+    with pytest.raises(ValueError, match="Every column must have labels, got none in 'b'"):
+        taxonomy.encode_levels(obs)
 
 
 def test_from_obs_refuses():

@@ -17,6 +17,7 @@ from hdeepinsight.taxonomy import (
 WORDS = [
     "nan", "NA", "N/A", "None", "null", "unknown", "UNKNOWN", " Unknown", "Unassigned",
     "Unlabeled", "undefined", "Heterogeneous", "not available", "-", "", " nan\t", "\u00a0NA",
+    "not_assigned", "Not-Annotated", "Unknown cells", "unknown cell type", "Unknown_2", "unk",
 ]  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def test_missing_and_unlabelled_cells_are_at_the_root(small, missing):
 
 def test_the_unlabelled_category_can_be_chosen(small):
     assert small.encode(["B", "?", "nan"], unlabeled=["?", "nan"]).tolist() == [2, 0, 0]
-    with pytest.raises(ValueError, match="'Unknown' \\(1 cells\\)"):
+    with pytest.raises(ValueError, match="'Unknown' \\(1 cell\\)"):
         small.encode(["B", "Unknown"], unlabeled=None)
 
 
@@ -170,7 +170,7 @@ def test_columns_must_agree_as_one_path(small):
     with pytest.raises(ValueError, match="not a path of the taxonomy") as error:
         small.encode_levels(frame)
     assert "('B', 'CD4') (3 cells): 'CD4' is at 'T > CD4', not under 'B'" in str(error.value)
-    assert "('T', 'CD9') (1 cells)" in str(error.value)
+    assert "('T', 'CD9') (1 cell)" in str(error.value)
 
 
 def test_a_fine_label_without_its_parent_must_be_clear(small):

@@ -119,7 +119,7 @@ def test_labels_stop_where_no_type_below_has_a_marker():
     assert ((result.labels["stop_label"] == "B") == (truth == "B")).mean() > 0.95
 
 
-def test_cells_without_counts_get_the_overall_proportions():
+def test_cells_without_counts_get_the_overall_proportions_and_no_label():
     cells, _ = simulate([0.4, 0.3, 0.3], 200)
     cells.X[:2] = 0
     result = hdi.tl.score_markers(cells, LIST)
@@ -128,6 +128,9 @@ def test_cells_without_counts_get_the_overall_proportions():
     shares = np.array([result.recipe["shares"][name] for name in names])
     shares /= shares.sum()
     np.testing.assert_allclose(result.node_probabilities[:2][:, leaves], [shares, shares])
+    assert set(result.stop_reason[:2]) == {"no counts"}
+    columns = [*result.taxonomy.level_names, "stop_label"]
+    assert (result.to_frame().iloc[:2][columns].astype(str) == "Unknown").all(axis=None)
 
 
 def test_cells_that_express_the_markers_of_no_type_are_unknown():
@@ -245,6 +248,7 @@ def test_a_broken_dictionary_is_refused():
     for markers, said in [
         ({}, "at least one gene"),
         ({"B": []}, "at least one gene"),
+        ({"B": ["MS4A1"], "T": []}, r"at least one gene, got none for \['T'\]"),
         ({"B": {"positive": ["A"], "negative": ["A"]}}, "got both for A of B"),
         ({"B": {"up": ["A"]}}, "sign of a marker"),
         (7, "must be a dict"),

@@ -5,8 +5,8 @@ from hdeepinsight.annotation._anndata_io import check_cells as check_cells
 from hdeepinsight.annotation._anndata_io import check_same_cells as check_same_cells
 from hdeepinsight.annotation._anndata_io import storable as storable
 from hdeepinsight.annotation._annotation import Annotation as Annotation
+from hdeepinsight.annotation._annotation import allowed_leaves as allowed_leaves
 from hdeepinsight.annotation._annotation import check_level_names as check_level_names
-from hdeepinsight.annotation._annotation import leaves_named as leaves_named
 from hdeepinsight.annotation._conformal import Calibration as Calibration
 from hdeepinsight.annotation._conformal import LabelSets as LabelSets
 from hdeepinsight.annotation._conformal import calibrate as calibrate
@@ -38,6 +38,7 @@ from hdeepinsight.annotation._novelty import ReferenceBank as ReferenceBank
 from hdeepinsight.annotation._trust import NO_LIMIT as NO_LIMIT
 from hdeepinsight.annotation._trust import QueryComparison as QueryComparison
 from hdeepinsight.annotation._trust import marker_predictor as marker_predictor
+from hdeepinsight.annotation._verdict import NO_COUNTS as NO_COUNTS
 from hdeepinsight.annotation._verdict import Decision as Decision
 from hdeepinsight.annotation._verdict import Verdict as Verdict
 from hdeepinsight.annotation._verdict import assess_query as assess_query

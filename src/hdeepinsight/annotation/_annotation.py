@@ -674,13 +674,7 @@ class Annotation:
         [1.0]
         """
         tree = self.taxonomy
-        kept = tree.leaves if types is None else leaves_named(tree, "types", types)
-        excluded = leaves_named(tree, "exclude", exclude)
-        allowed = np.isin(tree.leaves, kept) & ~np.isin(tree.leaves, excluded)
-        if not allowed.any():
-            within, without = (", ".join(map(repr, names or ())) for names in (types, exclude))
-            found = f"each of {within} is below {without}. Exclude fewer nodes."
-            raise ValueError(f"types and exclude leave no type of the model: {found}")
+        allowed = allowed_leaves(tree, types, exclude)
         leaves = self.node_probabilities[:, tree.leaves] * allowed
         total = leaves.sum(axis=1, keepdims=True)
         equal = np.tile(allowed / allowed.sum(), (len(leaves), 1))
@@ -893,26 +887,39 @@ class Annotation:
         return pd.Series(values, index=self.obs_names, name=name)
 
 
-def leaves_named(taxonomy: Taxonomy, argument: str, names: Sequence[str] | None) -> np.ndarray:
-    """Return the leaves at or below the named nodes.
+def allowed_leaves(
+    taxonomy: Taxonomy, types: Sequence[str] | None, exclude: Sequence[str] = ()
+) -> np.ndarray:
+    """Return which leaves are at or below ``types``, if given, and not at or below ``exclude``.
 
     Examples
     --------
     >>> from hdeepinsight.taxonomy import Taxonomy
     >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-    >>> leaves_named(tree, "types", ["T"])
-    array([3, 4])
-    >>> leaves_named(tree, "types", ["CD5"])
+    >>> tree.names[2:], allowed_leaves(tree, ["T"], ["CD4"])
+    ((('B',), ('T', 'CD4'), ('T', 'CD8')), array([False, False,  True]))
+    >>> allowed_leaves(tree, ["CD5"])
     Traceback (most recent call last):
         ...
     ValueError: types: The taxonomy has no node 'CD5', neither ...
     """
-    listed = [names] if isinstance(names, str) else names or ()
-    try:
-        below = [taxonomy.leaves_under(taxonomy.resolve(name)) for name in listed]
-    except ValueError as error:
-        raise ValueError(f"{argument}: {error}") from None
-    return np.concatenate([np.zeros(0, dtype=np.int64), *below])
+    allowed = np.ones(taxonomy.n_leaves, dtype=bool)
+    for argument, names in (("types", types), ("exclude", exclude)):
+        below = [np.zeros(0, dtype=np.int64)]
+        try:
+            for name in [names] if isinstance(names, str) else names or ():
+                below.append(taxonomy.leaves_under(taxonomy.resolve(name)))
+        except ValueError as error:
+            raise ValueError(f"{argument}: {error}") from None
+        is_below = np.isin(taxonomy.leaves, np.concatenate(below))
+        if names is not None:
+            allowed &= is_below if argument == "types" else ~is_below
+    if not allowed.any():
+        raise ValueError(
+            f"types and exclude must leave at least one type of the model, got types={types!r} and "
+            f"exclude={exclude!r}. Omit types to allow all of them, or exclude fewer."
+        )
+    return allowed
 
 
 def check_level_names(taxonomy: Taxonomy) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from hdeepinsight._errors import check_choice, invalid
 from hdeepinsight.annotation import _decode
+from hdeepinsight.annotation._anndata_io import check_same_cells
 from hdeepinsight.taxonomy import Taxonomy, check_nodes
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ def calibrate(
     """
     taxonomy = annotation.taxonomy
     (nodes,) = check_nodes(taxonomy, len(annotation), true_nodes=true_nodes)
+    check_same_cells(annotation.obs_names, true_nodes, "true_nodes")
     known = np.flatnonzero(nodes > 0)
     if not known.size:
         hint = "Encode labels of the taxonomy with taxonomy.encode(labels)."
@@ -349,6 +351,7 @@ class LabelSets:
         [True, False, False]
         """
         (nodes,) = check_nodes(self.taxonomy, len(self), true_nodes=true_nodes)
+        check_same_cells(self.obs_names, true_nodes, "true_nodes")
         own = self.taxonomy.ancestor_matrix[:, nodes].T
         return np.asarray((self.contains | ~own).all(axis=1))
 

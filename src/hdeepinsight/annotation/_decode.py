@@ -59,7 +59,8 @@ def check_decoding(
         ...
     ValueError: threshold must be a number from 0.5 to 1, or None to never stop early, got 0.4. ...
     """
-    if threshold is not None and not 0.5 <= threshold <= 1.0:
+    is_number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
+    if threshold is not None and not (is_number and 0.5 <= threshold <= 1.0):
         raise invalid(
             "threshold",
             threshold,

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from hdeepinsight._errors import check_integer, invalid
+from hdeepinsight.annotation._anndata_io import check_same_cells
 from hdeepinsight.annotation._annotation import Annotation
 from hdeepinsight.annotation._decode import PROBABILITY_TOLERANCE, most_probable_leaf
 from hdeepinsight.taxonomy import (
@@ -121,7 +122,9 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     ([1.0, 0.0], 1.0)
     """
     taxonomy = annotation.taxonomy
-    (nodes,) = check_nodes(taxonomy, len(annotation), nodes=nodes)
+    (checked,) = check_nodes(taxonomy, len(annotation), nodes=nodes)
+    check_same_cells(annotation.obs_names, nodes, "nodes")
+    nodes = checked
     known = np.flatnonzero(nodes > 0)
     if not known.size:
         hint = "Check the label column and its unlabelled category."

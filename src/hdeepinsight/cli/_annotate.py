@@ -82,6 +82,7 @@ def annotate(
         must have the same paths on all workers.
     """
     kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
+    kept = ".h5mu" if (query / "mod").is_dir() else kept
     out = out or _files.default_output(query, f".annotated{kept}")
     if stream or resume or part or scheduler or out.suffix == ".parquet":
         from hdeepinsight._distributed import connected

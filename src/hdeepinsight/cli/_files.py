@@ -132,6 +132,8 @@ def prepare_output(
     held = {"obs": query.obs, "obsm": query.obsm, "uns": query.uns}
     taken = [f"{part}/{at}" for part in held for at in held[part] if at.startswith(f"{key_added}_")]
     taken += [f"uns/{key_added}"] * (key_added in query.uns)
+    index = str(query.obs.index.name)  # a column of this name would be read as names of the cells
+    taken += [f"obs/{index}"] * index.startswith(f"{key_added}_")
     refuse(
         {
             f"--key-added must be a name without a slash, such as hdi, got {key_added!r}. Choose "

@@ -34,11 +34,13 @@ from hdeepinsight.data._matrix import (
     stacked,
     wrap,
 )
-from hdeepinsight.data._recover import Denormalizer, Normalisation
+from hdeepinsight.data._recover import Denormalizer, Normalisation, Rescaler
 from hdeepinsight.data._store import DataLike, Store, open_store, slot_name
 
 #: Smallest number of cells in which a selected gene is detected.
 MIN_CELLS = 3
+#: Total of a cell given as fractions.
+TARGET_SUM = 10_000
 #: Missing gene names, in lower case; and maximum mean number of columns per gene name.
 NO_NAMES, MAX_COLUMNS_PER_NAME = ("", "nan", "none", "na", "<na>"), 10
 
@@ -60,7 +62,7 @@ class Inspection:
     """
 
     report: InputReport
-    denormalizer: Denormalizer | None = None
+    denormalizer: Denormalizer | Rescaler | None = None
     sampled: Scan | None = None
     inspect: Callable[[Scan | None], Inspection] | None = None
 
@@ -149,7 +151,7 @@ class CountSource:
         return replace(report, repairs=(*report.repairs, *self.remarks))
 
     @property
-    def denormalizer(self) -> Denormalizer | None:
+    def denormalizer(self) -> Denormalizer | Rescaler | None:
         """Recovers counts from the values; ``None`` if they are used unchanged."""
         return self.inspection.denormalizer
 
@@ -358,7 +360,8 @@ def open_counts(
         ``"auto"`` uses counts, recovers them from log1p-normalised values if possible, and raises
         an error otherwise. ``"counts"`` accepts only whole numbers. ``"recover"`` recovers counts,
         also from normalised values without logarithm. ``"as_is"`` uses fractional values
-        unchanged. NaN, infinite and negative values always raise an error.
+        unchanged, but multiplies fractions of a cell by 10,000. NaN, infinite and negative values
+        always raise an error.
     arguments
         Names of ``layer``, ``use_raw`` and ``scale`` in the calling function, such as
         ``{"layer": "rna_layer"}``. Errors recommend only these.
@@ -418,12 +421,16 @@ def _inspect(
             return _inspect(store, scale, coverage, options, None)
         hint = where_counts_are(store, report.layer, options["arguments"], coverage)
         raise InputError(error.found, error.valid, " ".join([error.do_next, *hint]))
-    denormalizer, text = None, ""
+    denormalizer: Denormalizer | Rescaler | None = None
+    text = ""
     if scale == "recover" or (scale == "auto" and report.scale == "log1p_counts"):
         form: Normalisation = "normalized" if report.scale == "normalized" else "log1p"
         dtype = store.matrix(options["layer"], options["use_raw"]).dtype
         denormalizer = Denormalizer(form, dtype, report.rounding, report.log_base)
-    if scale == "as_is" and report.scale not in ("counts", "binary"):
+    if scale == "as_is" and report.scale == "normalized" and report.largest <= 1:
+        denormalizer = Rescaler(TARGET_SUM)  # depth would be below one count
+        text = f"The fractions are multiplied by {TARGET_SUM:,}, because scale='as_is' was passed."
+    elif scale == "as_is" and report.scale not in ("counts", "binary"):
         text = f"The {report.scale} values are used unchanged, because scale='as_is' was passed."
     elif scale == "recover" and report.scale == "normalized":
         text = "Counts are recovered from the normalised values of each cell."

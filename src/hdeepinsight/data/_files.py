@@ -360,12 +360,12 @@ def _open_zarr(path: Path, mode: Any = "r") -> AbstractContextManager[Any]:
 
 
 def check_file(path: Path) -> None:
-    """Check an HDF5 file before another library reads it.
+    """Check an HDF5 file or a zarr store before another library reads it.
 
     Raises
     ------
     InputError
-        If it is not an HDF5 file, refers to other files, contains itself, or declares arrays
+        If it is neither, refers to other files, contains itself, or declares arrays
         larger than the stored data.
 
     Examples
@@ -380,10 +380,11 @@ def check_file(path: Path) -> None:
     ...     ad.AnnData(np.ones((3, 2))).write_h5ad(path)
     ...     check_file(path)
     """
-    valid = "Expected an HDF5 file."
+    valid = "Expected an HDF5 file or a zarr store."
     check_kind(path, valid)
-    with in_words(path, "cannot be read", valid), h5py.File(path, "r") as root:
-        _check_hdf5(root, path)
+    opener, check = (_open_zarr, _check_zarr) if path.is_dir() else (h5py.File, _check_hdf5)
+    with in_words(path, "cannot be read", valid), opener(path, "r") as root:
+        check(root, path)
 
 
 def check_kind(path: Path, valid: str) -> None:

@@ -30,8 +30,14 @@ _SYMBOL = re.compile(r"(?=.*[A-Za-z]{2}|[A-Za-z]+\d)[A-Za-z0-9][A-Za-z0-9._@/:\-
 _BARCODE = re.compile(r"(?:.*[^A-Za-z])?[ACGTN]{8,}(?:[^A-Za-z].*)?")
 _MOUSE_ONLY = re.compile(r"GM\d{3,}|[0-9A-Z]+RIK", re.IGNORECASE)
 _TITLE = re.compile(r"[A-Z][a-z0-9.\-]*[a-z][a-z0-9.\-]*")
-#: Row numbers instead of names: 0, 1, 2 ...; V1, V2 ...
-_NUMBER = re.compile(r"(?:V|X|row|col|feature)?[-_. ]?\d+(?:\.0+)?", re.IGNORECASE)
+#: Row numbers instead of names: 0, 1, 2 ...; V1, V2 ...; (0), (1) ...; 0-0, 1-0 ... of a concat.
+_NUMBER = re.compile(
+    r"(?:V|X|row|col(?:umn)?|feature|var(?:iable)?|unnamed)?[-_. :]*"
+    r"\(?\d+(?:\.0+|e\+?0+)?\)?(?:-\d+)?",
+    re.IGNORECASE,
+)
+#: A word and a number, such as gene_1, which is a name only if the file has no better one.
+_COUNTED = re.compile(r"(?!LOC)([A-Za-z]+[-_. :]*)(?:0|[1-9]\d*)")
 #: Shares of names above which all, or some, have a property.
 _MOST, _SOME = 0.9, 0.1
 #: Numbers of names that are sampled to recognise their kind.
@@ -58,19 +64,46 @@ def share_genes(names: Sequence[str]) -> float:
     return max(0.0, _share(names, _SYMBOL) - _share(names, _BARCODE))
 
 
-def name_digests(names: pd.Index) -> np.ndarray[Any, np.dtype[np.int64]]:
+def name_digests(
+    names: pd.Index, counts: sp.csr_matrix | None = None, genes: Sequence[str] = ()
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return a hash of each cell name, int64, shape ``(n_cells,)``.
 
-    Repeated names are numbered, so the digests are unique.
+    Parameters
+    ----------
+    names
+        Names of the cells. Those that remain repeated are numbered, so the digests are unique.
+    counts
+        Counts of the cells, CSR, shape ``(n_cells, n_genes)``. They replace names that are only
+        positions (0, 1, 2 ...; cell_1, cell_2 ...) and distinguish names that repeat.
+    genes
+        Names of the genes, shape ``(n_genes,)``, whose order does not matter.
 
     Examples
     --------
+    >>> import numpy as np
     >>> import pandas as pd
+    >>> from scipy.sparse import csr_matrix
     >>> from hdeepinsight.data import name_digests
     >>> len(set(name_digests(pd.Index(["a", "b", "b"])).tolist()))
     3
+    >>> counts = csr_matrix([[1.0, 0.0], [5.0, 2.0]])
+    >>> one = name_digests(pd.Index(["0", "1"]), counts, ["NKG7", "CD3D"])
+    >>> other = name_digests(pd.Index(["0", "1"]), counts[::-1], ["NKG7", "CD3D"])
+    >>> np.array_equal(one, other[::-1])
+    True
     """
     text = pd.Series(names.astype(str))
+    is_position = _are_placeholders(_sample(text.tolist()))
+    if counts is not None and (is_position or not names.is_unique):
+        weights = pd.util.hash_array(np.asarray(genes, dtype=object))
+        sums = np.zeros(len(text), dtype=np.uint64)  # modulo 2^64
+        for start in range(0, len(text), _MANY_NAMES):
+            block = counts[start : start + _MANY_NAMES]
+            products = block.data.astype(np.uint64) * weights[block.indices]
+            total = np.concatenate([[0], np.cumsum(products, dtype=np.uint64)]).astype(np.uint64)
+            sums[start : start + block.shape[0]] = np.diff(total[block.indptr])
+        text = ("" if is_position else text + "\x00") + pd.Series(sums.astype(str))
     number = text.groupby(text).cumcount()
     text = text.where(number == 0, text + "\x00" + number.astype(str))
     found: np.ndarray[Any, Any] = pd.util.hash_array(text.to_numpy(dtype=object))
@@ -144,6 +177,12 @@ def is_numbered(names: Sequence[str]) -> bool:
     return _share(names, _NUMBER) >= _MOST
 
 
+def _are_placeholders(names: Sequence[str]) -> bool:
+    """Return whether nearly all names are numbers, or one word with unpadded numbers."""
+    words = Counter(found[1] for found in map(_COUNTED.fullmatch, names) if found)
+    return is_numbered(names) or max(words.values(), default=0) > _MOST * len(names)
+
+
 def text_columns(var: pd.DataFrame) -> Iterator[tuple[str, pd.Index]]:
     """Yield the text columns of a table, by name."""
     for name, values in var.items():  # unlike var[name], a series even for duplicated names
@@ -153,11 +192,13 @@ def text_columns(var: pd.DataFrame) -> Iterator[tuple[str, pd.Index]]:
             yield str(name), as_text(values)
 
 
-#: Columns of ``var`` in which pipelines store feature types.
+#: Columns of ``var`` in which pipelines store feature types, without case and punctuation.
 _TYPE_COLUMNS: Final = frozenset(
-    {"feature_types", "feature_type", "feature_biotype", "gene_biotype", "biotype", "modality"}
-    | {"feature_class", "gene_type", "library_type", "type"}
+    {"featuretypes", "featuretype", "featurebiotype", "genebiotype", "biotype", "modality"}
+    | {"featureclass", "genetype", "librarytype", "type"}
 )
+#: Number of different values above which a column with another name holds no feature types.
+_MANY_TYPES = 20
 _GENE_TYPE = re.compile(r"gene[ _-]?expression|genes?|m?rna|gex", re.IGNORECASE)
 _OTHER_TYPE = re.compile(
     r"antibod|antigen|crispr|guide|multiplex|hashtag|hashing|custom|peak|chromatin|atac|spike"
@@ -176,7 +217,8 @@ def find_genes(var: pd.DataFrame) -> tuple[Bools, tuple[str, ...]]:
 
     Notes
     -----
-    Antibodies, guides, hashtags and peaks are recognised by ``feature_types`` and similar columns.
+    Antibodies, guides, hashtags and peaks are recognised by ``feature_types`` and similar columns,
+    and by any column whose values are feature types only, among them genes.
     Genes marked in ``feature_is_filtered`` (CELLxGENE) were removed from the matrix, so their zeros
     were not measured.
 
@@ -188,22 +230,23 @@ def find_genes(var: pd.DataFrame) -> tuple[Bools, tuple[str, ...]]:
     """
     is_gene, notes = np.ones(len(var), dtype=bool), []
     for name, values in var.items():
-        if one_punctuation(str(name)).lower().replace("-", "_") not in _TYPE_COLUMNS:
+        is_named = _SEPARATOR.sub("", str(name)).lower() in _TYPE_COLUMNS
+        some = as_text(values.iloc[:: max(1, len(var) // _FEW_NAMES)])
+        if not is_named and some.nunique() > _MANY_TYPES:
             continue
         types = as_text(values)
         known = {kind for kind in types.unique() if kind}
-        named = any(_GENE_TYPE.fullmatch(kind.strip()) for kind in known)
-        others = [
-            kind
-            for kind in sorted(known)
-            if _OTHER_TYPE.search(kind) or (named and not _GENE_TYPE.fullmatch(kind.strip()))
-        ]
+        of_genes = {kind for kind in known if _GENE_TYPE.fullmatch(kind.strip())}
+        others = sorted(kind for kind in known - of_genes if _OTHER_TYPE.search(kind) or of_genes)
+        if not is_named and not (of_genes and all(map(_OTHER_TYPE.search, others))):
+            continue
         if n := int((types.isin(others) & is_gene).sum()):
             is_gene &= ~types.isin(others)
             what = counted(n, "column is not a gene", "columns are not genes")
             notes.append(f"{what} ({', '.join(others)}) and {'is' if n == 1 else 'are'} ignored.")
     if "feature_is_filtered" in var:
-        marked = np.asarray(as_text(var["feature_is_filtered"]).str.lower().isin(["true", "1"]))
+        words = ["true", "1", "1.0"]
+        marked = np.asarray(as_text(var["feature_is_filtered"]).str.lower().isin(words))
         if n := int((marked & is_gene).sum()):
             is_gene &= ~marked
             what = counted(n, "gene")
@@ -235,7 +278,7 @@ def of_other_species(var: pd.DataFrame, species: Species) -> Bools:
 
 
 def named_by_column(var: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Replace ``var_names`` that are row numbers by a column of gene names.
+    """Replace ``var_names`` that are row numbers, or counted (gene_1), by a column of gene names.
 
     Examples
     --------
@@ -244,15 +287,17 @@ def named_by_column(var: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     ['CD3D', 'NKG7']
     """
     found: list[tuple[bool, str, pd.Index]] = []
-    if is_numbered(as_text(var.index[:: max(1, len(var) // _FEW_NAMES)]).tolist()):
+    some = as_text(var.index[:: max(1, len(var) // _FEW_NAMES)]).tolist()
+    if _are_placeholders(some):
         for name, names in text_columns(var):
             listed = names.tolist()
-            if min(names.nunique() / len(names), share_genes(listed)) >= 0.5:
+            is_name = min(names.nunique() / len(names), share_genes(listed)) >= 0.5
+            if is_name and (is_numbered(some) or not _are_placeholders(listed)):
                 found.append((identifier_kind(listed) == "symbol", name, names))
     if not found:
         return var, ()
     _, name, names = max(found, key=lambda each: each[0])  # prefers symbols to Ensembl ids
-    note = f"Gene names were taken from var[{name!r}], because var_names are numbers."
+    note = f"Gene names were taken from var[{name!r}], because var_names are numbered."
     return var.set_axis(names), (note,)
 
 

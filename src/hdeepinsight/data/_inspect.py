@@ -50,6 +50,8 @@ class InputReport:
         counts); ``"scaled"`` (negative or very large values); ``"empty"``.
     evidence
         Reason for the scale, in words.
+    largest
+        Largest finite value.
     n_nan
         Number of NaN.
     n_inf
@@ -96,6 +98,7 @@ class InputReport:
     storage: str
     scale: Scale
     evidence: str
+    largest: float = 0.0
     n_nan: int = 0
     n_inf: int = 0
     n_negative: int = 0
@@ -327,6 +330,7 @@ def inspect_store(
         matrix.storage,
         scale,
         evidence,
+        largest=max(0.0, scan.high),
         n_nan=scan.n_nan,
         n_inf=scan.n_inf,
         n_negative=scan.n_negative,

@@ -333,7 +333,7 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def is_paired(data: Any) -> bool:
-    """Return whether data is a MuData, or the path of an ``.h5mu`` file.
+    """Return whether data is a MuData, or the path of an ``.h5mu`` file or zarr store of one.
 
     Examples
     --------
@@ -343,6 +343,8 @@ def is_paired(data: Any) -> bool:
     (True, False)
     """
     if isinstance(data, str | Path):
+        if os.path.isdir(data):
+            return os.path.isdir(os.path.join(data, "mod"))
         with suppress(OSError):  # damaged files raise a better error when they are read
             if os.path.isfile(data) and h5py.is_hdf5(data):
                 with h5py.File(data, "r") as root:
@@ -369,12 +371,12 @@ def open_paired(data: MuData | str | Path) -> MuData:
     """
     if not isinstance(data, str | Path):
         return data
-    from mudata import read_h5mu
+    from mudata import read_h5mu, read_zarr
 
     check_file(Path(data))
     found = None
     with suppress(KeyError, TypeError), own_columns():  # mudata before 0.4, for other files
-        found = read_h5mu(data)
+        found = (read_zarr if os.path.isdir(data) else read_h5mu)(data)
     if found is None or not found.mod:
         expected, advice = "Expected a file written by mudata.", "Name AnnData files .h5ad."
         raise InputError(f"{data} holds no MuData.", expected, advice)

@@ -226,6 +226,26 @@ class Denormalizer:
             yield rows, counts
 
 
+@dataclass(frozen=True)
+class Rescaler:
+    """Multiply values, such as fractions of a cell, by a constant.
+
+    Parameters
+    ----------
+    factor
+        The constant.
+    """
+
+    factor: float
+
+    def blocks(
+        self, values: Iterable[tuple[slice, Block]], n_obs: int
+    ) -> Iterator[tuple[slice, sp.csr_matrix]]:
+        """Multiply the values of ``n_obs`` cells, block by block, as CSR float32."""
+        for rows, block in values:
+            yield rows, (canonical(block) * self.factor).astype(np.float32)
+
+
 def find_log_base(
     dtype: np.dtype[Any], grid: float, sample: sp.csr_matrix, stored: float | None = None
 ) -> float | None:

@@ -100,12 +100,18 @@ class Store:
         if layer == "X" and name not in self.slots:
             name = "X"
         if name not in self.slots:
-            ways = [f"`{arguments['layer']}=` (None means X)"] if "layer" in arguments else []
-            ways += [f"`{arguments['use_raw']}=True`"] if "use_raw" in arguments else []
+            layers = [at.removeprefix("layers[")[:-1] for at in self.slots if at[0] == "l"]
+            ways = [f"{arguments['layer']}={at}" for at in layers if "layer" in arguments]
+            if ".raw" in self.slots and "use_raw" in arguments:
+                ways.append(f"{arguments['use_raw']}=True")
+            advice = [f"pass {' or '.join(ways)}"] if ways else []
+            if "X" in self.slots and (given := "use_raw" if use_raw else "layer") in arguments:
+                advice.append(f"omit `{arguments[given]}=` to read X")
+            advice = advice or ["pass an AnnData that has it as X"]
             raise InputError(
                 f"The data holds no {name}.",
                 f"It holds: {', '.join(self.slots) or 'no matrix at all'}.",
-                f"Name one of them with {' or '.join(ways)}." if ways else "Pass it as X.",
+                f"To go on, {', or '.join(advice)}.",
             )
         return self.at(name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import warnings
 from collections import defaultdict
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 
     from hdeepinsight.taxonomy._taxonomy import Taxonomy
 
-#: Words that mean "no label", in lower case and without surrounding whitespace.
+#: Words that mean "no label", in lower case, with spaces for ``_`` and ``-`` within. They may be
+#: followed by "cell", "cell type" or a number ("Unknown_2").
 MISSING_LABELS = frozenset((
     "", "-", "--", "?", ".", "na", "n/a", "<na>", "n.a.", "nan", "nat", "none", "null", "unknown",
     "unassigned", "unlabeled", "unlabelled", "unannotated", "unclassified", "undefined",
     "undetermined", "not available", "not applicable", "not assigned", "no label", "missing",
-    "heterogeneous",
+    "heterogeneous", "#n/a", "unk", "untyped", "unidentified", "unmapped", "ungated", "uncertain",
+    "ambiguous", "not annotated", "not determined", "no annotation", "no match",
+    "none of the above",
 ))  # fmt: skip
+_WITHIN, _BEHIND = re.compile(r"[\s_-]+"), re.compile(r"( cells?)?( types?)?( \d+)?$")
 
 #: One or more labels that mean "not labelled"; None if only missing values do.
 Unlabeled = str | Collection[str] | None
@@ -142,8 +147,9 @@ def _is_unlabeled(name: object, unlabeled: Unlabeled, is_name: IsName = None) ->
     """Return whether a label is in `unlabeled`, or is a word for "no label" and not a name."""
     if unlabeled is None or name in ([unlabeled] if isinstance(unlabeled, str) else unlabeled):
         return unlabeled is not None
-    word = isinstance(name, str) and plain_form(name) in MISSING_LABELS
-    return word and not (is_name and is_name(name))
+    forms = [plain_form(name)] if isinstance(name, str) else []
+    forms += [_BEHIND.sub("", _WITHIN.sub(" ", form)) for form in forms if form[1:]]
+    return not MISSING_LABELS.isdisjoint(forms) and not (is_name and is_name(name))
 
 
 def _distinct(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
@@ -211,7 +217,7 @@ def _nodes_of(
         try:
             nodes[i] = find(label)
         except ValueError as error:
-            problems.append(f"- {label!r} ({counts[i]:,} cells): {error}")
+            problems.append(f"- {label!r} ({counted(int(counts[i]), 'cell')}): {error}")
         if len(problems) > _LISTED:
             problems[_LISTED:] = ["- and more"]
             break
@@ -309,6 +315,10 @@ def encode_levels(
     levels = list(range(1, len(names) + 1))
     if set(names) <= set(order):
         levels = [self.level_depth(name) for name in names]
+    empty = [n for n in names if find_unlabeled(frame[n], unlabeled).all()]
+    if empty and len(names) > self.max_depth:
+        found = f"none in {clipped(empty[0])}. Omit this column, or check its labels."
+        raise ValueError(f"Every column must have labels, got {found}")
     if not 0 < len(set(names)) == len(names) <= self.max_depth or levels != sorted(levels):
         expected = f"1 to {self.max_depth} distinct columns, coarse to fine, as the levels {order}"
         raise invalid("frame", names, expected, "Select the label columns in this order.")

@@ -195,7 +195,8 @@ def check_nodes(
     Raises
     ------
     ValueError
-        If an array is not one node of the taxonomy per cell, shape ``(n_cells,)``.
+        If an array is not one node of the taxonomy per cell, shape ``(n_cells,)``, or two Series
+        have different indices.
 
     Examples
     --------
@@ -213,4 +214,8 @@ def check_nodes(
                 f"{name} must be node indices from 0 to {taxonomy.n_nodes - 1}, one for each of "
                 f"{n_cells} cells, got {found}. Use `taxonomy.encode` to convert labels to nodes."
             )
+    indices = [values.index for values in given.values() if isinstance(values, pd.Series)]
+    if not all(index.equals(indices[0]) for index in indices):
+        found = f"{' and '.join(given)} must have the same index, got cells in different order"
+        raise ValueError(f"{found}. Pass one of them by .loc with the index of the other.")
     return tuple(np.asarray(values).astype(np.int64) for values in given.values())

@@ -82,6 +82,10 @@ def read_markers(markers: MarkersLike = BLOOD) -> pd.DataFrame:
         shown = str(markers) if is_name else f"a {type(markers).__name__}"
         hint = "Pass a dict such as {'B': ['MS4A1', 'CD79A'], 'T': ['CD3D', 'CD3E']}, or 'blood'."
         raise ValueError(f"markers must have at least one gene, got {shown} without genes. {hint}")
+    given = markers if isinstance(markers, Mapping) else ()
+    if without := [str(name) for name in given if str(name) not in set(table["type"])]:
+        found = f"Each type in markers must have at least one gene, got none for {without}."
+        raise ValueError(f"{found} Add genes, or omit these types.")
     if (both := table.duplicated(["type", "gene"])).any():
         found = examples([f"{row.gene} of {row.type}" for row in table[both].itertuples()])
         expected = "A marker of a type must be either positive or negative"

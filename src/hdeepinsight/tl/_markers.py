@@ -15,6 +15,7 @@ from scipy.special import softmax
 
 from hdeepinsight._errors import counted, examples
 from hdeepinsight.annotation import (
+    NO_COUNTS,
     NO_LIMIT,
     Annotation,
     Decoder,
@@ -302,7 +303,8 @@ class MarkerScorer:
                 keep.append(sp.csr_matrix(block))
         counts = sp.csr_matrix(sp.vstack(parts))[:, used].astype(np.float64)
         depth = np.concatenate(totals)
-        filled = np.flatnonzero(depth)
+        is_filled = depth > 0
+        filled = np.flatnonzero(is_filled)
         depth = np.where(depth > 0, depth / depth[filled].mean(), 1.0)
         fitted = filled[spread_rows(len(filled), _FITTED)]
         sample = _MarkerCounts(counts[fitted], depth[fitted])
@@ -311,13 +313,14 @@ class MarkerScorer:
         likelihood = np.zeros((len(depth), len(shares)))  # empty cells get the proportions
         likelihood[filled] = _MarkerCounts(counts[filled], depth[filled]).log_likelihood(rates)
         logits = exponent * likelihood + np.log(shares)
-        is_none = softmax(logits, axis=1)[:, -1] >= 0.5
+        is_none = is_filled & (softmax(logits, axis=1)[:, -1] >= 0.5)
         belongs = softmax(logits[:, :-1], axis=1)
         mass = tree.roll_up(belongs @ shared)
         # A type divided equally among children must not be labelled below its node.
         depth_of = np.where(shared.max(axis=1) < 1.0, tree.depth[states], NO_LIMIT)
         supported = np.where(is_none, 0, depth_of[belongs.argmax(axis=1)])
         reasons = np.where(supported < NO_LIMIT, np.where(is_none, _NO_TYPE, _NO_MARKER), "")
+        supported[~is_filled], reasons = 0, np.where(is_filled, reasons, NO_COUNTS)
         names = [*map(tree.path_name, states.tolist()), "none of these"]
         verdict, without = None, is_none.mean() if len(is_none) else 0.0
         if without > _SOME:

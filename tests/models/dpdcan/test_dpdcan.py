@@ -320,3 +320,8 @@ def test_a_loss_threshold_tells_members_of_an_overfitted_model_and_not_of_a_priv
         aucs[privacy] = roc_auc_score(truth, -np.concatenate(losses))
     assert aucs["whole"] < 0.56
     assert aucs[None] > 0.7
+
+
+def test_arguments_that_the_training_sets_itself_are_refused(synthetic_hierarchy):
+    with pytest.raises(TypeError, match=r"got max_epochs, .* Pass max_steps"):
+        trained(synthetic_hierarchy, privacy=None, max_epochs=3)

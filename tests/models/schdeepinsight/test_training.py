@@ -165,6 +165,9 @@ def test_settings_out_of_range_are_refused(fit, reference):
         ),
         ({"early_stopping_patience": 0}, "early_stopping_patience must be an integer >= 1, got 0"),
         ({"early_stopping_patience": 3}, "no effect without early_stopping=True"),
+        ({"validation_size": 0, "limit_val_batches": 2}, "no effect, because no cells are held"),
+        ({"callbacks": [object()]}, "callbacks must be a Lightning callback, or a list of them"),
+        ({"logger": "csv"}, "logger must be a Lightning logger, or a list of them"),
         ({"split_key": "donor"}, "no column 'donor'; it has 'lineage', 'cell_type', 'batch'"),
         ({"train_size": 0.9, "validation_size": 0.2}, "train_size must be a number from 0 to 0.8"),
     ]:

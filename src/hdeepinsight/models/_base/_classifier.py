@@ -13,6 +13,7 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
+from hdeepinsight._errors import counted, examples
 from hdeepinsight.adaptation import QueryCells, reference_sums
 from hdeepinsight.annotation import Annotation, ReferenceBank, calibrate
 from hdeepinsight.data import InputError, align_genes, deal_out, draw_evenly, draw_some, is_paired
@@ -62,9 +63,21 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
 
     def _check_reference(self) -> None:
         super()._check_reference()
-        if not self._nodes().any():
+        labelled = np.setdiff1d(self._nodes(), 0)
+        if not len(labelled):
             msg = "At least one cell of the reference must have a label, got none. Set it up with"
             raise ValueError(f"{msg} a column that contains labels.")
+        if len(labelled) == 1:
+            msg = f"All labels of the reference are {self.taxonomy.label(int(labelled[0]))!r}, so"
+            hint = "that the model cannot learn to distinguish types. Add cells of other types."
+            warnings.warn(f"{msg} {hint}", UserWarning, stacklevel=4)
+        if len(unseen := np.setdiff1d(self.taxonomy.leaves, labelled)):
+            names = examples(self.taxonomy.path_name(int(node)) for node in unseen)
+            msg = (
+                f"{counted(len(unseen), 'type')} of the taxonomy without a labelled cell: {names}."
+            )
+            hint = "They cannot be learnt. Omit them from the taxonomy, or add cells."
+            warnings.warn(f"{msg} {hint}", UserWarning, stacklevel=4)
 
     def _prepare(
         self,

@@ -710,7 +710,17 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _finish(self, plan: Any, datamodule: Any) -> None:
         """Store the hashed names of the held-out cells."""
         if datamodule is None:
-            self.held_out_ = name_digests(self.adata.obs_names)[self.validation_indices_]
+            shell = self.adata_manager.adata
+            digests = name_digests(self.adata.obs_names, shell.X, shell.var_names)
+            self.held_out_ = digests[self.validation_indices_]
+
+    def _is_held_out(self) -> np.ndarray:
+        """Return whether each cell of the attached reference was held out in training."""
+        shell, names = self.adata_manager.adata, self.adata.obs_names
+        held_out: Any = self.held_out_
+        found: np.ndarray = np.isin(name_digests(names, shell.X, shell.var_names), held_out)
+        # Earlier releases hashed names only.
+        return found if found.any() else np.isin(name_digests(names), held_out)
 
     def _groups(self, key: str | None) -> np.ndarray | None:
         """Return a column of the reference as text, or ``None`` without a ``key``."""
@@ -727,7 +737,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             msg = "No cells were held out in training, so there is nothing to evaluate. Pass"
             hint = "labelled cells that were not used in it, or train with a larger validation_size"
             raise ValueError(f"{msg} {hint}.")
-        rows = np.flatnonzero(np.isin(name_digests(self.adata.obs_names), self.held_out_))
+        rows = np.flatnonzero(self._is_held_out())
         if len(rows) != len(self.held_out_):
             raise ValueError(
                 f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in "
@@ -937,7 +947,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         history = attributes["history_"]
         self.history_ = history and {key: frame_from_plain(t) for key, t in history.items()}
         if self.adata is not None and self.held_out_ is not None:
-            held_out = np.isin(name_digests(self.adata.obs_names), self.held_out_)
+            held_out = self._is_held_out()
             self.validation_indices_ = np.flatnonzero(held_out)
             self.train_indices_ = np.flatnonzero(~held_out)
 

@@ -246,9 +246,14 @@ def check_unchanged(
         if not same.all():
             msg = f"{int((~same).sum()):,} labels in {key!r} were changed after the set-up."
             raise ValueError(f"{msg} {again}")
-    if sparse.issparse(x) and shell.X is x and (x.data != np.rint(x.data)).any():
-        msg = "The matrix of the reference held counts when it was set up, but now has fractions."
-        raise ValueError(f"{msg} Restore the counts, or keep them in a layer. {again}")
+    if sparse.issparse(x) and shell.X is x:
+        is_count = bool(((x.data == np.rint(x.data)) & (x.data >= 0)).all())
+        if not is_count or not x.data.any():
+            found = "no counts" if is_count else "fractions or negative values"
+            msg = (
+                f"The matrix of the reference held counts when it was set up, but now has {found}."
+            )
+            raise ValueError(f"{msg} Restore the counts, or keep them in a layer. {again}")
 
 
 def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import pandas as pd
 import torch
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scvi.model._utils import use_distributed_sampler
@@ -69,9 +69,16 @@ def trainer_options(
         "log_every_n_steps": 1,
         "enable_progress_bar": progress_visible(),
         "check_val_every_n_epoch": max(1, epochs // VALIDATIONS),
-        **({} if n_val else {"limit_val_batches": 0}),
         **given,
+        **({} if n_val else {"limit_val_batches": 0}),
     }
+    if not n_val and given.get("limit_val_batches"):
+        msg = "limit_val_batches has no effect, because no cells are held out. Omit it."
+        raise ValueError(msg)
+    for name, kind in (("callbacks", pl.Callback), ("logger", Logger)):
+        if not all(isinstance(each, bool | kind) for each in _as_list(given.get(name))):
+            expected = f"a Lightning {name.removesuffix('s')}, or a list of them"
+            raise invalid(name, given[name], expected, "Omit it to use the default.")
     callbacks = _as_list(options.get("callbacks"))
     distributed = is_distributed(options, devices)
     if distributed:

@@ -231,6 +231,11 @@ class DPDCAN(UnlabeledMixin, CountModel):
         >>> model.privacy_report.epsilon is None, model.privacy_report.nominal_epsilon > 0
         (True, True)
         """
+        fixed = {"max_epochs", "batch_size", "validation_size", "devices"}.intersection(kwargs)
+        if fixed:
+            msg = f"DPDCAN.train() got {', '.join(sorted(fixed))}, which it sets itself: each step"
+            hint = "draws random cells. Pass max_steps and expected_batch_size."
+            raise TypeError(f"{msg} {hint}")
         check_choice("privacy", privacy, (*OF_MODE, None))
         if self.is_trained_:
             msg = "The model is already trained, and more training would exceed the budget. Create"
@@ -294,8 +299,8 @@ class DPDCAN(UnlabeledMixin, CountModel):
                     ratio,
                 )
         # Each epoch is one step.
-        fixed: Any = {"devices": 1, "validation_size": 0, "batch_size": batch}
-        super().train(max_steps, **fixed, report=report, noise_seed=noise_seed, **kwargs)
+        loading: Any = {"devices": 1, "validation_size": 0, "batch_size": batch}
+        super().train(max_steps, **loading, report=report, noise_seed=noise_seed, **kwargs)
         self.privacy_report_ = report and report.after(self.trainer.global_step)
 
     def _prepare(self, split: Any, datamodule: Any, **options: Any) -> Prepared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -175,6 +176,10 @@ def choose_features(
             valid = f"They must be shared genes, such as {data.examples(shared)}."
             hint = "Check the names, or pass a number."
             raise data.InputError(f"{listed} is in all datasets.", valid, hint)
+        if lost := sorted(wanted.difference(found)):
+            of_all = f"{len(lost):,} of the {len(wanted):,} features are"
+            text = f"{of_all} not in all datasets and are left out: {data.examples(lost)}."
+            warnings.warn(text, UserWarning, stacklevel=2)
         return found
     check_integer("features", features, hint="Omit it to use 1,000.")
     allowed = np.array([_BLOCKED.fullmatch(gene) is None for gene in shared])
