@@ -31,7 +31,7 @@ def test_annotate_needs_only_the_file(hdeepinsight, query, sha256):
     written = ad.read_h5ad(query.with_name("query.annotated.h5ad"))
     assert {"hdi_lineage", "hdi_confidence"} <= set(written.obs)
     assert "query.annotated.h5ad" in done.stdout
-    assert "Model pbmc is a bundled model of human blood" in done.stdout
+    assert "Model pbmc comes with the package" in done.stdout
 
 
 def test_existing_output_is_not_replaced(hdeepinsight, query):

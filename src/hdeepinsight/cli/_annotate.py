@@ -120,7 +120,7 @@ def annotate(
         with step(f"Writing {report}"):
             hdi.report.write(result, report, title=heading, **shown)
     if folder in hub.bundled_folders().values():
-        show(f"Model {model} is a bundled model of human blood; --model selects another.")
+        show(f"Model {model} comes with the package; --model selects another.")
     messages = (result.input_report, result.gene_report, *result.decisions)
     texts = [in_options(str(each)) for each in messages if each is not None]
     if options["markers"] is not None:

@@ -151,10 +151,15 @@ def train(
         others = filter(None, (given["batch_key"], given["split_key"]))
         for key in (*labels_keys, *others):  # before the matrix is read
             one_column(store.obs, key)
-        adata = store.whole()
+        matrix = store.matrix(layer, use_raw)  # raises if it is missing
         if use_raw:
-            store.matrix(layer, use_raw=True)  # raises if .raw is missing or a layer was given
-            adata = adata.raw.to_adata()
+            adata = store.whole().raw.to_adata()
+        elif matrix.storage.startswith("h5ad "):
+            from anndata import read_h5ad
+
+            adata = read_h5ad(reference, backed="r")  # only the genes of the model are read
+        else:
+            adata = store.whole()
         if taxonomy is not None:
             options["taxonomy"] = Taxonomy.from_json(taxonomy)
         setup, network, training = _distributed(method, options | _parsed(settings))
