@@ -101,7 +101,8 @@ def name_digests(
         for start in range(0, len(text), _MANY_NAMES):
             block = counts[start : start + _MANY_NAMES]
             products = block.data.astype(np.uint64) * weights[block.indices]
-            total = np.concatenate([[0], np.cumsum(products, dtype=np.uint64)]).astype(np.uint64)
+            total = np.zeros(len(products) + 1, dtype=np.uint64)
+            np.cumsum(products, out=total[1:])
             sums[start : start + block.shape[0]] = np.diff(total[block.indptr])
         text = ("" if is_position else text + "\x00") + pd.Series(sums.astype(str))
     number = text.groupby(text).cumcount()
