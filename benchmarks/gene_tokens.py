@@ -370,7 +370,8 @@ def _leak_table(rows: list[dict]) -> str:
         "**What a leak is worth**: accuracy / macro-F1 of the same cells (at most "
         f"{LEAK_CELLS:,}) by three protocols. In the published one, cells of rare types are copied "
         "before 20 % are split off for the test, so that copies of test cells are trained on: its "
-        "figures measure the leak, not a method."
+        "figures measure the leak, not a method. Split by cell, types with fewer than 25 cells are "
+        "not tested."
     )
     return f"{text}\n\n{markdown(['cells', 'method', *PROTOCOLS.values()], lines)}"
 
