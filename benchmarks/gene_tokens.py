@@ -18,7 +18,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -73,6 +73,14 @@ PREFIXES = {
     "pretrained ": ", pretrained",
     "shuffled ": ", pretrained, then gene embeddings permuted",
 }
+#: Rows of ``few_labels`` and ``all_labels``; the profiles do not depend on pretraining.
+WITH_LABELS = (
+    "pretraining",
+    "logistic_regression_balanced",
+    *(f"{prefix}probe" for prefix in PREFIXES),
+    *(prefix + name for prefix in ("", *PREFIXES) for name in OURS if name != "profiles"),
+    "profiles",
+)
 
 
 def network_alone(model: hdi.SCLabelNet, query: ad.AnnData) -> np.ndarray:
@@ -144,8 +152,11 @@ def blood(
     return cells[few].copy(), unlabelled, query
 
 
-def with_labels(data: Path, seed: int, share: float) -> Iterator[dict]:
-    """Train on a share of the labels, with and without pretraining, intact or permuted."""
+def with_labels(data: Path, seed: int, share: float, missing: set[str]) -> Iterator[dict]:
+    """Train on a share of the labels, with and without pretraining, intact or permuted.
+
+    Only the models of `missing` rows (a part of ``WITH_LABELS``) are trained.
+    """
     few, unlabelled, query = blood(data, seed, share)
     truth = query.obs[LEVELS[-1]].astype(str).to_numpy()
     known = few.obs[LEVELS[-1]].astype(str).to_numpy()
@@ -182,6 +193,8 @@ def with_labels(data: Path, seed: int, share: float) -> Iterator[dict]:
         yield row(f"{prefix}probe", linear.predict(query_z), used)
         models[prefix] = hdi.SCLabelNet.from_encoder(encoder, few, n_genes=2000, seed=seed)
     for prefix, model in models.items():
+        if not missing.intersection(prefix + name for name in WAYS):
+            continue
         used = time.process_time()
         model.train(validation_size=0, **QUIET)
         leaves = model.taxonomy.leaves
@@ -240,35 +253,34 @@ def of_unseen_donors(data: Path) -> Iterator[dict]:
     yield {"method": "unseen donors", **record, "ms_per_cell_and_epoch": round(1e3 * each, 2)}
 
 
-def leak(data: Path) -> Iterator[dict]:
-    """Score by the published protocol, by unseen cells, and by unseen donors."""
-    for name, level in LEAK_SETS.items():
-        cells = ad.read_h5ad(data / f"{name}.h5ad")
-        cells = cells[np.random.default_rng(0).permutation(cells.n_obs)[:LEAK_CELLS]].copy()
-        labels, logged = cells.obs[level].astype(str).to_numpy(), log_normalize(cells.X)
-        hdi.SCLabelNet.setup_anndata(cells, labels_key=level)
-        for protocol in PROTOCOLS:
-            model = hdi.SCLabelNet(cells, seed=0)
-            if protocol == "leaky":
-                found = model.evaluate(protocol="published_leaky", **QUIET)
-                types, sizes = np.unique(labels, return_counts=True)
-                copied = {"n_samples": sizes.max(), "random_state": 0}
-                rows = [resample(np.flatnonzero(labels == each), **copied) for each in types]
-                train, test = train_test_split(np.concatenate(rows), test_size=0.2, random_state=0)
-            else:
-                split_key = "donor" if protocol == "by donor" else None
-                model.train(validation_size=0.2, split_key=split_key, **QUIET)
-                found = model.evaluate()
-                train, test = model.train_indices, model.validation_indices
-            linear = LogisticRegression(max_iter=1000).fit(logged[train], labels[train])
-            called, truth = linear.predict(logged[test]).astype(object), labels[test]
-            run = {"set": name, "protocol": protocol, "note": found.note}
-            for method, scores in (
-                ("sclabelnet", found.levels.iloc[-1][["accuracy", "macro_f1"]]),
-                ("logistic_regression", ((called == truth).mean(), macro_f1(truth, called))),
-            ):
-                accuracy, f1 = (round(float(score), 4) for score in scores)
-                yield run | {"method": method, "accuracy": accuracy, "macro_f1": f1}
+def leak(data: Path, name: str) -> Iterator[dict]:
+    """Score cells of a set by the published protocol, by unseen cells, and by unseen donors."""
+    cells = ad.read_h5ad(data / f"{name}.h5ad")
+    cells = cells[np.random.default_rng(0).permutation(cells.n_obs)[:LEAK_CELLS]].copy()
+    labels, logged = cells.obs[LEAK_SETS[name]].astype(str).to_numpy(), log_normalize(cells.X)
+    hdi.SCLabelNet.setup_anndata(cells, labels_key=LEAK_SETS[name])
+    for protocol in PROTOCOLS:
+        model = hdi.SCLabelNet(cells, seed=0)
+        if protocol == "leaky":
+            found = model.evaluate(protocol="published_leaky", **QUIET)
+            types, sizes = np.unique(labels, return_counts=True)
+            copied = {"n_samples": sizes.max(), "random_state": 0}
+            rows = [resample(np.flatnonzero(labels == each), **copied) for each in types]
+            train, test = train_test_split(np.concatenate(rows), test_size=0.2, random_state=0)
+        else:
+            split_key = "donor" if protocol == "by donor" else None
+            model.train(validation_size=0.2, split_key=split_key, **QUIET)
+            found = model.evaluate()
+            train, test = model.train_indices, model.validation_indices
+        linear = LogisticRegression(max_iter=1000).fit(logged[train], labels[train])
+        called, truth = linear.predict(logged[test]).astype(object), labels[test]
+        run = {"protocol": protocol, "note": found.note}
+        for method, scores in (
+            ("sclabelnet", found.levels.iloc[-1][["accuracy", "macro_f1"]]),
+            ("logistic_regression", ((called == truth).mean(), macro_f1(truth, called))),
+        ):
+            accuracy, f1 = (round(float(score), 4) for score in scores)
+            yield run | {"method": method, "accuracy": accuracy, "macro_f1": f1}
 
 
 def speed(data: Path) -> Iterator[dict]:
@@ -340,10 +352,11 @@ def _pairs_table(rows: list[dict]) -> str:
 
 def _few_table(rows: list[dict], cells: str) -> str:
     seeds = sorted({row["seed"] for row in rows})
-    names = dict.fromkeys(row["method"] for row in rows if "macro_f1" in row)
     lines = []
-    for name in names:
-        own = [row for row in rows if row["method"] == name]
+    for name in (*WITH_LABELS, "joint_embedding"):
+        own = [row for row in rows if row["method"] == name and "macro_f1" in row]
+        if not own:
+            continue
         prefix = next((each for each in PREFIXES if name.startswith(each)), "")
         title = (OURS | OTHERS)[name.removeprefix(prefix)] + PREFIXES.get(prefix, "")
         found = [
@@ -393,12 +406,22 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     records, data = Records(args.out), args.data or args.pairs.parent
 
+    def keep(rows: Iterable[dict], **run: object) -> None:
+        found = [{**run, **row} for row in rows]
+        records.replace([*records.matching(**run), *found], **run)
+        for row in found:
+            print(*row.values(), flush=True)
+
     def measure(make: Callable[[], Iterator[dict]], **run: object) -> None:
         if not records.matching(**run):
-            rows = [{**run, **row} for row in make()]
-            records.replace(rows, **run)
-            for row in rows:
-                print(*row.values(), flush=True)
+            keep(make(), **run)
+
+    def measure_labels(part: str, seed: int, share: float) -> None:
+        run = {"part": part, "seed": seed}
+        missing = set(WITH_LABELS) - {row["method"] for row in records.matching(**run)}
+        if missing:
+            rows = with_labels(data, seed, share, missing)
+            keep((row for row in rows if row["method"] in missing), **run)
 
     if "pairs" in args.parts:
         for pair in read_pairs(args.pairs, args.only):
@@ -408,11 +431,12 @@ def main(argv: list[str] | None = None) -> None:
                 measure(partial(on_pair, prepared, seed), **run)
     if "few_labels" in args.parts:
         for seed in args.draws:
-            measure(partial(with_labels, data, seed, SHARE), part="few_labels", seed=seed)
+            measure_labels("few_labels", seed, SHARE)
     if "all_labels" in args.parts:
-        measure(partial(with_labels, data, 0, 1.0), part="all_labels", seed=0)
+        measure_labels("all_labels", 0, 1.0)
     if "leak" in args.parts:
-        measure(partial(leak, data), part="leak")
+        for name in LEAK_SETS:
+            measure(partial(leak, data, name), part="leak", set=name)
     if "peer" in args.parts:
         for seed in args.draws:
             measure(partial(with_joint_embedding, data, seed), part="peer", seed=seed)

@@ -2,6 +2,7 @@
 
 import gene_tokens
 import numpy as np
+from harness.records import Records
 
 import hdeepinsight as hdi
 
@@ -54,3 +55,30 @@ def test_the_table_shows_each_method_on_each_pair_and_draw():
     assert "| SCLabelNet, pretrained | 0.250 | 1.250 | 0.750 ± 0.500 |" in text
     assert "encoder, pretrained, then gene embeddings permuted | 0.250 | 1.250 |" in text
     assert "| SCLabelNet | 1.000 / 0.500 | 0.750 / 0.375 | 0.500 / 0.250 |" in text
+
+
+def test_only_rows_that_the_records_lack_are_measured(tmp_path, monkeypatch):
+    records = Records(tmp_path / "found.json")
+    run = {"part": "all_labels", "seed": 0}
+    there = [run | {"method": name, "macro_f1": 0.5} for name in gene_tokens.WITH_LABELS[2:]]
+    leaked = {"part": "leak", "set": "bm_triana_citeseq", "method": "sclabelnet"}
+    records.replace([*there, leaked])
+    wanted, sets = [], []
+
+    def with_labels(data, seed, share, missing):
+        wanted.append((seed, share, missing))
+        yield from ({"method": name, "macro_f1": 1.0} for name in gene_tokens.WITH_LABELS[1:])
+
+    def leak(data, name):
+        sets.append(name)
+        yield {"method": "sclabelnet"}
+
+    monkeypatch.setattr(gene_tokens, "with_labels", with_labels)
+    monkeypatch.setattr(gene_tokens, "leak", leak)
+    command = ["--pairs", "data/pairs.json", "--parts", "all_labels", "leak"]
+    gene_tokens.main([*command, "--out", str(records.path)])
+    assert wanted == [(0, 1.0, set(gene_tokens.WITH_LABELS[:2]))]
+    assert sets == ["lung_mouse_zilionis_immune", "kang_ctrl_8donors"]
+    rows = Records(records.path).matching(**run)
+    assert sorted(r["method"] for r in rows) == sorted(gene_tokens.WITH_LABELS[1:])
+    assert [r["method"] for r in rows if r["macro_f1"] == 1] == ["logistic_regression_balanced"]
