@@ -26,13 +26,13 @@ from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._plan import Prepared
 from hdeepinsight.models._base._reader import QueryReader
-from hdeepinsight.models.sclabelnet._module import GeneTokenModule
 from hdeepinsight.models.sclabelnet._plan import (
     GROUP,
     SCORES,
     BalancedSplitter,
     Finetune,
     FinetuningPlan,
+    GeneTokenModule,
     PretrainingPlan,
     joined,
 )

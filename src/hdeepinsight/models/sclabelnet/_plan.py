@@ -1,4 +1,4 @@
-"""Training plans of SCLabelNet: masked values without labels, and labels with balanced sampling."""
+"""Module of SCLabelNet and its training: masked values without labels, then labels, balanced."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.dataloaders import AnnDataLoader, DataSplitter
+from scvi.module.base import auto_move_data
 from torch import Tensor
 from torch.nn import Parameter
 from torch.utils.data import WeightedRandomSampler
 
 from hdeepinsight._errors import batch_column, check_number
 from hdeepinsight.data import AlignedQuery
+from hdeepinsight.models._base._module import TreeModule
 from hdeepinsight.models._base._plan import HierarchicalPlan, OneCyclePlan
 from hdeepinsight.models._base._registration import BATCH
 from hdeepinsight.models._base._training import check_finite
-from hdeepinsight.nn import TokenSets, choose_tokens, masked_value_losses
+from hdeepinsight.nn import GeneTokenClassifier, TokenSets, choose_tokens, masked_value_losses
 
 Finetune = Literal["full", "head", "published"]
 
@@ -29,6 +31,12 @@ GROUP = "group"
 SCORES = "validation_loss", "baseline_all_genes", "baseline_per_gene"
 #: Pseudocounts from the overall distribution of bins, added to the bins of each gene.
 SMOOTHING = 5.0
+
+
+class GeneTokenModule(GeneTokenClassifier, TreeModule):
+    """Trainable classifier of gene tokens."""
+
+    inference = auto_move_data(GeneTokenClassifier.inference)
 
 
 class PretrainingPlan(OneCyclePlan):
