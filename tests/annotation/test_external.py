@@ -1,5 +1,6 @@
 """Annotations from other tools, and tables in their formats."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -82,6 +83,13 @@ def test_confidence_is_a_probability_a_cell(two_levels):
 def test_unknown_labels_are_named(two_levels):
     with pytest.raises(ValueError, match="Plasma"):
         Annotation.from_labels(pd.Series(["Plasma"], index=["a"]), two_levels)
+    table = pd.DataFrame({"CD4": [0.6, 0.1], "Unknown": [0.4, 0.9]}, index=["a", "b"])
+    with pytest.raises(ValueError, match=r"(?s)Classes must be .* use (.*)\.\n- 'Unknown'") as info:
+        Annotation.from_probabilities(table, two_levels)
+    names = {"Annotation": Annotation, "table": table, "taxonomy": two_levels}
+    advice = re.search(r"use (.*)\.\n", str(info.value))
+    result = eval(advice[1], names)
+    assert result.labels["stop_label"].tolist() == ["CD4", "Unknown"]
 
 
 def test_probabilities_of_another_tool_are_added_up(two_levels, annotated):

@@ -56,9 +56,22 @@ def test_streamed_labels_equal_unstreamed_ones(stream, expected, tmp_path):
     assert done.exit_code == 0, done.output
     assert "labelled independently; the verdict is based on 2,000 cells." in done.output
     assert (tmp_path / "labels.csv").read_bytes() == expected
-    assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"]
+    names = ["labels.csv", "labels.csv.settings.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert "already exists" in stream().output
+    written = (tmp_path / "labels.csv").stat().st_mtime_ns
+    for part in [(), ("--part", "2/2")]:
+        done = stream("--resume", *part)
+        assert done.exit_code == 0, done.output
+        assert "labels.csv is complete" in " ".join(done.output.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert (tmp_path / "labels.csv").stat().st_mtime_ns == written
+    done = stream("--resume", "--threshold", "0.7")
+    assert done.exit_code == 2
+    assert "settings in options" in " ".join(done.output.split())
     assert stream("--overwrite").exit_code == 0
+    (tmp_path / "labels.csv").write_text("precious")
+    assert "settings in output" in " ".join(stream("--resume").output.split())
 
 
 def test_resumed_run_writes_the_same_bytes(stream, expected, tmp_path, monkeypatch):

@@ -292,7 +292,7 @@ def test_numbers_match_nothing():
 
 
 def test_counted_names_are_used_only_without_better_ones():
-    for form in ["gene_{}", "Gene{}", "g{}"]:
+    for form in ["gene_{}", "Gene{}", "g{}", "G{:06d}"]:
         counted = [form.format(i) for i in range(8)]
         assert align_genes(counted, counted).report.n_measured == 8
         var = pd.DataFrame({"symbol": GENES}, index=counted)

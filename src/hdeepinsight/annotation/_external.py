@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,9 @@ from hdeepinsight.taxonomy import Taxonomy, check_labels
 Floats = NDArray[np.float64]
 
 #: Labels of unlabelled cells in this package, CellTypist, popV and CELLxGENE.
-_UNLABELED = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
+_UNLABELED: Final = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
+#: Classes without a node that an error lists.
+_LISTED: Final = 10
 
 
 def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
@@ -44,6 +46,11 @@ def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]
     If a node and its child have the same name, the class is the child, unless that is another
     class.
 
+    Raises
+    ------
+    ValueError
+        If a class is not in the taxonomy.
+
     Examples
     --------
     >>> from hdeepinsight.taxonomy import Taxonomy
@@ -51,7 +58,20 @@ def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]
     >>> class_nodes(tree, ["B", "T > CD8"])
     array([2, 4])
     """
-    nodes = taxonomy.encode(classes, unlabeled=None)
+    nodes, problems = np.zeros(len(classes), dtype=np.int64), []
+    for i, name in enumerate(classes):
+        try:
+            nodes[i] = taxonomy.resolve(name)
+        except ValueError as error:
+            problems.append(f"- {name!r}: {error}")
+    if problems:
+        text = "Classes must be names, synonyms or paths of the taxonomy, got classes that do not "
+        text += "lead to a node. Rename or omit them, or add synonyms."
+        if not set(_UNLABELED).isdisjoint(classes):
+            text += " For a table with a class of unlabelled cells, use Annotation.from_labels("
+            text += "table.idxmax(axis=1), taxonomy, confidence=table.max(axis=1))."
+        more = ["- and more"] if len(problems) > _LISTED else []
+        raise ValueError("\n".join([text, *problems[:_LISTED], *more]))
     given = set(nodes.tolist())
     for i, node in enumerate(nodes.tolist()):
         name, below = taxonomy.label(node), [node]

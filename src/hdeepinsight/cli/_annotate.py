@@ -73,7 +73,8 @@ def annotate(
         Write labels in blocks to .csv or .parquet, in constant memory; cells are labelled
         independently, as with [b]--fast[/b]. Always on for .parquet.
     --resume
-        Continue an interrupted run of --stream.
+        Continue an interrupted run of --stream; a finished one is left unchanged, which is
+        recognised by its settings in FILE.settings.json.
     --part I/N
         Annotate only this part of the query, such as [b]3/8[/b] in a job array; [b]hdeepinsight
         merge[/b] joins the parts.

@@ -64,7 +64,7 @@ def annotate_blocks(
     Raises
     ------
     UsageProblem
-        If an option needs all cells at once, or the folder holds blocks of another run.
+        If an option needs all cells at once, or ``out`` or its blocks are of another run.
     """
     needs_all = [f"--{name} on" for name in ("adapt", "refine") if options.pop(name) == "on"]
     needs_all += [f"--{name}" for name in ("vote", "batch_key", "markers") if options.pop(name)]
@@ -74,7 +74,8 @@ def annotate_blocks(
             f"{', '.join(needs_all).replace('_', '-')} needs all cells at once, which streaming "
             "does not keep in memory. Omit it, or write to .h5ad or .zarr."
         )
-    check_output(out, source=query, overwrite=overwrite, formats=FORMATS)
+    may_exist = overwrite or (resume and _record(out).exists())
+    check_output(out, source=query, overwrite=may_exist, formats=FORMATS)
     if out.suffix == ".parquet":
         need_extra("pyarrow", "parquet", "Writing .parquet")
     if client is not None:  # workers have other working directories
@@ -101,8 +102,10 @@ def annotate_blocks(
     starts = range(0, n_cells, CHUNK_CELLS)
     i, n = part or (1, 1)
     mine = starts[len(starts) * (i - 1) // n : len(starts) * i // n]
-    left = _begin(out, json.loads(json.dumps(settings)), mine, part, resume, overwrite)
-    if client is not None:
+    settings = json.loads(json.dumps(settings))
+    finished = resume and _is_finished(out, settings, overwrite)
+    left = range(0) if finished else _begin(out, settings, mine, part, resume, overwrite)
+    if client is not None and not finished:
         check_workers(client, query, _block(out, 0).with_name(_SETTINGS))
     opened = loaded.open(store, **{name: options.pop(name) for name in READING})
     rows = range(left.start, min(left.stop, n_cells))
@@ -117,13 +120,14 @@ def annotate_blocks(
     sample = opened.sample_rows()
     if block is None:  # all blocks exist: annotate the sample again for the verdict
         block = loaded.annotate(opened.subset(sample), **options)
-    if part is None:
+    if part is None and not finished:
         merge_blocks(out)
     n_sampled = counted(len(sample), "cell")
     show(f"Cells were labelled independently; the verdict is based on {n_sampled}.")
     show(*(in_options(str(text)) for text in (block.gene_report, block.verdict) if text))
     joins = f"hdeepinsight merge {out} joins all parts once they have finished"
-    show(f"Part {i} of {n} is written; {joins}" if part else f"Written to {out}")
+    written = f"Part {i} of {n} is written; {joins}" if part else f"Written to {out}"
+    show(f"{out} is complete and was left unchanged" if finished else written)
     return block
 
 
@@ -178,6 +182,31 @@ def _block(out: Path, first: int) -> Path:
     return out.with_name(f"{out.name}.blocks") / f"{first:012d}{out.suffix}"
 
 
+def _record(out: Path) -> Path:
+    """Return the file with the settings and the digest of a finished output."""
+    return out.with_name(f"{out.name}.{_SETTINGS}")
+
+
+def _is_finished(out: Path, settings: dict[str, Any], overwrite: bool) -> bool:
+    """Return whether ``out`` is the finished output of a run with these settings."""
+    if not (out.exists() and _record(out).exists()):
+        return False
+    found = {**settings, "output": sha256(out)}
+    changed = _changed(_record(out), found)
+    if changed and not overwrite:
+        raise UsageProblem(
+            f"{out} already exists, and differs from a finished run with these settings in "
+            f"{' and '.join(changed)}. Choose another --out, or pass --overwrite to start over."
+        )
+    return not changed
+
+
+def _changed(at: Path, settings: dict[str, Any]) -> list[str]:
+    """Return the names of the settings that differ from those in a file."""
+    known = json.loads(at.read_text())
+    return [name for name, value in settings.items() if known.get(name) != value]
+
+
 def _begin(
     out: Path, settings: Any, mine: range, part: Any, resume: bool, overwrite: bool
 ) -> range:
@@ -186,8 +215,7 @@ def _begin(
     if overwrite and part is None and not resume:
         remove(at.parent)
     if at.exists():
-        known = json.loads(at.read_text())
-        if changed := [name for name, value in settings.items() if known.get(name) != value]:
+        if changed := _changed(at, settings):
             raise UsageProblem(
                 f"{at.parent} was written by a run that differs in {' and '.join(changed)}. Choose "
                 "another --out, or remove that folder to start over."
@@ -222,8 +250,8 @@ def merge_blocks(out: Path) -> None:
             f"No blocks of {out} were found: {at.parent} does not exist. Pass the --out of the "
             "parts."
         )
-    n_cells = json.loads(at.read_text())["n_cells"]
-    blocks = [_block(out, k) for k in range(0, n_cells, CHUNK_CELLS)]
+    settings = json.loads(at.read_text())
+    blocks = [_block(out, k) for k in range(0, settings["n_cells"], CHUNK_CELLS)]
     if missing := [block for block in blocks if not block.exists()]:
         raise UsageProblem(
             f"{len(missing):,} of {counted(len(blocks), 'block')} not written yet, the first is "
@@ -243,6 +271,8 @@ def merge_blocks(out: Path) -> None:
             with parquet.ParquetWriter(path, parquet.read_schema(blocks[0])) as whole:
                 for block in blocks:
                     whole.write_table(parquet.read_table(block))
+    with atomic_write(_record(out)) as path:
+        path.write_text(json.dumps({**settings, "output": sha256(out)}))
     remove(at.parent)
 
 

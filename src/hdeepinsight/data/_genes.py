@@ -37,7 +37,7 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 #: A word and a number, such as gene_1, which is a name only if the file has no better one.
-_COUNTED = re.compile(r"(?!LOC)([A-Za-z]+[-_. :]*)(?:0|[1-9]\d*)")
+_COUNTED = re.compile(r"(?!LOC|ENS)([A-Za-z]+[-_. :]*)(\d+)")
 #: Shares of names above which all, or some, have a property.
 _MOST, _SOME = 0.9, 0.1
 #: Numbers of names that are sampled to recognise their kind.
@@ -94,7 +94,7 @@ def name_digests(
     True
     """
     text = pd.Series(names.astype(str))
-    is_position = _are_placeholders(text[:: max(1, len(text) // _MANY_NAMES)].tolist())
+    is_position = _are_placeholders(text[:: max(1, len(text) // _MANY_NAMES)].tolist(), len(text))
     if counts is not None and (is_position or not names.is_unique):
         weights = pd.util.hash_array(np.asarray(genes, dtype=object))
         sums = np.zeros(len(text), dtype=np.uint64)  # modulo 2^64
@@ -178,10 +178,21 @@ def is_numbered(names: Sequence[str]) -> bool:
     return _share(names, _NUMBER) >= _MOST
 
 
-def _are_placeholders(names: Sequence[str]) -> bool:
-    """Return whether nearly all names are numbers, or one word with unpadded numbers."""
-    words = Counter(found[1] for found in map(_COUNTED.fullmatch, names) if found)
-    return is_numbered(names) or max(words.values(), default=0) > _MOST * len(names)
+def _are_placeholders(names: Sequence[str], n_names: int) -> bool:
+    """Return whether nearly all names are numbers, or one word with numbers.
+
+    Numbers with leading zeros must be at most ``n_names``, the number of names that these were
+    sampled from: those of identifiers (FBgn0000003) are larger.
+    """
+    if is_numbered(names):
+        return True
+    numbers: dict[str, list[str]] = {}
+    for found in filter(None, map(_COUNTED.fullmatch, names)):
+        numbers.setdefault(found[1], []).append(found[2])
+    most = max(numbers.values(), key=len, default=[])
+    is_padded = any(number[0] == "0" != number for number in most)
+    is_counted = not is_padded or max(map(int, most)) <= n_names
+    return is_counted and len(most) > _MOST * len(names)
 
 
 def text_columns(var: pd.DataFrame) -> Iterator[tuple[str, pd.Index]]:
@@ -289,11 +300,11 @@ def named_by_column(var: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """
     found: list[tuple[bool, str, pd.Index]] = []
     some = as_text(var.index[:: max(1, len(var) // _FEW_NAMES)]).tolist()
-    if _are_placeholders(some):
+    if _are_placeholders(some, len(var)):
         for name, names in text_columns(var):
             listed = names.tolist()
             is_name = min(names.nunique() / len(names), share_genes(listed)) >= 0.5
-            if is_name and (is_numbered(some) or not _are_placeholders(listed)):
+            if is_name and (is_numbered(some) or not _are_placeholders(listed, len(listed))):
                 found.append((identifier_kind(listed) == "symbol", name, names))
     if not found:
         return var, ()

@@ -100,13 +100,14 @@ class Epochs(pl.Callback):
 
 
 @pytest.mark.parametrize(("how", "error"), [("SIGINT", KeyboardInterrupt), ("raise", MemoryError)])
-def test_an_interrupted_training_leaves_the_model_unchanged(fresh, query, how, error):
+def test_an_interrupted_training_leaves_the_model_unchanged(fresh, query, how, error, capsys):
     model = train(fresh())
     before, probabilities = state(model), model.predict_proba(query)
     history = {name: table.copy() for name, table in model.history.items()}
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(error):
         train(model, callbacks=[Interrupt(1, how)])
+    assert capsys.readouterr().out == ""
     assert signal.getsignal(signal.SIGINT) is handler
     assert not model.module.training
     assert_same_weights(before, state(model))

@@ -21,7 +21,6 @@ from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
-from scvi.train import TrainRunner
 
 from hdeepinsight._archive import UNFIT, damaged, damaged_if_unfit, frame_from_plain
 from hdeepinsight._errors import batch_column, check_integer, check_keywords, invalid
@@ -654,9 +653,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         training.check_accelerator(options.get("accelerator"))
         unchanged = training.unchanged_if_interrupted(self)
         with quiet_trainer(), unchanged, training.seeded(self.seed):
-            runner = TrainRunner(self, plan, loaders, **options)
+            runner = training.Runner(self, plan, loaders, **options)
             self.module.train()
             runner()
+            if runner.trainer.error is not None:
+                raise runner.trainer.error
             if not runner.trainer.global_step:
                 msg = "The training took no optimiser step. Raise max_epochs, or omit the trainer"
                 raise ValueError(f"{msg} settings that end it at once.")

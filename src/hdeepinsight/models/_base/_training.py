@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scvi.model._utils import use_distributed_sampler
-from scvi.train import Trainer
+from scvi.train import Trainer, TrainRunner
 from scvi.train._logger import SimpleLogger
 
 from hdeepinsight._archive import dump, frame_from_plain, parse
@@ -164,6 +164,25 @@ def is_distributed(options: Mapping[str, Any], devices: Any) -> bool:
         return len(devices) > 1
     number = int(devices) if str(devices).lstrip("-").isdigit() else 1
     return (torch.cuda.device_count() if number == -1 else number) > 1
+
+
+class ErrorKeepingTrainer(Trainer):  # type: ignore[misc]
+    """Trainer that keeps the error that ended a training, which scvi-tools would print."""
+
+    error: BaseException | None = None
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """Run the training; store an error in ``error`` instead of raising it."""
+        try:
+            super().fit(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001  # including the SystemExit of a signal
+            self.error = error
+
+
+class Runner(TrainRunner):  # type: ignore[misc]
+    """Runner of scvi-tools whose caller raises ``trainer.error``."""
+
+    _trainer_cls = ErrorKeepingTrainer
 
 
 class KeepBest(pl.Callback):
