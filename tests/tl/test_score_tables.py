@@ -41,7 +41,12 @@ def test_scores_of_independent_classes_are_normalised():
     np.testing.assert_allclose(result.node_probabilities, wanted.node_probabilities)
 
 
-def test_tables_of_labels_keep_their_confidence():
+def test_tables_of_labels_keep_their_confidence(tmp_path):
+    own = hdi.tl.read_scores(CELLS, PROBABILITIES, TREE, threshold=0.75)
+    own.to_frame(details=True).to_csv(tmp_path / "labels.csv")
+    result = hdi.tl.read_scores(CELLS, tmp_path / "labels.csv", TREE)
+    assert result.labels.equals(own.labels)
+    np.testing.assert_allclose(result.confidence, own.confidence)
     table = pd.DataFrame(
         {
             "predicted_labels": ["CD4", "B", "T"],

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 #: Patterns of label columns, and the columns of their confidence, by tool. The first pattern that
 #: matches is used, for all columns that it matches.
 _LABELS: Final = {
+    r"stop_label": "confidence",  # this package
     r"predicted_labels": "conf_score",  # CellTypist
     r"popv_prediction": "popv_prediction_score",  # popV: number of methods that agree
     r"prediction": "confidence",
@@ -57,9 +58,9 @@ def read_scores(
 
         - one column of scores per class, as from LangCell, scGPT and CellTypist
           (``probability_matrix``, ``decision_matrix``); or
-        - labels, and optionally their confidence, in the columns of CellTypist
-          (``predicted_labels``, ``conf_score``), popV (``popv_prediction``,
-          ``popv_prediction_score``), Azimuth (``predicted.celltype.l1``,
+        - labels, and optionally their confidence, in the columns of this package
+          (``stop_label``, ``confidence``), CellTypist (``predicted_labels``, ``conf_score``), popV
+          (``popv_prediction``, ``popv_prediction_score``), Azimuth (``predicted.celltype.l1``,
           ``predicted.celltype.l1.score``, ...; ``azimuth_broad``, ...), MapMyCells
           (``class_name``, ``class_bootstrapping_probability``, ...) or SingleR
           (``pruned.labels``), or in ``prediction`` and ``confidence``.
