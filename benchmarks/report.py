@@ -39,12 +39,9 @@ separate process, in the environment that the method needs.
   is the peak of the process, including libraries and data. Methods that train on the query (scANVI,
   scPoli, Harmony, popV) do so as part of the annotation. The machine was busy to varying degrees,
   so compare ratios; the table of speed and scale below was measured on an otherwise idle machine.
-- Our rows in the tables by pair, and those of the profiles alone, are of the present version,
-  trained on a busy machine, which their times show: two seeds on the six pairs where they have a ±,
-  one seed on the other three, and thus one in the means over pairs. With the second seed, these
-  three rows share one training. With three seeds, the version before had 0.813 ± 0.002 plain and
-  0.818 ± 0.000 adapted and refined over the nine pairs. Rows of students, missing genes and steps
-  are of an earlier version.
+- Our rows in the tables by pair, and those of the profiles alone, are of the present version and of
+  two seeds, trained on a busy machine, which their times show. With the second seed, these three
+  rows share one training. Rows of students, missing genes and steps are of an earlier version.
 - **Profiles of the types, no network**: the discriminant and the rank correlations that the network
   is combined with ({doc}`user_guide/model`), on their own. They are nearly as accurate as the
   whole model, but their probabilities are not reliable.
