@@ -7,6 +7,7 @@ import doctest
 import inspect
 import re
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,14 @@ def test_everything_public_stands_in_the_api(public):
     page = (DOCS / "api" / "index.md").read_text()
     listed = set(re.findall(r"^   ([\w.]+)$", page, re.MULTILINE))
     assert [name for name in sorted(public) if name.rsplit(".", 1)[-1] not in listed] == []
+
+
+def test_everything_in_the_api_exists():
+    page = (DOCS / "api" / "index.md").read_text()
+    sections = re.split(r"currentmodule:: (\S+)", page)
+    for module, text in zip(sections[1::2], sections[2::2], strict=True):
+        for name in re.findall(r"^   ([\w.]+)$", text, re.MULTILINE):
+            attrgetter(name)(import_module(module))
 
 
 def methods(each):
