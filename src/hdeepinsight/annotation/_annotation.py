@@ -264,7 +264,7 @@ class Annotation:
 
     @classmethod
     def from_adata(cls, adata: AnnData, key: str = "hdi") -> Annotation:
-        """Read an annotation that :meth:`Annotation.to_adata` wrote.
+        """Read an annotation that :meth:`~hdeepinsight.annotation.Annotation.to_adata` wrote.
 
         Parameters
         ----------
@@ -541,7 +541,8 @@ class Annotation:
             holds for all cells together. Labels with fewer than :math:`1/\alpha - 1` calibration
             cells share one threshold.
         calibration
-            Labelled cells scored by :func:`calibrate`; by default those of the model.
+            Labelled cells scored by :func:`~hdeepinsight.annotation.calibrate`; by default those of
+            the model.
 
         Raises
         ------
@@ -567,7 +568,8 @@ class Annotation:
         -----
         Coverage is guaranteed for cells that are exchangeable with the calibration cells, so not
         for other donors, protocols or diseases, nor for types that the reference lacks. Calibrate
-        with :func:`calibrate` on some labelled cells of the query to restore it.
+        with :func:`~hdeepinsight.annotation.calibrate` on some labelled cells of the query to
+        restore it.
 
         References
         ----------
