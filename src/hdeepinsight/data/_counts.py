@@ -526,7 +526,8 @@ def select_genes(
     Raises
     ------
     InputError
-        If gene names are missing or numbers, or no gene can be selected.
+        If gene names are missing or numbers, a gene of ``keep`` is not in the reference, or no gene
+        can be selected.
 
     Notes
     -----
@@ -560,6 +561,10 @@ def select_genes(
             "Expected unique gene names, which match genes across files.",
             "Set var_names to gene names, or store them in a column of var.",
         )
+    if unknown := [gene for gene in kept if gene not in source.var_names]:
+        found = f"{len(unknown)} of the genes to keep are not in the reference: {unknown[:5]}."
+        hint = "Check the spelling, or omit them."
+        raise InputError(found, "Expected names of its genes.", hint)
     alignment = source.align(names)
     panels = np.zeros(source.n_obs, dtype=np.int64) if panels is None else panels
     scores, is_usable = np.zeros((2, len(names)))

@@ -98,8 +98,8 @@ def name_digests(
     if counts is not None and (is_position or not names.is_unique):
         weights = pd.util.hash_array(np.asarray(genes, dtype=object))
         sums = np.zeros(len(text), dtype=np.uint64)  # modulo 2^64
-        for start in range(0, len(text), _MANY_NAMES):
-            block = counts[start : start + _MANY_NAMES]
+        for start in range(0, len(text), _FEW_NAMES):
+            block = counts[start : start + _FEW_NAMES]
             products = block.data.astype(np.uint64) * weights[block.indices]
             total = np.zeros(len(products) + 1, dtype=np.uint64)
             np.cumsum(products, out=total[1:])
