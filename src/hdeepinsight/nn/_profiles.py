@@ -506,9 +506,13 @@ def _markers(mean: Tensor, measured: Tensor, n_markers: int, skip: int) -> Tenso
 
 def _ranks(values: Tensor) -> Tensor:
     """Average ranks within each row, ties shared; twice as large, from 0 on."""
-    from scipy.stats import rankdata  # imports for half a second
-
-    return torch.from_numpy(2 * rankdata(values.cpu(), axis=1) - 1).to(values)
+    # scipy.stats.rankdata does the same, but takes half a second to import.
+    ordered, place = values.sort(dim=1)
+    number = torch.arange(values.shape[1], device=values.device)
+    differs = functional.pad(ordered[:, 1:] != ordered[:, :-1], (1, 1), value=True)
+    first = torch.where(differs[:, :-1], number, 0).cummax(dim=1).values
+    last = torch.where(differs[:, 1:], number, len(number)).flip(1).cummin(dim=1).values.flip(1)
+    return torch.empty_like(values).scatter_(1, place, (first + last).to(values))
 
 
 def _where(found: Tensor) -> Tensor:
