@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -173,11 +173,7 @@ class QueryComparison:
         self._simulate_droplets(found.depth)
         self.distinctness = self._distinctness(found, bins)
         self.similarity = self._similarity(counts, probabilities[:, self.leaves].mean(axis=0))
-        self.is_foreign = (
-            self.similarity < UNLIKE
-            or self.distinctness < INDISTINCT
-            or (self.variation or MIN_VARIATION) < MIN_VARIATION
-        )
+        self.is_foreign = looks_foreign(self._measures)
         self._fit_thresholds(probabilities[:, self.leaves].mean(axis=0))
         self.splits: dict[int, str] = {}
         if predict_by_markers is not None:
@@ -185,6 +181,11 @@ class QueryComparison:
             by_markers = np.asarray(predict_by_markers(sample))
             for by_network in [predict(sample), probabilities] if adapted else [probabilities]:
                 self._fit_contradictions(np.asarray(by_network), by_markers, null)
+
+    @property
+    def _measures(self) -> dict[str, float]:
+        found = {name: getattr(self, name) for name in ("similarity", "distinctness", "variation")}
+        return {name: value for name, value in found.items() if value is not None}
 
     def _bin(self, depth: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.edges, depth, side="right")
@@ -470,9 +471,7 @@ class QueryComparison:
         (``unrecognised``), look like empty droplets (``ambient``) or doublets (``doublets``), and
         whose label is stopped above the type (``stopped``).
         """
-        found = {"similarity": self.similarity, "distinctness": self.distinctness}
-        if self.variation is not None:
-            found["variation"] = self.variation
+        found = self._measures
         if self.doublets.power is not None:
             found["doublet_power"] = self.doublets.power
         found["median_depth"] = float(np.median(columns["depth"])) if len(depth) else 0.0
@@ -497,6 +496,12 @@ class QueryComparison:
         mixed = np.bincount(self.position[drawn].ravel().clip(0), minlength=len(self.leaves))
         reached = log_correlation(known, mixed / mixed.sum() @ self.profiles.base)
         return min(found / max(reached, MIN_REACHED), 1.0)
+
+
+def looks_foreign(figures: Mapping[str, float]) -> bool:
+    """Return whether a figure of a comparison is so low that no label is reliable."""
+    limits = {"similarity": UNLIKE, "distinctness": INDISTINCT, "variation": MIN_VARIATION}
+    return any(figures.get(name, limit) < limit for name, limit in limits.items())
 
 
 def marker_predictor(

@@ -12,7 +12,13 @@ import pandas as pd
 from hdeepinsight._errors import check_choice
 from hdeepinsight.annotation._decode import Reject, most_probable_leaf
 from hdeepinsight.annotation._novelty import UNLIKE
-from hdeepinsight.annotation._trust import INDISTINCT, MIN_VARIATION, NO_LIMIT, QueryComparison
+from hdeepinsight.annotation._trust import (
+    INDISTINCT,
+    MIN_VARIATION,
+    NO_LIMIT,
+    QueryComparison,
+    looks_foreign,
+)
 from hdeepinsight.data import AlignedQuery, GeneReport
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -201,10 +207,10 @@ def verdict(
         names = [*names[:MAX_LISTED], f"{len(names) - MAX_LISTED} more"]
     lineages = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     similarity = figures.get("similarity", 1.0)
-    distinctness = figures.get("distinctness", 1.0)
-    unknown = figures.get("unrecognised", 0.0) + figures.get("ambient", 0.0)
+    distinctness = figures.get("distinctness", INDISTINCT)
     variation = figures.get("variation", MIN_VARIATION)
-    is_foreign = similarity < UNLIKE or distinctness < INDISTINCT or variation < MIN_VARIATION
+    unknown = figures.get("unrecognised", 0.0) + figures.get("ambient", 0.0)
+    is_foreign = looks_foreign(figures)
     in_part = similarity < ALIKE or unknown > MANY_UNKNOWN or genes.coverage < MIN_COVERAGE
     light: Light = "yellow" if in_part or findings or not figures else "green"
     if is_foreign or unknown > MAX_UNKNOWN:
