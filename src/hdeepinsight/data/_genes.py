@@ -42,11 +42,18 @@ _COUNTED = re.compile(r"(?!LOC|ENS)([A-Za-z]+[-_. :]*)(\d+)")
 _MOST, _SOME = 0.9, 0.1
 #: Numbers of names that are sampled to recognise their kind.
 _MANY_NAMES, _FEW_NAMES = 20_000, 500
+#: Cells whose counts are hashed at a time.
+_HASHED_CELLS = 500
+
+
+def _spaced(values: Any, n: int) -> Any:
+    """Return evenly spaced values of a sequence, all of fewer than ``2 * n``."""
+    return values[:: max(1, len(values) // n)]
 
 
 def _share(names: Sequence[str], pattern: re.Pattern[str]) -> float:
     """Return the share of evenly spaced names that match completely; 0.0 without names."""
-    return _share_of(tuple(names[:: max(1, len(names) // _MANY_NAMES)]), pattern)
+    return _share_of(tuple(_spaced(names, _MANY_NAMES)), pattern)
 
 
 @lru_cache(32)  # computed repeatedly for the genes of a query and of a model
@@ -94,12 +101,12 @@ def name_digests(
     True
     """
     text = pd.Series(names.astype(str))
-    is_position = _are_placeholders(text[:: max(1, len(text) // _MANY_NAMES)].tolist(), len(text))
+    is_position = _are_placeholders(_spaced(text, _MANY_NAMES).tolist(), len(text))
     if counts is not None and (is_position or not names.is_unique):
         weights = pd.util.hash_array(np.asarray(genes, dtype=object))
         sums = np.zeros(len(text), dtype=np.uint64)  # modulo 2^64
-        for start in range(0, len(text), _FEW_NAMES):
-            block = counts[start : start + _FEW_NAMES]
+        for start in range(0, len(text), _HASHED_CELLS):
+            block = counts[start : start + _HASHED_CELLS]
             products = block.data.astype(np.uint64) * weights[block.indices]
             total = np.zeros(len(products) + 1, dtype=np.uint64)
             np.cumsum(products, out=total[1:])
@@ -243,7 +250,7 @@ def find_genes(var: pd.DataFrame) -> tuple[Bools, tuple[str, ...]]:
     is_gene, notes = np.ones(len(var), dtype=bool), []
     for name, values in var.items():
         is_named = _SEPARATOR.sub("", str(name)).lower() in _TYPE_COLUMNS
-        some = as_text(values.iloc[:: max(1, len(var) // _FEW_NAMES)])
+        some = as_text(_spaced(values, _FEW_NAMES))
         if not is_named and some.nunique() > _MANY_TYPES:
             continue
         types = as_text(values)
@@ -299,7 +306,7 @@ def named_by_column(var: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     ['CD3D', 'NKG7']
     """
     found: list[tuple[bool, str, pd.Index]] = []
-    some = as_text(var.index[:: max(1, len(var) // _FEW_NAMES)]).tolist()
+    some = as_text(_spaced(var.index, _FEW_NAMES)).tolist()
     if _are_placeholders(some, len(var)):
         for name, names in text_columns(var):
             listed = names.tolist()

@@ -711,17 +711,19 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _finish(self, plan: Any, datamodule: Any) -> None:
         """Store the hashed names of the held-out cells."""
         if datamodule is None:
-            shell = self.adata_manager.adata
-            digests = name_digests(self.adata.obs_names, shell.X, shell.var_names)
-            self.held_out_ = digests[self.validation_indices_]
+            self.held_out_ = self._cell_digests()[self.validation_indices_]
+
+    def _cell_digests(self) -> np.ndarray:
+        """Return a hash of each cell of the attached reference."""
+        shell = self.adata_manager.adata
+        return name_digests(self.adata.obs_names, shell.X, shell.var_names)
 
     def _is_held_out(self) -> np.ndarray:
         """Return whether each cell of the attached reference was held out in training."""
-        shell, names = self.adata_manager.adata, self.adata.obs_names
         held_out: Any = self.held_out_
-        found: np.ndarray = np.isin(name_digests(names, shell.X, shell.var_names), held_out)
+        found: np.ndarray = np.isin(self._cell_digests(), held_out)
         # Earlier releases hashed names only.
-        return found if found.any() else np.isin(name_digests(names), held_out)
+        return found if found.any() else np.isin(name_digests(self.adata.obs_names), held_out)
 
     def _groups(self, key: str | None) -> np.ndarray | None:
         """Return a column of the reference as text, or ``None`` without a ``key``."""
