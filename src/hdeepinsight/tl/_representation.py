@@ -92,7 +92,7 @@ def expression_pca(
     (40, 5)
     """
     target = as_anndata(cells, key_added)
-    check_integer("n_top_genes", n_top_genes, hint="Omit it to use 2000.")
+    check_integer("n_top_genes", n_top_genes, 3, hint="Omit it to use 2000.")
     check_integer("n_comps", n_comps, hint="Omit it to use 50.")
     if isinstance(cells, Sequence) and not isinstance(cells, str):
         blocks: list[sp.csr_matrix] = list(cells)
@@ -100,7 +100,7 @@ def expression_pca(
         source = counts_of(cells, layer, scale="counts")
         blocks = [sp.csr_matrix(block) for _, block in source.blocks()]
     mean, variance, n_cells = _moments(blocks)
-    n_varying = min(n_top_genes, int((variance > _VARYING * mean**2).sum()))
+    n_varying = int((variance > _VARYING * mean**2).sum())
     if n_cells < 3 or n_varying < 3:
         found = f"{n_cells} cells and {n_varying} such genes. Pass more data."
         raise ValueError(f"There must be at least 3 cells and 3 variable genes, got {found}")
