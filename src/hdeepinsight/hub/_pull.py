@@ -294,7 +294,8 @@ def download(
     used.
     """
     check_number("max_bytes", max_bytes, hint="Omit it to use the default.")
-    address = place = Address.parse((isinstance(repo, str) and bundled_folders().get(repo)) or repo)
+    bundled = bundled_folders().get(repo) if isinstance(repo, str) else None
+    address = place = Address.parse(bundled or repo)
     endpoint = ""
     if address.kind == "hub":
         endpoint, token, mirror = resolve_mirror(token)

@@ -71,13 +71,9 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             msg = f"All labels of the reference are {self.taxonomy.label(int(labelled[0]))!r}, so"
             hint = "that the model cannot learn to distinguish types. Add cells of other types."
             warnings.warn(f"{msg} {hint}", UserWarning, stacklevel=4)
-        paths = map(self.taxonomy.ancestors, self.taxonomy.leaves)
-        unseen = [
-            leaf
-            for leaf, path in zip(self.taxonomy.leaves, paths, strict=True)
-            if not np.isin([leaf, *path], labelled).any()
-        ]
-        if unseen:
+        is_seen = self.taxonomy.ancestor_matrix[:, labelled].any(axis=1)
+        unseen = self.taxonomy.leaves[~is_seen]
+        if len(unseen):
             names = examples(self.taxonomy.path_name(int(node)) for node in unseen)
             msg = (
                 f"{counted(len(unseen), 'type')} of the taxonomy without a labelled cell: {names}."

@@ -39,8 +39,9 @@ def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
         open_counts(open_store(protein).all_columns(), **how)
     obs = found.obs_of(mdata, "labels")
     if setup.batch_key is not None and setup.batch_key not in keys:
-        batch = found.obs_of(mdata, "batch")
-        obs = obs.assign(**{key: batch[key] for key in [setup.batch_key] if key in batch})
+        of_batch = found.obs_of(mdata, "batch")
+        if setup.batch_key in of_batch:
+            obs[setup.batch_key] = of_batch[setup.batch_key]
     register(model_class, mdata, source, obs, setup)
 
 
