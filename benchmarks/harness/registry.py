@@ -68,13 +68,6 @@ SPECS: tuple[Spec, ...] = (
         "ours:Profiles",
         packages=_OURS,
     ),
-    Spec(
-        "schdeepinsight_student",
-        "SCHDeepInsight, student of the query",
-        "ours",
-        "ours:Student",
-        packages=_OURS,
-    ),
     # the transformer on gene tokens, and what its parts are worth
     Spec("sclabelnet", "SCLabelNet", "ours", "ours:SCLabelNet", packages=_OURS),
     Spec(

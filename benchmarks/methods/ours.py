@@ -232,21 +232,6 @@ class Profiles(SCHDeepInsight):
         )
 
 
-class Student(SCHDeepInsight):
-    """A model that is trained anew on the reference and on soft labels of the query."""
-
-    def __init__(self, **options):
-        super().__init__(variant="schdeepinsight", **options)
-        self.kept = None  # a model that was loaded has no reference
-
-    def annotate(self, query: Cells) -> Prediction:
-        """Train the student of the query, and annotate by it."""
-        adata = query.anndata()
-        options = {"accelerator": self.accelerator, "enable_progress_bar": False}
-        student = self.model.train_student(adata, **options)
-        return self.prediction(student.annotate(adata, threshold=None))
-
-
 def profiles_alone(model: hdi.SCHDeepInsight | hdi.SCLabelNet, query: ad.AnnData) -> np.ndarray:
     """Return node probabilities by discriminant and ranks, where a network is undecided."""
     opened, tree = model.open(query), model.taxonomy

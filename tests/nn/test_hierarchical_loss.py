@@ -76,36 +76,6 @@ def test_values_equal_an_independent_implementation(taxonomy, tree):
                 np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-12)
 
 
-def test_soft_labels_of_one_path_equal_the_label(taxonomy, tree):
-    for gamma in [0.0, 2.0]:
-        for reduction in ["cell", "published"]:
-            logits, nodes = map(torch.from_numpy, random_batch(taxonomy, 3))
-            weights = torch.from_numpy(np.random.default_rng(3).uniform(0.5, 2.0, taxonomy.n_edges))
-            on_path = tree.node_at_level[nodes].clamp_min(0)
-            paths = torch.zeros(len(nodes), taxonomy.n_nodes, dtype=logits.dtype).scatter(
-                1, on_path, 1.0
-            )
-            options = {"gamma": gamma, "reduction": reduction, "node_weights": weights}
-            hard = per_level(tree, logits, nodes, **options)
-            soft = per_level(tree, logits, paths[:, 1:], **options)
-            if reduction == "cell":
-                assert torch.equal(hard, soft)
-            torch.testing.assert_close(hard, soft, rtol=1e-12, atol=0)
-
-
-def test_soft_labels_are_weighed_by_their_probability(tree, taxonomy):
-    """The loss of a soft label is the mean of the losses of its labels."""
-    logits, nodes = random_batch(taxonomy, 4, leaves_only=True)
-    other = np.random.default_rng(5).permutation(nodes)
-    logits = torch.from_numpy(logits)
-    paths = torch.zeros(2, len(nodes), taxonomy.n_nodes, dtype=logits.dtype)
-    for each, some in zip(paths, (nodes, other), strict=True):
-        each.scatter_(1, tree.node_at_level[torch.from_numpy(some)].clamp_min(0), 1.0)
-    got = per_level(tree, logits, paths[..., 1:].mean(0))
-    both = [np.concatenate([nodes, other]), torch.cat([logits, logits])]
-    torch.testing.assert_close(got, per_level(tree, both[1], torch.from_numpy(both[0])))
-
-
 def test_published_loss_of_the_immune_taxonomy_equals_numpy():
     taxonomy = Taxonomy.immune()
     tree = TreeAlgebra(taxonomy)

@@ -92,8 +92,7 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         conditional
             Conditional log-probabilities, shape ``(n_cells, n_edges)``.
         nodes
-            Node of each cell's label, shape ``(n_cells,)``; 0, the root, for unlabelled cells. Or
-            soft labels: probabilities of the nodes below the root, shape ``(n_cells, n_edges)``.
+            Node of each cell's label, shape ``(n_cells,)``; 0, the root, for unlabelled cells.
         """
         return (self.level_weights * self.per_level(conditional, nodes)).sum()
 
@@ -110,8 +109,6 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         >>> AdaptiveHierarchicalFocalLoss(tree, gamma=0.0).per_level(conditional, torch.tensor([1]))
         tensor([0.6931, 0.0000])
         """
-        if nodes.ndim == 2:
-            return self._per_level_of_soft(conditional, nodes)
         edges = self.tree.node_at_level[nodes] - 1
         real = edges >= 0
         edges = edges.clamp_min(0)
@@ -121,21 +118,6 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         if self.reduction == "cell":
             return losses.sum(0) / counted.sum(0).clamp_min(1)
         return self._sum_of_group_means(losses, counted, groups)
-
-    def _per_level_of_soft(self, conditional: Tensor, probs: Tensor) -> Tensor:
-        groups, levels = self.tree.group_of_edge, self.tree.edge_depth - 1
-        counted = probs * (self.tree.group_size[groups] > 1)
-        losses = self.node_weights * self._focal(conditional) * counted
-        by_level = losses.new_zeros(len(losses), len(self.level_weights))
-        if self.reduction == "cell":
-            pairs = (by_level.index_add(1, levels, values) for values in (losses, counted))
-            total, cells = (values.sum(0) for values in pairs)
-            return total / cells.clamp_min(1)
-        by_group = losses.new_zeros(len(self.tree.group_size))
-        pairs = (by_group.index_add(0, groups, values.sum(0)) for values in (losses, counted))
-        total, cells = pairs
-        level_of_group = torch.zeros_like(self.tree.group_size).scatter(0, groups, levels)
-        return by_level.sum(0).index_add(0, level_of_group, total / cells.clamp_min(1))
 
     def _focal(self, log_p: Tensor) -> Tensor:
         if self.gamma == 0:

@@ -387,13 +387,3 @@ def test_a_query_without_features_of_the_model_is_refused(model, joint, query, p
     alone.update()
     with pytest.warns(ProteinCoverageWarning), pytest.raises(InputError, match="no protein that"):
         joint.annotate(alone)
-
-
-@pytest.mark.parametrize("modality", [None, "rna"])
-def test_students_train_on_both_modalities_and_on_rna_alone(joint, query, truth, modality):
-    cells = query if modality is None else query.mod[modality]
-    quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
-    student = joint.train_student(cells, **quiet)
-    assert student.proteins == joint.proteins
-    assert student.recipe["student"]["n_cells"] == 120
-    assert accuracy(student, cells, truth) > 0.85

@@ -109,14 +109,6 @@ def test_a_single_panel_changes_nothing(fit, synthetic_hierarchy):
     np.testing.assert_array_equal(plain.bank_.shares, given.bank_.shares)
 
 
-def test_a_student_keeps_the_panels(model, studies):
-    student = model.train_student(
-        studies[2], max_epochs=2, accelerator="cpu", enable_progress_bar=False
-    )
-    panels = [each.known_panels(model.adata.obs).measured for each in (student, model)]
-    np.testing.assert_array_equal(*panels)
-
-
 def test_a_cell_without_a_panel_is_refused(reference):
     cells = reference.copy()
     cells.obs["study"] = cells.obs["study"].astype(object).where(np.arange(cells.n_obs) > 3)

@@ -167,13 +167,6 @@ def test_a_model_of_an_earlier_version_is_its_transformer_alone(tokens_model, qu
     np.testing.assert_allclose(found, expected.numpy()[:, 1:], atol=1e-5)
 
 
-def test_a_student_learns_from_the_query(tokens_model, query):
-    student = tokens_model.train_student(query, max_epochs=1, **QUIET)
-    assert type(student) is SCLabelNet
-    assert student.combined_profiles is not None
-    assert student.recipe["student"]["n_cells"] == query.n_obs
-
-
 OPTIONS = [
     {"pooling": "cls", "binning": "log2_published"},
     {"pooling": "mean", "binning": "rank", "n_bins": 3},

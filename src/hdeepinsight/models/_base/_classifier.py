@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,10 @@ from scvi import REGISTRY_KEYS
 from hdeepinsight._errors import counted, examples
 from hdeepinsight.adaptation import QueryCells, reference_sums
 from hdeepinsight.annotation import Annotation, ReferenceBank, calibrate
-from hdeepinsight.data import InputError, align_genes, deal_out, draw_evenly, draw_some, is_paired
+from hdeepinsight.data import align_genes, deal_out, draw_evenly, draw_some, is_paired
 from hdeepinsight.models._base._annotating import AnnotatingMixin
 from hdeepinsight.models._base._plan import HierarchicalPlan
-from hdeepinsight.models._base._reader import CellReader, QueryReader, as_cells, query_cells
+from hdeepinsight.models._base._reader import CellReader, as_cells
 from hdeepinsight.models._base._registration import LABELS, PANEL, check_batch
 from hdeepinsight.models._base._setup import PANEL_KEY
 from hdeepinsight.nn import COVARIANCE_CELLS, GenePanels, LeafProfiles, fit_temperatures
@@ -28,13 +27,10 @@ from hdeepinsight.taxonomy import TreeAlgebra
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
 
-    from hdeepinsight.data import AlignedQuery
 
 SOURCE = "held-out reference cells"
 CROSS_FITTED = "reference cells, each predicted by a member that was not trained on it"
 REFERENCE_CELLS = 20_000
-#: Minimum and maximum number of query cells that a student is trained on.
-STUDENT_CELLS = 100, 20_000
 CONFORMAL_CELLS = 20_000
 #: Held-out cells stored with the model, for comparison at the genes and depth of a query.
 BANK_CELLS = 400
@@ -58,7 +54,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
 
     _training_plan_cls: ClassVar[type] = HierarchicalPlan
     _labels_required: ClassVar[bool] = True
-    _train_options: ClassVar[tuple[str, ...]] = ("audit", "soft_query")
+    _train_options: ClassVar[tuple[str, ...]] = ("audit",)
     _monitor: ClassVar[str] = "log_loss"
 
     def _check_reference(self) -> None:
@@ -88,7 +84,6 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         audit: Any = False,
         *,
         held_out_share: float = 0.0,
-        soft_query: Any = False,
         **options: Any,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if split is None:
@@ -127,15 +122,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             )
         self.adata_manager.adata.obs[LABELS] = nodes
         panels = None if self._panels is None else self._panels.measured
-        if soft_query is False:
-            return (self.taxonomy, codes, None, unseen_by, panels), settings
-        cells, measured = soft_query
-        digest = hashlib.sha256(cells.counts.indices.tobytes())
-        for values in (cells.counts.data, cells.extra["soft_labels"]):
-            digest.update(values.tobytes())
-        found = {"n_cells": len(cells), "n_genes": int(measured.sum())}
-        settings["student"] = found | {"sha256": digest.hexdigest()}
-        return (self.taxonomy, codes, None, unseen_by, panels, cells, measured), settings
+        return (self.taxonomy, codes, None, unseen_by, panels), settings
 
     def _finish(self, plan: Any, datamodule: Any) -> None:
         if datamodule is None:
@@ -218,100 +205,6 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         extra = {name: np.asarray(shell.obsm[name])[rows] for name in shell.obsm}
         extra |= {PANEL_KEY: shell.obs[PANEL].to_numpy()[rows]} if PANEL in shell.obs else {}
         return as_cells(sparse.csr_matrix(shell.X[rows]), shell.obs[LABELS].to_numpy()[rows], extra)
-
-    def train_student(self, query: Any, **train_kwargs: Any) -> Self:
-        """Train a new model on the reference and on a query with the soft labels of this model.
-
-        Each mini-batch contains equal numbers of query and reference cells. The soft labels are
-        the probabilities that this model predicts for the query. A student improves the annotation
-        of some datasets and impairs others, so compare both models on held-out donors. Training
-        takes up to twice as long as that of this model.
-
-        Parameters
-        ----------
-        query
-            The query, as in :meth:`annotate`, with at least 100 cells with counts. Of more than
-            20,000 cells a random sample is used. It is not modified, and its labels are not read.
-        **train_kwargs
-            Keyword arguments of :meth:`~hdeepinsight.models.CountModel.train`, such as
-            ``accelerator``. Split, epochs, batch size and learning rate default to those of this
-            model.
-
-        Returns
-        -------
-        A trained model of the same class, with the same taxonomy, genes and layout, calibrated on
-        the same held-out reference cells. This model is not changed.
-
-        Raises
-        ------
-        InputError
-            If the query cannot be read, is too small, or is too different from the reference (a
-            red verdict).
-        ValueError
-            If the reference that the model was trained on is not attached, or the model was
-            trained with a datamodule or adapted to a query.
-
-        Examples
-        --------
-        >>> import warnings
-        >>> import hdeepinsight as hdi
-        >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
-        >>> data, quiet = hdi.datasets.demo(), {"enable_progress_bar": False}
-        >>> hdi.SCHDeepInsight.setup_anndata(data.reference, labels_keys=["lineage", "cell_type"])
-        >>> model = hdi.SCHDeepInsight(data.reference, layout="random", n_latent=16)
-        >>> model.train(max_epochs=5, accelerator="cpu", **quiet)
-        >>> student = model.train_student(data.query, accelerator="cpu", **quiet)
-        >>> student.recipe["student"]["n_cells"]
-        210
-        """
-        self._check_if_trained(warn=False)
-        if self.adapter_ is not None:
-            msg = "train_student requires a reference model, got a query model. Call it on the"
-            raise ValueError(f"{msg} model that this one was created from.")
-        if self.registry_["setup_method_name"] == "setup_datamodule":
-            msg = "train_student requires the reference in memory, but the model was trained with a"
-            raise ValueError(f"{msg} datamodule. Train a model on an AnnData.")
-        self._check_reference()
-        recipe, names = self.recipe_, ("max_epochs", "batch_size")
-        same: dict[str, Any] = {name: recipe.get(name) for name in names}
-        rates = {name: recipe[name] for name in ("lr", "weight_decay") if name in recipe}
-        same |= {"plan_kwargs": rates, "audit": "n_lifted_labels" in recipe}
-        if recipe.get("n_held_out"):
-            self._held_out()  # raises an error for another reference
-            unused = () if self.test_indices_ is None else self.test_indices_
-            parts = [np.setdiff1d(self.train_indices_, unused), self.validation_indices_]
-            same["datasplitter_kwargs"] = {"external_indexing": parts}
-        elif not recipe.get("cross_fitted"):
-            same["validation_size"] = 0
-        soft_query = self._soft_labelled(self._open_trained(query, None))
-        setup, options = self._setup, self.init_params_["non_kwargs"]
-        getattr(self, setup.setup_method_name)(self.adata, **setup.setup_args)
-        student = type(self)(self.adata, **options | {"seed": self.seed + 1})
-        student.train(**same | train_kwargs, soft_query=soft_query)
-        student.recipe_["split_key"] = recipe.get("split_key")
-        return student
-
-    def _soft_labelled(self, opened: AlignedQuery) -> tuple[QueryCells, np.ndarray]:
-        """Return query cells with soft labels, and 1 for each gene that the query has."""
-        fewest, most = STUDENT_CELLS
-        rows = np.random.default_rng(self.seed).permutation(opened.n_obs)[:most]
-        opened, read = opened.subset(np.sort(rows)), list[sparse.csr_matrix]()
-        result = QueryReader(self, opened).annotate(counts=read)
-        counts = sparse.vstack(read, format="csr")
-        rows = np.flatnonzero(np.diff(counts.indptr))
-        if len(rows) < fewest:
-            found = f"{len(rows):,} cells of the query have counts of the model's genes."
-            valid = f"A student requires at least {fewest}."
-            raise InputError(found, valid, "Annotate the query with this model.")
-        if result.verdict is not None and result.verdict.light == "red":
-            valid = "A student is trained on labels of this model, which are unreliable here."
-            raise InputError(result.verdict.sentences[0], valid, "See the verdict of annotate().")
-        probs = result.node_probabilities[rows].astype(np.float32)
-        leaves = self.taxonomy.leaves
-        nodes = leaves[probs[:, leaves].argmax(axis=1)]
-        cells = query_cells(opened, rows, counts[rows], np.full(len(rows), -1), nodes)
-        soft = replace(cells, extra={**cells.extra, "soft_labels": probs[:, 1:]})
-        return soft, opened.measured.astype(np.float32)
 
     @torch.inference_mode()
     def _fit_confidence(self, held_out: QueryCells, train: QueryCells) -> None:

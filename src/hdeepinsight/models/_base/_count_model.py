@@ -285,8 +285,6 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         trained = self.recipe_.get("n_cells", 0) - self.recipe_.get("n_held_out", 0)
         held_out = self.recipe_.get("n_held_out") or "no"
         text = f"trained on {trained:,} cells, {held_out} cells held out"
-        if student := self.recipe_.get("student"):
-            text += f"; student trained on {student['n_cells']:,} query cells"
         if self.adapter_ is not None and (report := self.adapter_.report) is not None:
             is_applied = "adapted" if self.adapter_.is_applied else "not adapted"
             text += f"; {is_applied} to {report.n_cells:,} query cells"

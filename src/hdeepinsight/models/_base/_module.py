@@ -52,10 +52,8 @@ class TreeModule(TreeClassifier, BaseModuleClass):  # type: ignore[misc]
         generative_outputs: dict[str, Tensor],
     ) -> LossOutput:
         """Compute the hierarchical loss of a mini-batch."""
-        targets = nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
-        if "soft_labels" in tensors:  # zero for members from which the label is withheld
-            targets = tensors["soft_labels"] * (nodes > 0).unsqueeze(1)
-        loss = self.objective(generative_outputs["conditional"], targets)
+        nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
+        loss = self.objective(generative_outputs["conditional"], nodes)
         return LossOutput(loss=loss, n_obs_minibatch=len(nodes))
 
     def sample(self, *args: Any, **kwargs: Any) -> None:

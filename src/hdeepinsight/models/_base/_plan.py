@@ -20,7 +20,6 @@ from hdeepinsight.models._base._training import check_finite
 if TYPE_CHECKING:
     from scvi.module.base import BaseModuleClass
 
-    from hdeepinsight.adaptation import QueryCells
     from hdeepinsight.taxonomy import Taxonomy
 
 #: Further arguments of a training plan, and settings for the recipe.
@@ -116,9 +115,6 @@ class HierarchicalPlan(OneCyclePlan):
     panels
         Whether each gene panel of the reference has each gene, shape ``(n_panels, n_genes)``; by
         default all genes were measured.
-    query, measured
-        Query cells with soft labels (``soft_labels``, node probabilities), which are added to each
-        mini-batch in equal number, and 1 for each gene that they have, shape ``(n_genes,)``.
     **kwargs
         Passed to :class:`OneCyclePlan`.
 
@@ -141,14 +137,11 @@ class HierarchicalPlan(OneCyclePlan):
         columns: np.ndarray | None = None,
         unseen_by: np.ndarray | None = None,
         panels: np.ndarray | None = None,
-        query: QueryCells | None = None,
-        measured: np.ndarray | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, **kwargs)
-        self.taxonomy, self.query = taxonomy, query
-        tables = {"node_of_code": node_of_code, "columns": columns}
-        tables |= {"unseen_by": unseen_by, "measured": measured}
+        self.taxonomy = taxonomy
+        tables = {"node_of_code": node_of_code, "columns": columns, "unseen_by": unseen_by}
         tables |= {"panels": None if panels is None else panels.astype(np.float32)}
         for name, table in tables.items():
             tensor = None if table is None else torch.tensor(table)
@@ -157,10 +150,7 @@ class HierarchicalPlan(OneCyclePlan):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of an augmented mini-batch."""
-        inputs = self._inputs(batch)
-        if self.query is not None:
-            inputs = self._with_query(inputs, self.query)
-        inputs = self.module.augment(inputs)
+        inputs = self.module.augment(self._inputs(batch))
         *_, loss = self.module(inputs)
         total: Tensor = loss.loss
         how: Any = {"batch_size": loss.n_obs_minibatch, "sync_dist": self.use_sync_dist}
@@ -204,25 +194,6 @@ class HierarchicalPlan(OneCyclePlan):
         if self.panels is not None:
             labels["measured"] = self.panels[batch[PANEL_KEY].long().ravel()]
         return {**batch, REGISTRY_KEYS.X_KEY: counts, **labels}
-
-    def _with_query(self, inputs: dict[str, Tensor], query: QueryCells) -> dict[str, Tensor]:
-        """Add the same number of query cells to a mini-batch; all cells get soft labels."""
-        nodes, counts = inputs[REGISTRY_KEYS.LABELS_KEY], inputs[REGISTRY_KEYS.X_KEY]
-        on_path = self.module.tree.node_at_level[nodes].clamp_min(0)
-        paths = counts.new_zeros(len(nodes), self.taxonomy.n_nodes).scatter(1, on_path, 1.0)
-        measured = inputs.get("measured", torch.ones_like(counts))
-        inputs = {**inputs, "measured": measured, "soft_labels": paths[:, 1:]}
-        cells = query[torch.randint(len(query), nodes.shape).numpy()]
-        found = cells.tensors(self.measured)
-        found[REGISTRY_KEYS.X_KEY] = found.pop("counts")
-        found[REGISTRY_KEYS.LABELS_KEY] = torch.as_tensor(cells.nodes).to(nodes)
-        found["measured"] = found["measured"].expand_as(counts)
-        if "unseen_by" in inputs:
-            found["unseen_by"] = torch.full_like(nodes, -1)
-        return {
-            name: torch.cat([values, found.get(name, torch.zeros_like(values))])
-            for name, values in inputs.items()
-        }
 
 
 def _gathered(values: Tensor) -> Tensor:
