@@ -46,7 +46,7 @@ separate process, in the environment that the method needs.
   is combined with ({doc}`user_guide/model`), on their own. They are nearly as accurate as the
   whole model, but their probabilities are not reliable.
 - Foreign tissue, noise, empty droplets, doublets and types that the reference lacks are reported in
-  {doc}`user_guide/confidence`.
+  {doc}`benchmarks_trust`.
 """
 
 ABLATION = """\
