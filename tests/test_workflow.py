@@ -183,6 +183,8 @@ def test_unexpected_arguments_raise_with_the_intended_one(query):
         hdi.annotate(query, treshold=0.9)
     with pytest.raises(TypeError, match=r"no argument 'batch_keys'.*mean batch_key="):
         hdi.annotate(query, batch_keys="donor")
+    with pytest.raises(TypeError, match=r"no argument 'levels'.*in result\.labels"):
+        hdi.annotate(query, levels=["lineage"])
 
 
 def test_vote_within_the_clusters_of_a_column(model, query):

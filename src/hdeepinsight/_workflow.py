@@ -53,7 +53,7 @@ CLUSTER = "auto"
 _EQUIVALENT_ARGUMENTS = {
     **dict.fromkeys(("majority_voting", "over_clustering", "min_prop"), "vote"),
     **dict.fromkeys(("p_thres", "mode"), "threshold"),
-    **{"adata": "query", "verbose": "progress"},
+    **{"adata": "query", "verbose": "progress", "level": "labels", "levels": "labels"},
 }
 
 
@@ -274,6 +274,7 @@ def _unexpected_argument(name: str) -> TypeError:
     advice = {
         "vote": "Pass vote=True to over-cluster the cells and assign majority labels, or "
         "vote='leiden' to use the clusters of a column.",
+        "labels": "All levels are annotated: read those that you want in result.labels.",
         "": "Omit it.",
     }.get(intended, f"Did you mean {intended}=?")
     return TypeError(f"annotate has no argument {name!r}; it has {', '.join(known)}. {advice}")

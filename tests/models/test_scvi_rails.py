@@ -409,7 +409,7 @@ def test_trainings_in_threads_do_not_disturb_each_other(reference):
 
 
 def test_unsupported_methods_are_hidden_from_completion(model):
-    none = {"convert_legacy_save", "transfer_fields", "differential_abundance"}
+    none = {"convert_legacy_save", "deregister_manager", "transfer_fields"}
     assert not (none | {"get_normalized_expression"}) & set(dir(model))
     assert {"train", "annotate", "predict", "get_latent_representation"} <= set(dir(model))
 

@@ -283,6 +283,8 @@ def test_coordinates_clusters_and_columns_of_the_query_are_used(full, page, quer
         assert len(found.facts["tables"]["clusters"]["rows"]) == 2
         names = [field["name"] for field in cells(found)["fields"]]
         assert {"cluster", "donor", "depth"} <= set(names)
+    found = page(full, query=query, clusters="donor")
+    assert {row["Cluster"] for row in found.facts["tables"]["clusters"]["rows"]} == {"x", "y"}
 
 
 def test_missing_coordinates_are_computed(full, page, query):
@@ -303,6 +305,8 @@ def test_unreadable_query_still_gives_a_report(full, page, query):
 def test_missing_column_raises(full, query, tmp_path):
     with pytest.raises(KeyError, match="no column 'sex'"):
         report.write(full, tmp_path / "page.html", query=query, color_by=["sex"])
+    with pytest.raises(KeyError, match="no column 'sex'"):
+        report.write(full, tmp_path / "page.html", query=query, clusters="sex")
 
 
 def test_verdict_comes_first(full, page):

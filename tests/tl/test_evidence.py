@@ -98,6 +98,8 @@ def test_markers_support_correct_labels(query, result):
     evidence = marker_evidence(result, query, Model())
     assert evidence.contradicted == []
     assert evidence.supporting("T > CD8 T") == ["CD8A"]
+    with pytest.raises(ValueError, match=r"a label of these cells, got 'CD8'\. See evidence"):
+        evidence.supporting("CD8")
     assert evidence.labels.loc["T", ["n_cells", "verdict"]].tolist() == [60, "supported"]
     assert evidence.sentences()[0] == "No label is contradicted by its own markers."
     assert "CD8B" in evidence.table["gene"].tolist()  # not measured

@@ -385,7 +385,8 @@ class AdaptationReport:
         found = self.figures
         return (
             f"{self.decision}: {self.reason}\n"
-            f"  cells     {self.n_cells:,} in {self.n_batches} batches, {self.n_labeled} labelled\n"
+            f"  cells     {self.n_cells:,} in {counted(self.n_batches, 'batch', 'batches')}, "
+            f"{self.n_labeled} labelled\n"
             f"  labels    {found.changed:.1%} changed, {found.unsupported:.1%} rejected\n"
             f"  markers   log-odds of changes by held-out ones {found.held_out_marker_score:+.2f}"
         )

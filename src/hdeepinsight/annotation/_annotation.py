@@ -894,6 +894,11 @@ def allowed_leaves(
 ) -> np.ndarray:
     """Return which leaves are at or below ``types``, if given, and not at or below ``exclude``.
 
+    Raises
+    ------
+    ValueError
+        If a name is not in the taxonomy, or no leaf is left.
+
     Examples
     --------
     >>> from hdeepinsight.taxonomy import Taxonomy

@@ -141,7 +141,8 @@ def annotate(
         hints.append(f"The labels are in obs: {', '.join(columns)}.")
     if report is None:
         hints.append("Pass --report page.html for a report with the evidence for each label.")
-    note(Text(" ".join(hints), style="dim"))
+    if hints:
+        note(Text(" ".join(hints), style="dim"))
     _exit_if_red(result, strict)
 
 

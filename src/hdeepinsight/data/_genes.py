@@ -595,6 +595,11 @@ class GeneAlignment:
         CSR float32 with sorted indices, shape ``(n_cells, n_genes)``. Columns of the same model
         gene are summed.
 
+        Raises
+        ------
+        ValueError
+            If the block does not have the columns of the query.
+
         Examples
         --------
         >>> import numpy as np

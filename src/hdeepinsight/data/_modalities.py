@@ -357,6 +357,11 @@ def is_paired(data: Any) -> bool:
 def open_paired(data: MuData | str | Path) -> MuData:
     """Return a MuData, reading it if the data is a path.
 
+    Raises
+    ------
+    InputError
+        If the file holds no MuData.
+
     Examples
     --------
     >>> import warnings
@@ -531,6 +536,11 @@ class Modalities:
             ``"rna"`` or ``"protein"``.
         required
             Raise an error instead of returning ``None``.
+
+        Raises
+        ------
+        InputError
+            If the modality is required, but not there.
 
         Examples
         --------

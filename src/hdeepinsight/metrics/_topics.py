@@ -201,6 +201,11 @@ def topic_stability(loadings: Sequence[ArrayLike]) -> float:
     float
         Mean cosine similarity of topics matched one to one, over all pairs of runs.
 
+    Raises
+    ------
+    ValueError
+        If there is one run only, or the runs have different shapes.
+
     Examples
     --------
     >>> import hdeepinsight as hdi

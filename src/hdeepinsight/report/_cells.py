@@ -85,10 +85,13 @@ def collect(
         store = open_store(query)
         obs, obsm = store.obs, dict(store.obsm)
     check_same_cells(result.obs_names, obs.index.to_series(), "query")
-    if missing := [name for name in color_by if name not in obs]:
+    named = [*color_by, clusters] if isinstance(clusters, str) else color_by
+    if missing := [name for name in named if name not in obs]:
         raise missing_column(missing[0], obs, where="The query's obs")
-    if clusters is None and (found := [name for name in _CLUSTERS if name in obs]):
-        clusters = obs[found[0]]
+    if clusters is None:
+        clusters = next((name for name in _CLUSTERS if name in obs), None)
+    if isinstance(clusters, str):
+        clusters = obs[clusters]
     columns = obs[[name for name in dict.fromkeys([*color_by, *_COLUMNS]) if name in obs]]
     if embedding is not None:
         points = np.asarray(embedding, dtype=np.float64)

@@ -97,7 +97,7 @@ def write(
     model
         Name of the model, for the header.
     clusters
-        Cluster of each cell, ``(n_cells,)``, such as ``adata.obs["leiden"]``.
+        Cluster of each cell, ``(n_cells,)``, or the name of a column of the query's ``obs``.
     embedding
         Coordinates of the cells, ``(n_cells, 2)``, such as ``adata.obsm["X_umap"]``; only the
         first two columns are used. Cells without finite coordinates are not drawn.
@@ -115,7 +115,7 @@ def write(
     ValueError
         If the query, clusters, coordinates or nodes do not match the cells.
     KeyError
-        If ``color_by`` names a column that the query does not have.
+        If ``clusters`` or ``color_by`` names a column that the query does not have.
 
     Notes
     -----
@@ -137,7 +137,8 @@ def write(
     >>> "<h1>One cell</h1>" in page.read_text(encoding="utf-8")
     True
     """
-    per_cell = {"clusters": clusters, "embedding": embedding, "true_nodes": true_nodes}
+    given = None if isinstance(clusters, str) else clusters  # a column of the query
+    per_cell = {"clusters": given, "embedding": embedding, "true_nodes": true_nodes}
     for name, values in per_cell.items():
         if values is not None:
             check_same_cells(result.obs_names, values, name)

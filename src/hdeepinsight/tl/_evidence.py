@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from hdeepinsight import data
-from hdeepinsight._errors import check_integer, counted
+from hdeepinsight._errors import check_integer, counted, invalid
 from hdeepinsight.annotation import Annotation, check_same_cells
 from hdeepinsight.taxonomy import Taxonomy, cell_type
 from hdeepinsight.tl._inputs import rna_of
@@ -172,7 +172,15 @@ class MarkerEvidence:
         return list(self.labels.index[self.labels["verdict"] == "contradicted"])
 
     def supporting(self, label: str) -> list[str]:
-        """Return the genes that support a label, given by path or name, the best known first."""
+        """Return the genes that support a label, given by path or name, the best known first.
+
+        Raises
+        ------
+        ValueError
+            If no cell has the label.
+        """
+        if label not in self.labels.index and label not in set(self.labels["label"]):
+            raise invalid("label", label, "a label of these cells", "See evidence.labels.")
         own = self.table[(self.table["path"] == label) | (self.table["label"] == label)]
         return list(own.loc[own["supports"].fillna(value=False).astype(bool), "gene"])
 

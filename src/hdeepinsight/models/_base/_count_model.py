@@ -57,7 +57,7 @@ LOADING = *SPLITTING, "batch_size", "datasplitter_kwargs"
 RESERVED = {*LOADING, "distributed_sampler", "shuffle"}
 #: Methods of scvi-tools' base class that do not apply to these models.
 NOT_SUPPORTED = {
-    *("convert_legacy_save", "register_manager", "transfer_fields"),
+    *("convert_legacy_save", "deregister_manager", "register_manager", "transfer_fields"),
     *("differential_abundance", "get_normalized_expression", "get_normalized_function_name"),
     *("setup_annbatch", "setup_datamodule", "update_setup_method_args"),
 }

@@ -383,6 +383,11 @@ class DPDCAN(UnlabeledMixin, CountModel):
         Returns
         -------
         Cluster of each cell, indexed by cell.
+
+        Raises
+        ------
+        ValueError
+            If ``n_clusters`` is larger than the number of cells.
         """
         check_integer("n_clusters", n_clusters, optional=True)
         cells = self._resolve_adata(adata)

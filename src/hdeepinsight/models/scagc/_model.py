@@ -399,6 +399,11 @@ class SCAGC(UnlabeledMixin, CountModel):
         Returns
         -------
         Means without zero inflation, shape ``(n_obs, n_genes)``.
+
+        Raises
+        ------
+        ValueError
+            If the model does not have a gene of ``gene_list``.
         """
         names = list(self.genes if gene_list is None else gene_list)
         if unknown := sorted(set(names) - set(self.genes)):
