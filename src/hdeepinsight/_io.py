@@ -25,6 +25,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     After an error, ``path`` has its old content. The result may be a file or a folder. If ``path``
     is a link, its target is replaced.
 
+    Raises
+    ------
+    IsADirectoryError
+        If the result is a file, but ``path`` is a folder.
+
     Parameters
     ----------
     path
@@ -48,7 +53,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         if unfinished.is_file():
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
-        if path.is_dir() or unfinished.is_dir():  # a rename replaces files only by files
+        if path.is_dir() and not unfinished.is_dir():
+            found = f"The output must be a file, got {path}, which is a folder."
+            raise IsADirectoryError(f"{found} Pass the path of a file in it.")
+        if unfinished.is_dir():  # a rename replaces files only by files
             remove(path)
         unfinished.replace(path)
     finally:

@@ -45,6 +45,9 @@ def test_a_model_without_labels_writes_clusters_of_cells(hdeepinsight, files, tm
     assert list(table) == ["cluster", *(f"latent_{i}" for i in range(5))]
     assert list(table.index) == list(ad.read_h5ad(files.reference).obs_names)
 
+    done = hdeepinsight("train", files.reference, *options, "--cells", cells, "--out", f"{model}_2")
+    assert (done.exit_code, "already exists" in done.stderr) == (2, True)
+
     done = hdeepinsight("info", model)
     assert done.exit_code == 0, done.stderr
     assert "SCE2TM of" in done.stdout

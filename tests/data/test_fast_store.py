@@ -50,6 +50,18 @@ def test_everything_is_copied(cells, tmp_path, name):
     assert (sparse.vstack(blocks, "csr") != cells.X).nnz == 0
 
 
+def test_the_source_and_other_folders_are_not_replaced(cells, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "precious.txt").write_text("mine")
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    size = (tmp_path / "cells.h5ad").stat().st_size
+    for target in ("cells.h5ad", "results"):
+        with pytest.raises(ValueError, match="a path other than the source"):
+            write_fast_store(tmp_path / "cells.h5ad", tmp_path / target)
+    assert (tmp_path / "cells.h5ad").stat().st_size == size
+    assert (tmp_path / "results" / "precious.txt").exists()
+
+
 def test_stores_are_packed_as_they_say(cells, tmp_path):
     import zarr
 

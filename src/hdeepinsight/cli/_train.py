@@ -13,7 +13,7 @@ from hdeepinsight._errors import one_column
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, note, refuse, show
-from hdeepinsight.cli._files import require_writable
+from hdeepinsight.cli._files import check_output, require_writable
 from hdeepinsight.cli._options import AtLeastOne, Natural, command, options_of
 
 #: Arguments in Python that have no option on the command line.
@@ -129,17 +129,16 @@ def train(
                 f"{name} learns without labels, got {given_labels}. Omit it.": (
                     given_labels and not is_classifier
                 ),
-                f"--cells must be a .csv file, for a model that learns without labels, got {cells} "
-                f"with {name}. To label cells, run hdeepinsight annotate.": (
-                    cells and (is_classifier or cells.suffix != ".csv")
-                ),
+                f"--cells is for a model that learns without labels, got {name}. To label cells, "
+                "run hdeepinsight annotate.": cells and is_classifier,
                 f"{out} already holds a model. Pass --overwrite to replace it, or choose another "
                 "name.": ModelFolder(out).holds_model and not overwrite,
             }
         )
         require_writable(out)
         if cells is not None:
-            require_writable(cells, option="--cells")
+            kind: dict[str, Any] = {"option": "--cells", "formats": (".csv",)}
+            check_output(cells, source=reference, overwrite=overwrite, **kind)
         options = {key: value for key, value in given.items() if value != _DEFAULTS[key]}
         options |= {"layer": layer, "seed": given["seed"]}
         if (members := options.get("n_members", "")).isdigit():

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 import scipy.sparse as sp
 
-from hdeepinsight.data._files import encoding_of, open_file
+from hdeepinsight._errors import invalid
+from hdeepinsight.data._files import ZARR, encoding_of, open_file
 from hdeepinsight.data._matrix import CHUNK_CELLS, wrap
 
 #: Values per chunk of a zarr store: larger ones are read for a sample almost completely.
@@ -37,6 +38,8 @@ def write_fast_store(source: str | Path, target: str | Path) -> None:
     ------
     InputError
         If the source cannot be read.
+    ValueError
+        If the target is the source, or a folder but not a zarr store.
 
     Examples
     --------
@@ -52,6 +55,10 @@ def write_fast_store(source: str | Path, target: str | Path) -> None:
     0
     """
     found, target = open_file(Path(source)), Path(target)
+    is_folder = target.is_dir() and not any((target / name).exists() for name in ZARR)
+    if is_folder or (target.exists() and target.samefile(source)):
+        expected = "a path other than the source, or than a folder that is no zarr store"
+        raise invalid("target", str(target), expected, "Choose another path.")
     options: dict[str, Any] = {}
     if target.suffix == ".zarr":
         import zarr
