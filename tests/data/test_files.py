@@ -1,7 +1,9 @@
 """Files of every format and age are detected by content; unsafe files raise."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import pickle
 import shutil
@@ -14,6 +16,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from scipy import sparse
 from scipy.io import mmwrite
 
@@ -285,6 +288,13 @@ def as_text(cells: ad.AnnData, path: Path, *, turned: bool = False, separator: s
     return path
 
 
+def named_cells(cells: ad.AnnData) -> ad.AnnData:
+    """Cells whose names look like those of genes."""
+    named = cells.copy()
+    named.obs_names = [f"lymph_{i % 3}--P{i}" for i in range(cells.n_obs)]
+    return named
+
+
 def as_h5ad(cells: ad.AnnData, path: Path) -> Path:
     cells.write_h5ad(path)
     return path
@@ -307,6 +317,10 @@ WITHOUT_TYPES = {
     "csv": lambda cells, folder: as_text(cells, folder / "cells.csv"),
     "csv_gz": lambda cells, folder: as_gz(as_text(cells, folder / "cells.csv")),
     "csv_of_genes_by_cells": lambda cells, folder: as_text(cells, folder / "c.csv", turned=True),
+    "csv_of_genes_by_named_cells": lambda cells, folder: as_text(
+        named_cells(cells), folder / "c.csv", turned=True
+    ),
+    "csv_of_named_cells": lambda cells, folder: as_text(named_cells(cells), folder / "c.csv"),
     "tsv": lambda cells, folder: as_text(cells, folder / "cells.txt", separator="\t"),
     "semicolons": lambda cells, folder: as_text(cells, folder / "cells.csv", separator=";"),
 }
@@ -326,13 +340,14 @@ def test_formats_without_feature_types(cells, tmp_path_factory):
     for name in WITHOUT_TYPES:
         tmp_path = tmp_path_factory.mktemp("case")
         opened = open_query(WITHOUT_TYPES[name](cells, tmp_path), GENES[:4])
-        assert list(opened.obs_names) == list(cells.obs_names)
+        named = named_cells(cells) if "named" in name else cells
+        assert list(opened.obs_names) == list(named.obs_names)
         np.testing.assert_array_equal(opened.read().toarray(), cells.X.toarray()[:, :4])
         said = str(opened.input_report)
         form = {"10x_2": "10x h5", "mtx_2": "mtx"}.get(name, "text table")
         assert f" in X ({form})" in said
         turned = "The table was transposed" in said
-        assert turned == (name == "csv_of_genes_by_cells")
+        assert turned == name.startswith("csv_of_genes_by")
 
 
 def test_a_table_keeps_columns_that_are_not_numbers(tmp_path):
@@ -340,6 +355,17 @@ def test_a_table_keeps_columns_that_are_not_numbers(tmp_path):
     store = open_store(tmp_path / "cells.csv")
     assert store.obs["donor"].tolist() == ["P1", "P2"]
     assert store.genes(False).index.tolist() == ["CD3D", "NKG7"]
+
+
+def test_columns_of_a_table_that_are_neither_genes_nor_cells(tmp_path):
+    lines = ["# featureCounts", "Geneid\tChr\tStart\tLength\tc_1\tc_2", "CD3D\t11\t5\t900\t3\t0"]
+    (tmp_path / "genes.txt").write_text("\n".join([*lines, "NKG7\tX\t7\t800\t0\t1"]) + "\n")
+    found = read_anndata(tmp_path / "genes.txt")
+    assert found.obs_names.tolist() == ["c_1", "c_2"]
+    assert found.X.toarray().tolist() == [[3, 0], [0, 1]]
+    assert found.var["Chr"].tolist() == ["11", "X"]
+    (tmp_path / "cells.csv").write_text(",CD3D,NKG7,\nc_1,3,0,\nc_2,0,1,\n")
+    assert read_anndata(tmp_path / "cells.csv").var_names.tolist() == ["CD3D", "NKG7"]
 
 
 def test_a_table_keeps_its_first_gene_whatever_is_above_it(tmp_path_factory):
@@ -435,11 +461,58 @@ def test_unknown_formats_raise_with_their_kind(tmp_path_factory):
         ),
         (lambda p: p.write_bytes(b"cell,CD3D\nR\xe9mi,1\n"), "byte 0xe9", "iconv"),
         (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "opened", "again"),
+        (as_list_of_molecules, "list of molecules", "Pass filtered_feature_bc_matrix.h5"),
+        (lambda p: p.write_bytes(lzma.compress(b"a")), "xz", "unxz"),
+        (lambda p: p.write_bytes(bz2.compress(b"a")), "bzip2", "bunzip2"),
+        (lambda p: p.write_bytes(b"PAR1"), "Parquet", "pandas"),
+        (lambda p: p.write_bytes(bytes(257) + b"ustar"), "tar archive", "tar -xf"),
+        (
+            lambda p: p.write_text("gene,cell,count\nCD3D,a,1\nCD3D,b,1\nLYZ,a,3\n"),
+            "one line per gene and cell",
+            "pivot_table",
+        ),
     ]:
         tmp_path = tmp_path_factory.mktemp("case")
         write(tmp_path / "cells")
         with pytest.raises(InputError, match=f"{found}.*{advice}"):
             open_store(tmp_path / "cells")
+
+
+def as_list_of_molecules(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["barcode_idx"], file["count"] = np.arange(3), np.ones(3)
+
+
+def test_two_genomes_of_version_2_are_joined(cells, tmp_path):
+    mouse = cells[5:, ::-1].copy()  # each genome has its own cells
+    mouse.var_names = [f"mm10_{gene}" for gene in mouse.var_names]
+    as_10x_of_version_2(cells[:20].copy(), tmp_path / "cells.h5")
+    as_10x_of_version_2(mouse, tmp_path / "mouse.h5")
+    with h5py.File(tmp_path / "cells.h5", "r+") as file, h5py.File(tmp_path / "mouse.h5") as other:
+        other.copy("GRCh38", file, name="mm10")
+    found = read_anndata(tmp_path / "cells.h5")
+    assert found.obs_names.tolist() == cells.obs_names.tolist()
+    assert found.var["genome"].tolist() == ["GRCh38"] * 5 + ["mm10"] * 5
+    expected = cells.X.toarray()
+    np.testing.assert_array_equal(found.X.toarray()[:20, :5], expected[:20])
+    np.testing.assert_array_equal(found.X.toarray()[5:, 5:], expected[5:, ::-1])
+    assert not found.X[20:, :5].nnz
+    assert not found.X[:5, 5:].nnz
+
+
+def test_names_of_genes_are_preferred_to_ids(cells, tmp_path):
+    for names in ("genes", "genes.names"), ("genes.names", "genes"):  # kallisto | bustools
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        mmwrite(folder / "cells_x_genes.mtx", sparse.coo_matrix(cells.X))
+        ids = [f"ENSG{i:011d}.1" for i in range(cells.n_vars)]
+        for name, listed in (
+            (names[0], cells.var_names if "names" in names[0] else ids),
+            (names[1], cells.var_names if "names" in names[1] else ids),
+            ("barcodes", cells.obs_names),
+        ):
+            (folder / f"cells_x_genes.{name}.txt").write_text("\n".join(listed) + "\n")
+        assert read_anndata(folder).var_names.tolist() == cells.var_names.tolist()
 
 
 def test_a_seurat_file_is_named(tmp_path):
@@ -453,6 +526,18 @@ def test_the_folder_to_pass_is_named(cells, tmp_path):
     as_mtx(cells, tmp_path / "filtered_feature_bc_matrix", packed=True)
     with pytest.raises(InputError, match=r"Pass .*filtered_feature_bc_matrix"):
         open_store(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # anndata announces its next format
+        cells.obs["donor"], cells.obs["Donor"] = "a", "b"
+        for place in ("cells.zarr", "spatial.zarr/tables/table"):
+            cells.write_zarr(tmp_path / place)
+        for place in ("spatial.zarr", "spatial.zarr/tables"):
+            zarr.open_group(tmp_path / place, zarr_format=2)
+    # Consolidated metadata mix up names that differ only in case.
+    assert read_anndata(tmp_path / "cells.zarr").obs["Donor"].tolist() == ["b"] * cells.n_obs
+    assert open_store(tmp_path / "cells.zarr").obs["donor"].tolist() == ["a"] * cells.n_obs
+    with pytest.raises(InputError, match=r"has no obs .* but tables\. .*Pass .*tables/table\."):
+        open_store(tmp_path / "spatial.zarr")
 
 
 def test_mudata_is_detected_by_content(small, tmp_path):

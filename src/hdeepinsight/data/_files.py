@@ -29,7 +29,12 @@ import scipy.sparse as sp
 from scipy.io import mmread
 
 from hdeepinsight._errors import InputError, counted, examples
-from hdeepinsight.data._genes import common_start, share_barcodes, share_genes
+from hdeepinsight.data._genes import (
+    common_start,
+    count_common_genes,
+    share_barcodes,
+    share_genes,
+)
 
 Opener: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
 InMemory: TypeAlias = tuple[ad.AnnData, tuple[str, ...], str]
@@ -45,7 +50,12 @@ FORMATS: Final = (
     "file, a folder with matrix.mtx, genes and barcodes, or a text table."
 )
 _WRITE_AGAIN = "Write the file again from its source with AnnData.write_h5ad or AnnData.write_zarr."
-_ZARR = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
+_UNLOCK = (
+    "Close the program that writes to the file; if there is none, set the environment variable "
+    "HDF5_USE_FILE_LOCKING to FALSE, because the drive has no locks."
+)
+#: Files of zarr stores.
+ZARR: Final = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 _R = ("an R file", "In R, save the counts with zellkonverter::writeH5AD.")
 #: First bytes of formats that cannot be read, and what to do.
 _FOREIGN: Final[Mapping[bytes, tuple[str, str]]] = {
@@ -56,6 +66,9 @@ _FOREIGN: Final[Mapping[bytes, tuple[str, str]]] = {
     b"version https://git-lfs": ("a pointer of Git LFS", "Fetch the file with `git lfs pull`."),
     b"PK": ("a zip archive or an Excel file", "Unpack it, or save the table as .csv."),
     b"\x80": ("a pickle, which can run code", "Save the AnnData with write_h5ad."),
+    b"BZh": ("compressed with bzip2", "Unpack it with `bunzip2`."),
+    b"\xfd7zXZ": ("compressed with xz", "Unpack it with `unxz`."),
+    b"PAR1": ("a Parquet file", "Read it with pandas.read_parquet, and pass an AnnData of it."),
 }
 
 
@@ -70,7 +83,8 @@ def in_words(
         raise
     except Exception as error:  # libraries raise any exception for damaged files
         text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path} {problem} ({text}).", valid, _WRITE_AGAIN) from error
+        advice = _UNLOCK if "lock file" in text else _WRITE_AGAIN
+        raise InputError(f"{path} {problem} ({text}).", valid, advice) from error
 
 
 def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
@@ -103,21 +117,22 @@ def open_file(path: Path, *, whole: bool = False) -> Opener | InMemory:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on names that are converted to text, or repeat
             if form == "table":
-                return *_read_table(at), "text table"
-            if form == "10x":
-                import scanpy as sc
-
-                return sc.read_10x_h5(at, gex_only=False), (), "10x h5"
-            return _READERS[form](at), (), {"anndata": "h5ad"}.get(form, form)
+                return *_read_table(at, path), "text table"
+            return _READERS[form](at), (), {"anndata": "h5ad", "10x": "10x h5"}.get(form, form)
 
 
 def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
     """Detect the format of a file by its content; gzipped files are decompressed temporarily."""
     check_kind(path, FORMATS)
     if path.is_dir():
-        if any((path / name).exists() for name in _ZARR):
+        if any((path / name).exists() for name in ZARR):
             with _open_zarr(path) as root:
                 _check_zarr(root, path)
+                if not {"obs", "var", "X", "mod"} & set(root):
+                    inside = [path / n for n, _ in root.members(max_depth=2) if n.endswith("/obs")]
+                    advice = f"Pass {' or '.join(str(p.parent) for p in inside)}."
+                    found = f"{path} has no obs and no var, but {examples(sorted(root))}."
+                    raise InputError(found, FORMATS, advice if inside else _WRITE_AGAIN)
             return "zarr", path
         if next(path.glob("*.mtx*"), None):
             return "mtx", path
@@ -134,6 +149,8 @@ def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
     if start.startswith(b"%%MatrixMarket"):
         return "mtx", path
     found, advice = next((_FOREIGN[b] for b in _FOREIGN if start.startswith(b)), ("", ""))
+    if start[257:262] == b"ustar":
+        found, advice = "a tar archive", "Unpack it with `tar -xf`, and pass what it holds."
     at = path
     if is_packed and not found:
         at = Path(unpacking.enter_context(tempfile.TemporaryDirectory())) / "unpacked"
@@ -163,9 +180,12 @@ def _form_of_group(root: Any, path: Path) -> str:
         return "anndata"
     held = examples(sorted(names)) or "nothing"
     found, advice = f"is not an AnnData: it has no obs and no var, but {held}", _WRITE_AGAIN
-    if "mod" in names:
+    if "barcode_idx" in names:
+        found = "is a list of molecules of Cell Ranger"
+        advice = "Pass filtered_feature_bc_matrix.h5 of the same folder."
+    elif "mod" in names:
         found = "is a MuData, but data of a single modality is needed"
-        advice = "Read it with mudata.read_h5mu and pass the MuData or its RNA."
+        advice = "Read it with mudata.read_h5mu; pass the MuData, or write its RNA to an .h5ad."
     elif {"assays", "cell.names"} & names:
         found = "is a Seurat file (h5Seurat)"
         advice = "In R, run SeuratDisk::Convert(path, dest='h5ad')."
@@ -226,6 +246,22 @@ def _read_loom(path: Path) -> ad.AnnData:
         return ad.AnnData(transposed(root["matrix"]), obs=obs, var=var, layers=layers)
 
 
+def _read_10x(path: Path) -> ad.AnnData:
+    """Read a .h5 file of Cell Ranger; version 2 has one matrix per genome, with its own cells."""
+    import scanpy as sc
+
+    with h5py.File(path, "r") as root:
+        groups = [k for k, v in root.items() if isinstance(v, h5py.Group) and "indptr" in v]
+        groups = [None] if "matrix" in groups else groups
+    parts = [sc.read_10x_h5(path, genome=name, gex_only=False) for name in groups]
+    if len(parts) == 1:
+        return parts[0]
+    for name, part in zip(groups, parts, strict=True):
+        part.var["genome"] = name
+    cells = dict.fromkeys(cell for part in parts for cell in part.obs_names)
+    return ad.concat(parts, axis=1, join="outer", fill_value=0)[list(cells)].copy()
+
+
 def _read_mtx(path: Path) -> ad.AnnData:
     """Read a matrix in Matrix Market format with the files of its gene and cell names."""
     folder = path if path.is_dir() else path.parent
@@ -237,7 +273,9 @@ def _read_mtx(path: Path) -> ad.AnnData:
     at = (main if len(matrices) > 1 else matrices)[0]
     matrix = sp.csr_matrix(mmread(at))
     tables = []
-    for what, words in (("genes", "features|genes|vars?"), ("cells", "barcodes|cells|obs")):
+    words_for_genes, words_for_cells = "features|genes|vars?|cols", "barcodes|cells|obs|rows"
+    words_for_cells += "|cell_metadata"
+    for what, words in (("genes", words_for_genes), ("cells", words_for_cells)):
         name = rf"(?:^|[._-])(?:{words})(?:\.names)?(?:\.(?:tsv|txt|csv))?(?:\.gz)?$"
         beside = [p for p in folder.iterdir() if re.search(name, p.name) and ".mtx" not in p.name]
         if not beside:
@@ -246,8 +284,11 @@ def _read_mtx(path: Path) -> ad.AnnData:
                 "Expected matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv in one folder.",
                 "Add the file, or read the matrix with scanpy and set the names.",
             )
-        # With several samples in a folder, file names share a prefix with the matrix.
-        nearest = max(beside, key=lambda p: len(common_start(p.name, at.name)))
+        # With several samples in a folder, file names share a prefix with the matrix; names are
+        # preferred to ids (genes.names.txt, genes.txt).
+        nearest = max(
+            beside, key=lambda p: (len(common_start(p.name, at.name)), ".names" in p.name)
+        )
         separator = "," if ".csv" in nearest.name else "\t"
         table = pd.read_csv(nearest, sep=separator, header=None, dtype=str)
         has_heading = len(table) not in matrix.shape and len(table) - 1 in matrix.shape
@@ -269,10 +310,10 @@ def _read_mtx(path: Path) -> ad.AnnData:
     return ad.AnnData(matrix.astype(np.float32), obs=obs, var=var)
 
 
-def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
-    """Read a text table; it is transposed if the names of the rows are genes."""
+def _read_table(at: Path, path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
+    """Read a text table, unpacked from ``path``; with genes in rows, it is transposed."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with at.open(encoding="utf-8-sig") as file:
             lines, n_comments = [file.readline(), file.readline()], 0
             separator = _separator(lines)
             while lines[0].startswith("#") and not _is_heading(lines, separator):
@@ -280,7 +321,7 @@ def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
                 separator = _separator(lines)
         if not all(separator in line for line in lines):
             raise ValueError("the text has no columns")
-        table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", skiprows=n_comments)
+        table = pd.read_csv(at, sep=separator, encoding="utf-8-sig", skiprows=n_comments)
     except UnicodeDecodeError as error:
         byte = f"0x{error.object[error.start]:02x}"
         found = f"{path} is not text in UTF-8: it contains the byte {byte}."
@@ -289,6 +330,8 @@ def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
     heading = next(csv.reader([lines[0]], delimiter=separator))
     if len(heading) == table.shape[1]:
         table.columns = heading  # as in the file: pandas numbers repeated names
+    # A separator at the end of each line is not a gene.
+    table = table.loc[:, table.notna().any().to_numpy() | (table.columns.astype(str) != "")]
     if isinstance(table.index, pd.RangeIndex):
         first = table.iloc[:, 0]
         if not pd.api.types.is_numeric_dtype(first) or not share_genes([str(table.columns[0])]):
@@ -313,6 +356,10 @@ def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
             raise InputError(found, "Expected a number for each gene and cell.", advice)
     if is_text.all():
         raise ValueError("no column contains numbers")
+    if is_text.sum() == len(is_text) - 1 > 0 and not table.index.is_unique:
+        found = f"{path} is a list of counts, with one line per gene and cell."
+        advice = "Convert it with pandas.pivot_table, with fill_value=0."
+        raise InputError(found, "Expected one row per cell, or one per gene.", advice)
     matrix = sp.csr_matrix(table.loc[:, ~is_text].to_numpy(dtype=np.float32))
     rows, columns = table.index.tolist(), table.columns[~is_text].tolist()
     of_rows, of_columns = (share_genes(n) - share_barcodes(n) for n in (rows, columns))
@@ -324,13 +371,24 @@ def _read_table(path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
         found = f"The first line of {path} contains numbers that look like values."
         advice = "Add a header; without it, the first gene or cell would be lost."
         raise InputError(found, "Expected column names in the first line.", advice)
-    obs, var = table.loc[:, is_text], pd.DataFrame(index=pd.Index(columns))
-    if of_rows > 0.5 > of_columns or share_barcodes(columns) > 0.5 > of_columns:
+    # Names of cells, such as lymph_1 or P1_A01, may look like genes as well.
+    are_genes = of_columns > 0.5 and count_common_genes(columns) >= count_common_genes(rows)
+    if (of_rows > 0.5 or share_barcodes(columns) > 0.5) and not are_genes:
         note = "The table was transposed, because its rows are genes and its columns are cells."
-        return ad.AnnData(sp.csr_matrix(matrix.T), obs=var, var=obs), (note,)
+        is_cell = np.array([not _ABOUT_GENES.fullmatch(name) for name in columns])
+        matrix = matrix[:, is_cell]
+        obs, var = pd.DataFrame(index=pd.Index(columns)[is_cell]), table.loc[:, is_text]
+        return ad.AnnData(sp.csr_matrix(matrix.T), obs=obs, var=var), (note,)
+    obs, var = table.loc[:, is_text], pd.DataFrame(index=pd.Index(columns))
     return ad.AnnData(matrix, obs=obs, var=var), ()
 
 
+#: Numbers that describe genes, in a table of genes by cells.
+_ABOUT_GENES: Final = re.compile(
+    r"(?:(?:gene|transcript|exon|effective)[_. ]?)?(?:length|width|start|end|stop|pos(?:ition)?|chr"
+    r"(?:om(?:osome)?)?|strand|gc(?:[_. ]?content)?|entrez[_. ]?(?:gene)?[_. ]?(?:id)?|taxid)",
+    re.IGNORECASE,
+)
 #: Heading of the column of row names.
 _NAMING: Final = re.compile(r"gene|symbol|feature|name|\bid", re.IGNORECASE)
 
@@ -345,18 +403,25 @@ def _is_heading(lines: list[str], separator: str) -> bool:
     return before > 0 and after - before in (0, 1) and not lines[1].startswith("#")
 
 
-_READERS: Final[Mapping[str, Callable[[Path], ad.AnnData]]] = {
-    "anndata": ad.read_h5ad,
-    "zarr": ad.read_zarr,
-    "loom": _read_loom,
-    "mtx": _read_mtx,
-}
-
-
 def _open_zarr(path: Path, mode: Any = "r") -> AbstractContextManager[Any]:
     import zarr
 
-    return nullcontext(zarr.open_group(str(path), mode=mode))
+    # Consolidated metadata lack names that differ from others only in case.
+    return nullcontext(zarr.open_group(str(path), mode=mode, use_consolidated=False))
+
+
+def _read_zarr(path: Path) -> ad.AnnData:
+    with _open_zarr(path) as root:
+        return ad.read_zarr(root)
+
+
+_READERS: Final[Mapping[str, Callable[[Path], ad.AnnData]]] = {
+    "anndata": ad.read_h5ad,
+    "zarr": _read_zarr,
+    "10x": _read_10x,
+    "loom": _read_loom,
+    "mtx": _read_mtx,
+}
 
 
 def check_file(path: Path) -> None:
@@ -390,7 +455,9 @@ def check_file(path: Path) -> None:
 def check_kind(path: Path, valid: str) -> None:
     """Raise an error for pipes and devices, from which a read may never return."""
     if not path.exists():
-        raise InputError(f"{path} does not exist.", valid, "Check the path.")
+        is_address = re.match(r"\w{2,}:/", str(path))
+        advice = "Download the file first." if is_address else "Check the path."
+        raise InputError(f"{path} does not exist.", valid, advice)
     inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
     members = inside if path.is_dir() else [path]
     if odd := next((member for member in members if not os.path.isfile(member)), None):

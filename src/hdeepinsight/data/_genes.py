@@ -27,6 +27,11 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?(_PAR_Y)?")
 _VERSION = re.compile(r"(ENS[A-Z]*\d{11})\.\d+")
 _SYMBOL = re.compile(r"(?=.*[A-Za-z]{2}|[A-Za-z]+\d)[A-Za-z0-9][A-Za-z0-9._@/:\-]*")
+#: Genes of nearly every dataset, in the case of any species.
+_COMMON = re.compile(
+    r"ACTB|B2M|EEF1A1|FTH1|GAPDH|MALAT1|TMSB4X|RP[LS]P?\d+[A-Z]?\d*|MT-[ACN]\w+|HLA-\w+|CD\d+[A-Z]?",
+    re.IGNORECASE,
+)
 _BARCODE = re.compile(r"(?:.*[^A-Za-z])?[ACGTN]{8,}(?:[^A-Za-z].*)?")
 _MOUSE_ONLY = re.compile(r"GM\d{3,}|[0-9A-Z]+RIK", re.IGNORECASE)
 _TITLE = re.compile(r"[A-Z][a-z0-9.\-]*[a-z][a-z0-9.\-]*")
@@ -69,6 +74,11 @@ def share_barcodes(names: Sequence[str]) -> float:
 def share_genes(names: Sequence[str]) -> float:
     """Return the share of names that look like a gene (symbol or Ensembl id), not a barcode."""
     return max(0.0, _share(names, _SYMBOL) - _share(names, _BARCODE))
+
+
+def count_common_genes(names: Sequence[str]) -> float:
+    """Return the number of names that are Ensembl ids, or genes of nearly every dataset."""
+    return len(names) * (_share(names, _ENSEMBL) + _share(names, _COMMON))
 
 
 def name_digests(
