@@ -1,6 +1,7 @@
 """Output files, and the annotated copy of a query."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,19 @@ def test_output_below_a_file_raises_early(tmp_path):
         with pytest.raises(UsageProblem, match=r"--out .*notes\.txt is not a folder\. Choose"):
             check_output(out, source=tmp_path / "query.h5ad", overwrite=False)
     assert file.read_text() == "mine"
+
+
+def test_full_drive_raises_early(tmp_path, monkeypatch):
+    query = saved(cells(3), tmp_path / "query.h5ad")
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    source, how = tmp_path / "query.h5ad", {"source": tmp_path / "query.h5ad", "key_added": "hdi"}
+    with pytest.raises(UsageProblem, match=r"0\.0 GB are free there.*--out labels\.csv"):
+        prepare_output(open_store(source), out=tmp_path / "new" / "copy.h5ad", **how)
+    labels = pd.Series(["T", "B", "T"], index=query.obs_names)
+    result = Annotation.from_labels(labels, Taxonomy.from_nested(["T", "B"]))
+    prepare_output(open_store(source), out=tmp_path / "labels.csv", **how)(result)
+    assert (tmp_path / "labels.csv").is_file()
 
 
 def test_read_only_folder_raises_early(tmp_path, monkeypatch):
@@ -128,9 +142,39 @@ def test_columns_of_the_query_are_unchanged(tmp_path_factory):
             pd.testing.assert_frame_equal(copy.obs[list(columns)], query.obs)
 
 
+@pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
+def test_entries_of_an_earlier_result_are_replaced(tmp_path_factory):
+    for ending in [".h5ad", ".zarr"]:
+        folder = tmp_path_factory.mktemp("case")
+        query = saved(cells(3), folder / f"query{ending}")
+        results = [
+            Annotation.from_labels(pd.Series(labels, index=query.obs_names), tree)
+            for labels, tree in (
+                (["CD4", "B", "T"], Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})),
+                (["NK", "B", "NK"], Taxonomy.from_nested(["NK", "B"])),
+            )
+        ]
+        chain = [f"{name}{ending}" for name in ("query", "first", "both", "second")]
+        chain = [folder / name for name in chain]
+        for source, out, key, result in (
+            (chain[0], chain[1], "hdi", results[0]),
+            (chain[1], chain[2], "hdi_other", results[0]),  # stays, as does its name
+            (chain[2], chain[3], "hdi", results[1]),
+        ):
+            prepare_output(open_store(source), source=source, out=out, key_added=key)(result)
+        copy = (ad.read_h5ad if ending == ".h5ad" else ad.read_zarr)(chain[3])
+        results[0].to_adata(query, key_added="hdi_other")
+        results[1].to_adata(query)
+        for part in ("obs", "obsm", "uns"):
+            assert set(getattr(copy, part)) == set(getattr(query, part))
+        assert copy.obs["hdi_stop_label"].tolist() == ["NK", "B", "NK"]
+        assert copy.obs["hdi_other_stop_label"].tolist() == ["CD4", "B", "T"]
+
+
 def test_default_output_is_next_to_the_query():
     for query, out in [
         ("run.h5", "run.annotated.h5ad"),
+        ("RUN.H5AD", "RUN.annotated.h5ad"),
         ("query.h5ad.gz", "query.annotated.h5ad"),
         ("a.b.csv", "a.b.annotated.h5ad"),
         ("filtered_feature_bc_matrix", "filtered_feature_bc_matrix.annotated.h5ad"),
@@ -155,3 +199,6 @@ def test_unwritable_tables_raise_early(tmp_path):
     result = Annotation.from_labels(labels, Taxonomy.from_nested(["T", "B"]))
     prepare_output(store, source=source, out=out, key_added="hdi")(result)
     assert ad.read_h5ad(out).obs["hdi_stop_label"].tolist() == ["T", "B", "T"]
+    saved(cells(3, donor="a", Donor="b"), source)
+    with pytest.raises(UsageProblem, match=r"zarr mixes up the columns donor, Donor"):
+        prepare_output(open_store(source), source=source, out=tmp_path / "c.zarr", key_added="hdi")

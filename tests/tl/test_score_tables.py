@@ -43,10 +43,13 @@ def test_scores_of_independent_classes_are_normalised():
 
 def test_tables_of_labels_keep_their_confidence(tmp_path):
     own = hdi.tl.read_scores(CELLS, PROBABILITIES, TREE, threshold=0.75)
-    own.to_frame(details=True).to_csv(tmp_path / "labels.csv")
-    result = hdi.tl.read_scores(CELLS, tmp_path / "labels.csv", TREE)
-    assert result.labels.equals(own.labels)
-    np.testing.assert_allclose(result.confidence, own.confidence)
+    cells = ad.AnnData(obs=pd.DataFrame(index=["a", "NA", "c"]))  # a name, not a missing value
+    for prefix in ("", "hdi_"):  # of a table, and of obs
+        frame = own.to_frame(details=True).add_prefix(prefix).assign(donor="x")
+        frame.set_axis(cells.obs_names).to_csv(tmp_path / "labels.csv")
+        result = hdi.tl.read_scores(cells, tmp_path / "labels.csv", TREE)
+        assert result.labels.set_axis(CELLS.obs_names).equals(own.labels)
+        np.testing.assert_allclose(result.confidence, own.confidence)
     table = pd.DataFrame(
         {
             "predicted_labels": ["CD4", "B", "T"],

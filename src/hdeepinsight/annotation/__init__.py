@@ -3,6 +3,7 @@
 from hdeepinsight.annotation._anndata_io import Additions as Additions
 from hdeepinsight.annotation._anndata_io import check_cells as check_cells
 from hdeepinsight.annotation._anndata_io import check_same_cells as check_same_cells
+from hdeepinsight.annotation._anndata_io import recorded as recorded
 from hdeepinsight.annotation._anndata_io import storable as storable
 from hdeepinsight.annotation._annotation import Annotation as Annotation
 from hdeepinsight.annotation._annotation import allowed_leaves as allowed_leaves

@@ -60,10 +60,7 @@ class Additions(NamedTuple):
             for part, entries in (("obs", self.obs), ("obsm", self.obsm), ("uns", self.uns))
         }
         names = {f"{part}/{name}" for part, added in parts.items() for name in added}
-        # Without a record, entries with this prefix belong to the user.
-        stored = adata.uns.get(key)
-        record = stored.get(_RECORD) if hasattr(stored, "get") else None
-        earlier = set() if record is None else {f"uns/{key}", *map(str, record)}
+        earlier = recorded(key, adata.uns.get(key))
 
         def existing(entries: set[str]) -> list[tuple[str, str]]:
             split = [entry.split("/", 1) for entry in sorted(entries)]
@@ -86,6 +83,28 @@ class Additions(NamedTuple):
         except BaseException:
             adata.obs, adata.obsm, adata.uns = before
             raise
+
+
+def recorded(key: str, stored: Any) -> set[str]:
+    """Return the entries, such as ``"obs/hdi_lineage"``, that a result wrote.
+
+    Parameters
+    ----------
+    key
+        Its ``key_added``.
+    stored
+        The entry ``uns[key]``. Without a record, entries with this prefix belong to the user.
+
+    Examples
+    --------
+    >>> sorted(recorded("tool", {"added": ["obs/tool_score"]})), recorded("tool", None)
+    (['obs/tool_score', 'uns/tool'], set())
+    """
+    record = stored.get(_RECORD) if hasattr(stored, "get") else None
+    if record is None:
+        return set()
+    own = tuple(f"{part}/{key}_" for part in ("obs", "obsm", "uns"))
+    return {f"uns/{key}", *(at for at in map(str, record) if at.startswith(own))}
 
 
 def storable(name: str) -> str:

@@ -305,7 +305,7 @@ class Annotation:
                 f"taxonomy, obsm['{key}_{ADDED_KEYS.PROBABILITIES}'] and "
                 f"obs['{key}_{ADDED_KEYS.STOP_DEPTH}']. Pass the key_added of Annotation.to_adata."
             )
-        threshold, values = notes["threshold"], table.to_numpy()
+        threshold, values = notes["threshold"], np.asarray(table)  # R drops the names of columns
         verdict, reasons = notes.get("verdict"), adata.obs.get(f"{key}_{ADDED_KEYS.STOP_REASON}")
         root = np.ones((len(values), 1), dtype=values.dtype)
         return cls(

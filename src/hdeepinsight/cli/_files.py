@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ def is_store(folder: Path) -> bool:
 def default_output(query: Path, ending: str) -> Path:
     """Return the default output: next to the query, with another extension."""
     name = Path(query.name.removesuffix(".gz"))
-    return query.with_name(f"{name.stem if name.suffix in _INPUTS else name}{ending}")
+    return query.with_name(f"{name.stem if name.suffix.lower() in _INPUTS else name}{ending}")
 
 
 def open_cells(path: Path) -> Store | MuData:
@@ -106,6 +107,8 @@ def prepare_output(
 ) -> Callable[..., None]:
     """Check that labels can be written, before any work is done, and return the write function.
 
+    Entries of an earlier result with the same key are replaced in the copy.
+
     Parameters
     ----------
     query
@@ -132,6 +135,8 @@ def prepare_output(
     held = {"obs": query.obs, "obsm": query.obsm, "uns": query.uns}
     taken = [f"{part}/{at}" for part in held for at in held[part] if at.startswith(f"{key_added}_")]
     taken += [f"uns/{key_added}"] * (key_added in query.uns)
+    written = _written(query, key_added)
+    taken = [at for at in taken if not any(at in entries for entries in written.values())]
     index = str(query.obs.index.name)  # a column of this name would be read as names of the cells
     taken += [f"obs/{index}"] * index.startswith(f"{key_added}_")
     refuse(
@@ -146,6 +151,7 @@ def prepare_output(
     )
     if is_table:
         return lambda result, **how: result.to_csv(out, **how)
+    _require_space(source, out)
     can_be_copied = _is_copied(source, out)
     if not (can_be_copied or has_several):
         _try_to_write(query, out)
@@ -157,9 +163,11 @@ def prepare_output(
         allowed = anndata.settings.override(allow_write_nullable_strings=True)
         with atomic_write(out) as path, allowed:
             if can_be_copied:
-                cells = anndata.AnnData(obs=query.obs.copy())  # without counts
+                old = written.get(key_added, set())
+                kept = [name for name in query.obs if f"obs/{name}" not in old]
+                cells = anndata.AnnData(obs=query.obs[kept].copy())  # without counts
                 result.to_adata(cells, key_added=key_added, **how)
-                _copy_and_add(source, path, cells)
+                _copy_and_add(source, path, cells, old)
                 return
             whole: Any = query if has_several else query.whole()
             result.to_adata(whole, key_added=key_added, **how)
@@ -168,17 +176,44 @@ def prepare_output(
     return write
 
 
+def _require_space(source: Path, out: Path) -> None:
+    """Raise `UsageProblem` if the drive has less space than the query takes."""
+    files = [source] if source.is_file() else [p for p in source.rglob("*") if p.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    free = shutil.disk_usage(next(p for p in out.absolute().parents if p.exists())).free
+    if free < size:
+        raise UsageProblem(
+            f"The copy {out} needs at least {size / 1e9:,.1f} GB, but only {free / 1e9:,.1f} GB "
+            "are free there. Choose another drive, or pass --out labels.csv for a table of labels."
+        )
+
+
+def _written(query: Store | MuData, key_added: str) -> dict[str, set[str]]:
+    """Return the entries of earlier results whose keys are or start with ``key_added``."""
+    from hdeepinsight.annotation import recorded
+
+    held = {name: query.uns[name] for name in query.uns if str(name).startswith(key_added)}
+    values = {name: found() if callable(found) else found for name, found in held.items()}
+    return {name: recorded(name, value) for name, value in values.items()}
+
+
 def _try_to_write(query: Store, out: Path) -> None:
     """Write the tables of a query to memory, and raise if that fails."""
     import anndata
     import h5py
 
-    tables = {"obs": query.obs, "var": query.var, "raw": query.raw_var}
+    tables = {"obs": query.obs, "var": query.var}
+    tables |= {} if query.raw_var is None else {"raw": query.raw_var}
     allowed = anndata.settings.override(allow_write_nullable_strings=True)
     with h5py.File("unwritten", "w", driver="core", backing_store=False) as root, allowed:
         for part, table in tables.items():
             try:
-                anndata.io.write_elem(root, part, table)
+                held = anndata.AnnData(obs=table)
+                held.strings_to_categoricals()  # as before an AnnData is written
+                anndata.io.write_elem(root, part, held.obs)
+                number = Counter(map(str.lower, held.obs if out.suffix == ".zarr" else ()))
+                if alike := [name for name in held.obs if number[name.lower()] > 1]:
+                    raise ValueError(f"zarr mixes up the columns {examples(alike)}")
             except Exception as error:
                 reason = " ".join(str(error).split())[:200]
                 raise UsageProblem(
@@ -187,18 +222,22 @@ def _try_to_write(query: Store, out: Path) -> None:
                 ) from error
 
 
-def _copy_and_add(source: Path, path: Path, added: AnnData) -> None:
+def _copy_and_add(source: Path, path: Path, added: AnnData, replaced: set[str]) -> None:
     """Copy the file and add to the copy, without reading the matrix into memory.
 
-    Existing elements keep their encoding.
+    Existing elements keep their encoding, except those in ``replaced``, which are removed.
     """
     import h5py
     from anndata.io import write_elem
 
     shutil.copyfile(source, path)
-    with h5py.File(path, "r+") as root:
+    with h5py.File(path, "r+", locking=False) as root:  # not every network drive has locks
+        for at in replaced:
+            if at in root:
+                del root[at]
         table = root["obs"]
         old = [str(name) for name in table.attrs["column-order"]]
+        old = [name for name in old if f"obs/{name}" not in replaced]
         new = [str(name) for name in added.obs if str(name) not in old]
         for name in new:
             write_elem(table, name, added.obs[name].values)

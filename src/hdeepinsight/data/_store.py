@@ -46,7 +46,7 @@ class Store:
     whole
         Function that returns the complete AnnData in memory, like `read_anndata`.
     uns
-        Names of the entries of ``uns``.
+        Functions that return the entries of ``uns``.
     log_base
         Base of the logarithm in ``uns["log1p"]``, or ``None``.
     notes
@@ -70,7 +70,7 @@ class Store:
     slots: Mapping[str, Callable[[], RowMatrix]]
     obsm: Mapping[str, Callable[[], Any]]
     whole: Callable[[], ad.AnnData]
-    uns: tuple[str, ...] = ()
+    uns: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     log_base: float | None = None
     notes: tuple[str, ...] = ()
     genes_only: bool = True
@@ -288,7 +288,7 @@ def _from_anndata(adata: ad.AnnData, notes: tuple[str, ...] = (), storage: str =
         slots=slots,
         obsm={name: partial(adata.obsm.__getitem__, name) for name in adata.obsm},
         whole=partial(_whole, adata),
-        uns=tuple(adata.uns),
+        uns={name: partial(adata.uns.__getitem__, name) for name in adata.uns},
         log_base=_as_base(logged.get("base") if isinstance(logged, Mapping) else None),
         notes=notes,
     )
@@ -339,7 +339,7 @@ def _from_group(root: Any, path: Path, opener: Opener) -> Store:
         table = ad.AnnData(obs=ad.io.read_elem(root["obs"]), var=ad.io.read_elem(root["var"]))
         has_raw = ".raw" in at
         raw_var = ad.AnnData(var=ad.io.read_elem(root["raw/var"])).var if has_raw else None
-    base, uns = root.get("uns/log1p/base"), root.get("uns")
+    base = root.get("uns/log1p/base")
     return Store(
         obs=table.obs,
         var=table.var,
@@ -347,6 +347,6 @@ def _from_group(root: Any, path: Path, opener: Opener) -> Store:
         slots={slot: partial(_lazy, path, opener, name) for slot, name in at.items()},
         obsm={name: partial(_read, path, opener, f"obsm/{name}") for name in root.get("obsm", ())},
         whole=partial(read_anndata, path),
-        uns=tuple(uns) if hasattr(uns, "keys") else (),
+        uns={name: partial(_read, path, opener, f"uns/{name}") for name in root.get("uns", ())},
         log_base=None if base is None else _as_base(ad.io.read_elem(base)),
     )

@@ -7,7 +7,7 @@ import re
 import warnings
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ _LABELS: Final = {
     r"azimuth_(broad|medium|fine)": "",  # pan-human Azimuth
     r"(.+)_name": r"\1_bootstrapping_probability",  # MapMyCells
     r"pruned\.labels": "",  # SingleR
+    r"(.+)_stop_label": r"\1_confidence",  # this package, in the obs of an AnnData
 }
 _COUNTED: Final = "popv_prediction_score"
 
@@ -59,8 +60,9 @@ def read_scores(
         - one column of scores per class, as from LangCell, scGPT and CellTypist
           (``probability_matrix``, ``decision_matrix``); or
         - labels, and optionally their confidence, in the columns of this package
-          (``stop_label``, ``confidence``), CellTypist (``predicted_labels``, ``conf_score``), popV
-          (``popv_prediction``, ``popv_prediction_score``), Azimuth (``predicted.celltype.l1``,
+          (``stop_label``, ``confidence``; ``hdi_stop_label``, ``hdi_confidence``), CellTypist
+          (``predicted_labels``, ``conf_score``), popV (``popv_prediction``,
+          ``popv_prediction_score``), Azimuth (``predicted.celltype.l1``,
           ``predicted.celltype.l1.score``, ...; ``azimuth_broad``, ...), MapMyCells
           (``class_name``, ``class_bootstrapping_probability``, ...) or SingleR
           (``pruned.labels``), or in ``prediction`` and ``confidence``.
@@ -159,7 +161,8 @@ def _read(scores: pd.DataFrame | str | os.PathLike[str]) -> pd.DataFrame:
     try:
         with path.open(encoding="utf-8-sig") as file:
             n_comments = sum(1 for _ in takewhile(lambda line: line.startswith("#"), file))
-        table = pd.read_csv(path, sep=separators[path.suffix], dtype={0: str}, skiprows=n_comments)
+        how: dict[str, Any] = {"sep": separators[path.suffix], "skiprows": n_comments}
+        table = pd.read_csv(path, converters={0: str}, **how)  # a cell may be called NA
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         found = f"a file that could not be read ({error}). Correct it."
         raise ValueError(f"{path} must be a table of scores, got {found}") from error
