@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import LabelWarning, Taxonomy
 
 
 @pytest.fixture
@@ -30,6 +30,15 @@ def test_from_obs_reads_mixed_depth(obs):
     )
     assert tree.level_names == ("lineage", "type")
     assert tree.encode_levels(obs).tolist() == [6, 5, 4, 3, 0, 0, 2]
+
+
+def test_a_repeated_label_beside_others_raises_a_warning(obs):
+    obs["type"] = obs["type"].fillna(obs["lineage"])  # "NK" has no other type, "T" has
+    said = r"'T' in type \(1 cell\) repeats .*--no-fill"
+    with pytest.warns(LabelWarning, match=said) as raised:
+        tree = Taxonomy.from_obs(obs, ["lineage", "type"])
+    assert len(raised) == 1
+    assert ("T", "T") in tree.names
 
 
 def test_from_obs_takes_anndata_and_leaves_it_alone(obs):

@@ -57,6 +57,7 @@ def test_every_kind_of_column_is_read():
         pd.Series,
         pd.Categorical,
         lambda x: pd.Series(x, dtype="category"),
+        lambda x: pd.Categorical([label.encode() for label in x]),  # as in files of other languages
     ]:
         labels = make(["CD4", "doublet", "NA"])
         assert find_unlabeled(labels, ["doublet"]).tolist() == [False, True, True]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -165,9 +165,12 @@ def _distinct(labels: Iterable[Any]) -> tuple[NDArray[np.int64], list[Any]]:
         labels = pd.Series(list(labels), dtype=object)  # keeps tuples as elements
     values = pd.Series(labels)
     if isinstance(values.dtype, pd.CategoricalDtype):
-        return values.cat.codes.to_numpy().astype(np.int64), list(values.cat.categories)
-    codes, found = pd.factorize(values.astype(object))
-    return codes.astype(np.int64), list(found)
+        codes, found = values.cat.codes.to_numpy(), values.cat.categories
+    else:
+        codes, found = pd.factorize(values.astype(object))
+    # Files that other languages wrote may hold text as bytes.
+    names = [name.decode() if isinstance(name, bytes) else name for name in found]
+    return codes.astype(np.int64), names
 
 
 def _factorize(
@@ -388,6 +391,11 @@ def from_obs(
     TypeError
         If labels are not text.
 
+    Warns
+    -----
+    LabelWarning
+        If a finer column repeats a coarser label that has other finer labels as well.
+
     Notes
     -----
     A fine label under two coarse ones becomes two nodes, because a node is identified by its path
@@ -422,6 +430,16 @@ def from_obs(
         found = f"{counts[broken].sum():,} cells with a finer label but no coarser one in {keys}"
         hint = "Fill in the coarser labels, order keys from coarse to fine, or remove finer labels."
         raise ValueError(f"A label must have all labels above it, got {found}. {hint}")
+    nodes = {path[:depth] for path in paths for depth in range(1, len(path) + 1)}
+    n_children = Counter(node[:-1] for node in nodes)
+    for node in sorted(each for each in nodes if each[1:] and each[-1] == each[-2]):
+        if n_children[node[:-1]] > 1:
+            n_cells = int(counts[[path[: len(node)] == node for path in paths]].sum())
+            found = f"{clipped(node[-1])} in {keys[len(node) - 1]} ({counted(n_cells, 'cell')})"
+            text = f"{found} repeats the coarser label, and is a type beside others there. "
+            text += "If it means that the type is not known, set it to missing, as fill=False or "
+            text += "--no-fill of this package writes it."
+            warnings.warn(text, LabelWarning, stacklevel=2)
     for level, (coarse, fine) in enumerate(pairwise(keys)):
         pairs = {path[level : level + 2] for path in paths if len(path) > level + 1}
         n_coarse, n_fine = (len({pair[side] for pair in pairs}) for side in (0, 1))
