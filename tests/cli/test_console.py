@@ -19,6 +19,7 @@ def test_arguments_become_options():
         ("a scale, a layer", "a scale, a layer"),
         ("adata.layers=x", "adata.layers=x"),
         ("pass verify=False", "pass verify=False"),
+        ("got types=['CD4 T', 'B'] and", "got --types CD4 T,B and"),
     ]:
         assert in_options(text) == said
 

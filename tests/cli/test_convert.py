@@ -44,7 +44,7 @@ def test_no_code_runs(hdeepinsight, tmp_path):
     assert not (tmp_path / "it_ran").exists()
 
 
-def test_a_query_is_converted_to_a_fast_store(files, hdeepinsight, tmp_path):
+def test_a_query_is_converted_to_a_fast_store(files, hdeepinsight, tmp_path, monkeypatch):
     for name in ("fast.zarr", "fast.h5ad"):
         done = hdeepinsight("convert", files.query, tmp_path / name, "--fast")
         assert done.exit_code == 0, done.output
@@ -54,5 +54,10 @@ def test_a_query_is_converted_to_a_fast_store(files, hdeepinsight, tmp_path):
     done = hdeepinsight("convert", files.query, tmp_path / "fast.zarr", "--fast")
     assert done.exit_code == 2
     assert "exists already" in done.output or "already exists" in done.output
+    monkeypatch.setenv("HOME", str(tmp_path))  # for a ~ that the shell left
+    assert hdeepinsight("convert", files.query, "~/home.zarr", "--fast").exit_code == 0
+    assert (tmp_path / "home.zarr").is_dir()
+    done = hdeepinsight("convert", files.query, tmp_path / "fast.h5ad")
+    assert (done.exit_code, "Pass --fast" in done.output) == (2, True)
     done = hdeepinsight("convert", files.query, tmp_path / "fast.csv", "--fast")
     assert "must end in .zarr or .h5ad" in done.output

@@ -170,7 +170,16 @@ def test_bad_annotate_commands(files, hdeepinsight, sha256, tmp_path_factory):
         (["annotate", "{folder}/none.h5ad"], 1, "does not exist"),
         (["annotate", "{model}/model.pt"], 1, "cannot be opened"),
         (["annotate", "{query}", "--layer", "none"], 1, "layers['none']"),
-        (["annotate", "{query}", "--key-added", "a/b"], 2, "without a slash"),
+        (
+            ["annotate", "{query}", "--key-added", "a/b", "--out", "{folder}/x.h5ad"],
+            2,
+            "without a slash",
+        ),
+        (["annotate", "{query}", "--key-added", "x"], 2, "columns have none. Omit it."),
+        (["annotate", "{query}", "--key-added", "x", "--stream"], 2, "columns have none. Omit it."),
+        (["annotate", "{query}", "--fast", "--adapt", "on"], 2, "got --adapt on as well"),
+        (["annotate", "{query}", "--fast", "--batch-key", "batch"], 2, "got --batch-key as well"),
+        (["annotate", "https://x.org/q.h5ad"], 1, "Download the file first."),
         (["annotate", "{query}", "--threshold", "0.3"], 2, "0.5"),
         (["annotate", "{query}", "--scale", "log"], 2, "auto"),
         (["annotate", "{query}", "--out", "{query}", "--overwrite"], 2, "never changed"),
@@ -291,6 +300,15 @@ def test_unexpected_error_is_a_paragraph(files, hdeepinsight, monkeypatch):
     assert_readable(done, 1, "RuntimeError: tensors of different shapes")
     assert "--debug" in done.stderr
     assert len(done.stderr) < 600
+
+
+def test_a_table_with_gaps_in_its_text_is_annotated(files, halves, hdeepinsight, tmp_path):
+    table = halves[1].to_df().astype(int).assign(donor=["a", None, "b"] * 70)
+    table.to_csv(tmp_path / "query.csv")
+    done = hdeepinsight("annotate", tmp_path / "query.csv", "--model", files.model, "--fast")
+    assert done.exit_code == 0, done.output
+    copy = ad.read_h5ad(tmp_path / "query.annotated.h5ad")
+    assert copy.obs["donor"].isna().sum() == 70
 
 
 def test_names_that_look_like_markup_are_printed_unchanged(files, hdeepinsight):

@@ -1,5 +1,7 @@
 """Streamed labels: the same bytes after an interruption, a resumption and a merge of parts."""
 
+import shutil
+
 import anndata as ad
 import h5py
 import numpy as np
@@ -115,7 +117,15 @@ def test_blocks_of_another_run_are_not_resumed(stream, files, large, tmp_path, m
     assert "differs in options" in done.output
     assert "differs in query" in stream("--resume", query=files.query).output
     assert "differs in model" in stream("--resume", model="pbmc").output
+    changed = tmp_path / "changed.h5ad"  # the same cells, genes and size
+    shutil.copy(large, changed)
+    with h5py.File(changed, "r+") as root:
+        root["X/data"][...] = root["X/data"][...][::-1]
+    assert "differs in query" in stream("--resume", query=changed).output
+    precious = tmp_path / "labels.csv.blocks" / "notes.txt"
+    precious.write_text("mine")
     assert stream("--overwrite", "--threshold", "0.7").exit_code == 0
+    assert [path.name for path in precious.parent.iterdir()] == ["notes.txt"]
 
 
 def test_parts_are_merged_to_the_same_bytes(stream, expected, hdeepinsight, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,8 +14,8 @@ from hdeepinsight._errors import counted
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli import _files
-from hdeepinsight.cli._console import RED, frame_table, in_options, note, show
-from hdeepinsight.cli._options import ANNOTATING, READING, AtLeastOne, Names, command
+from hdeepinsight.cli._console import RED, frame_table, in_options, note, refuse, show
+from hdeepinsight.cli._options import ANNOTATING, READING, Names, command
 from hdeepinsight.cli._stream import annotate_blocks, parse_part
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def annotate(
     --out -o FILE
         Output file: .h5ad or .zarr for a copy of the query with the labels added, .h5mu for a
         copy of a MuData, .csv for a table of labels. Default: query.annotated.h5ad, next to
-        query.h5ad.
+        query.h5ad; query.annotated.csv for large queries.
     --report FILE
         Also write an HTML report of the result.
     --key-added NAME
@@ -74,7 +75,7 @@ def annotate(
         independently, as with [b]--fast[/b]. Always on for .parquet.
     --resume
         Continue an interrupted run of --stream; a finished one is left unchanged, which is
-        recognised by its settings in FILE.settings.json.
+        recognised by FILE.settings.json, a small file next to the output.
     --part I/N
         Annotate only this part of the query, such as [b]3/8[/b] in a job array; [b]hdeepinsight
         merge[/b] joins the parts.
@@ -82,10 +83,24 @@ def annotate(
         Annotate on the workers of a dask cluster, such as [b]tcp://host:8786[/b]. Query and --out
         must have the same paths on all workers.
     """
+    steps = {f"--{name} on": options[name] == "on" for name in ("adapt", "refine")}
+    steps["--batch-key"] = options["batch_key"] is not None
+    given = ", ".join(name for name, is_given in steps.items() if is_given)
+    is_table = out is not None and out.suffix in (".csv", ".parquet")
+    refuse(
+        {
+            f"--fast labels each cell independently, got {given} as well. Omit one or the other.": (
+                options["fast"] and given
+            ),
+            f"--key-added is the prefix of columns in a copy of the query, got the table {out}, "
+            "whose columns have none. Omit it.": is_table and key_added != "hdi",
+        }
+    )
     kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
     kept = ".h5mu" if (query / "mod").is_dir() else kept
-    out = out or _files.default_output(query, f".annotated{kept}")
-    if stream or resume or part or scheduler or out.suffix == ".parquet":
+    in_blocks = stream or resume or part or scheduler
+    out = out or _files.default_output(query, f".annotated{'.csv' if in_blocks else kept}")
+    if in_blocks or out.suffix == ".parquet":
         from hdeepinsight._distributed import connected
 
         how: dict[str, Any] = {"part": part, "resume": resume, "overwrite": overwrite}
@@ -215,7 +230,7 @@ def explain(
     against: str | None = None,
     target: Literal["conditional", "joint", "logit"] = "conditional",
     background: Path | None = None,
-    n_samples: AtLeastOne = 50,
+    n_samples: Annotated[int | None, {"min": 1}] = None,
     **options: Any,
 ) -> None:
     """Rank the genes that support a cell type.
@@ -240,7 +255,7 @@ def explain(
     --background FILE
         Background cells. Default: sampled from the mean profiles in the model.
     --n-samples
-        Gradients per cell.
+        Gradients per cell. Default: that of the model.
     """
     _files.check_output(out, source=query, overwrite=overwrite, formats=(".csv",))
     with step("Loading the model"):
@@ -250,9 +265,12 @@ def explain(
 
         loaded = hub.load_model(model, with_types=True)
     with step("Explaining"):
-        options |= {"target": target, "background": background, "n_samples": n_samples}
-        options |= {"against": against, "keep_values": False}
-        found = loaded.explain(query, nodes or None, **options)
+        further = {"against": against, "background": background, "n_samples": n_samples}
+        options |= {name: value for name, value in further.items() if value is not None}
+        unknown = sorted(set(options).difference(signature(loaded.explain).parameters, READING))
+        listed = ", ".join(f"--{name.replace('_', '-')}" for name in unknown)
+        refuse({f"{type(loaded).__name__} has no option {listed}. Omit it.": unknown})
+        found = loaded.explain(query, nodes or None, target=target, keep_values=False, **options)
     n_cells = found.totals["own"].n_cells
     names = [name for name, n in zip(found.nodes, n_cells, strict=True) if n]
     if not names:

@@ -143,7 +143,7 @@ _ARGUMENTS: Final = (
 _OPTIONS: Final = {name: f"--{name.replace('_', '-')}" for name in _ARGUMENTS.split()}
 #: Argument with a value, or an argument whose name has an underscore or precedes "must be".
 _ARGUMENT = re.compile(
-    rf"(?<![\w.'\"\[])(?:(?P<given>{'|'.join(_OPTIONS)})=(?P<value>'[^']*'|\"[^\"]*\"|[\w.]*\w|)"
+    rf"(?<![\w.'\"\[])(?:(?P<given>{'|'.join(_OPTIONS)})=(?P<value>\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[\w.]*\w|)"
     rf"|(?P<named>(?:{'|'.join(name for name in _OPTIONS if '_' in name)})(?![\w'\"\]])"
     rf"|(?:{'|'.join(_OPTIONS)})(?= must be )))"
 )
@@ -161,7 +161,8 @@ def in_options(text: str) -> str:
     """
 
     def option(found: re.Match[str]) -> str:
-        name, value = found["given"] or found["named"], (found["value"] or "").strip("'\"")
+        name, value = found["given"] or found["named"], (found["value"] or "").strip("[]'\"")
+        value = value.replace("', '", ",")
         if value == "None":
             return "--threshold none" if name == "threshold" else f"no {_OPTIONS[name]}"
         if name == "vote" and value == "True":

@@ -196,6 +196,8 @@ def convert(old: Path, new: Path, fast: bool = False, overwrite: bool = False) -
             write_fast_store(old, path)
         show(f"Written to {new}")
         return
+    if old.is_file() or is_store(old):
+        raise UsageProblem(f"{old} is not a model. Pass --fast to convert a query.")
     with step("Converting the model"):
         from hdeepinsight.models import convert_model
 

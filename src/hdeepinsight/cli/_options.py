@@ -91,7 +91,9 @@ def command(
             with running(debug=debug):
                 if listed := given.get("labels_keys"):  # one list per use of the option
                     given["labels_keys"] = list(chain.from_iterable(listed))
-                function(**given)
+                # Shells leave ~ as it is after --option=.
+                paths = {key: x.expanduser() for key, x in given.items() if isinstance(x, Path)}
+                function(**given | paths)
 
         names = [name for name in (*shared, "debug") if name in OPTIONS]  # none with python -OO
         shown = options_of(function) | more | {name: OPTIONS[name] for name in names}
@@ -171,7 +173,8 @@ def _shared(
     Labels
     ------
     --types A,B,...
-        Allow only these types, at any level, for example in sorted cells.
+        Allow only these types, at any level, for example in sorted cells. Put double quotes around
+        a name with a comma: '"CD4-positive, alpha-beta T cell",B'.
     --exclude A,B,...
         Rule out these types, at any level.
     --threshold P

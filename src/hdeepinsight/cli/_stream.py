@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -83,7 +84,7 @@ def annotate_blocks(
     with step("Opening the query"):
         from hdeepinsight import hub
         from hdeepinsight._distributed import check_workers
-        from hdeepinsight.data import CHUNK_CELLS, open_store
+        from hdeepinsight.data import CHUNK_CELLS, SAMPLE_CELLS, open_store, spread_rows
 
         store = open_store(query)
         n_cells, names = len(store.obs), (store.obs.index, store.var.index)
@@ -92,10 +93,16 @@ def annotate_blocks(
         from hdeepinsight.models import Annotator
 
         loaded = hub.load_annotator(folder)
+    some = store.matrix(options["layer"], options["use_raw"])
+    some = some.take(spread_rows(n_cells, SAMPLE_CELLS))
+    counts = [part for _, block in some.blocks(CHUNK_CELLS) for part in _arrays(block)]
     settings = {
         "hdeepinsight": __version__,
         "model": [sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()],
-        "query": [query.stat().st_size, *(sha256("\n".join(map(str, n)).encode()) for n in names)],
+        "query": [
+            *(sha256("\n".join(map(str, n)).encode()) for n in names),
+            *(sha256(part.tobytes()) for part in counts),
+        ],
         "options": [options, shown, types, exclude],
         "n_cells": n_cells,
     }
@@ -129,6 +136,12 @@ def annotate_blocks(
     written = f"Part {i} of {n} is written; {joins}" if part else f"Written to {out}"
     show(f"{out} is complete and was left unchanged" if finished else written)
     return block
+
+
+def _arrays(block: Any) -> tuple[Any, ...]:
+    """Return the arrays of a dense or sparse matrix."""
+    is_sparse = hasattr(block, "indptr")
+    return (block.data, block.indices, block.indptr) if is_sparse else (block,)
 
 
 def _write(
@@ -182,6 +195,16 @@ def _block(out: Path, first: int) -> Path:
     return out.with_name(f"{out.name}.blocks") / f"{first:012d}{out.suffix}"
 
 
+def _remove_blocks(out: Path) -> None:
+    """Remove the blocks of a run, and their folder unless it holds other files."""
+    folder = _block(out, 0).parent
+    for name in ("[0-9]" * 12 + out.suffix, _SETTINGS, ".unfinished-*"):
+        for path in folder.glob(name):
+            remove(path)
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _record(out: Path) -> Path:
     """Return the file with the settings and the digest of a finished output."""
     return out.with_name(f"{out.name}.{_SETTINGS}")
@@ -213,7 +236,7 @@ def _begin(
     """Return the first cell of each block that remains to be written."""
     at = _block(out, 0).with_name(_SETTINGS)
     if overwrite and part is None and not resume:
-        remove(at.parent)
+        _remove_blocks(out)
     if at.exists():
         if changed := _changed(at, settings):
             raise UsageProblem(
@@ -273,7 +296,7 @@ def merge_blocks(out: Path) -> None:
                     whole.write_table(parquet.read_table(block))
     with atomic_write(_record(out)) as path:
         path.write_text(json.dumps({**settings, "output": sha256(out)}))
-    remove(at.parent)
+    _remove_blocks(out)
 
 
 @command("overwrite")

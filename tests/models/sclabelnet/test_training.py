@@ -188,7 +188,7 @@ def test_other_encodings_train_and_are_saved(
     assert options.items() <= loaded.init_params_["non_kwargs"].items()
     left, right = (each.predict_proba(query).to_numpy() for each in (model, loaded))
     np.testing.assert_allclose(left, right, atol=1e-6)
-    found = model.explain(query[:12].copy(), "T", n_steps=64)
+    found = model.explain(query[:12].copy(), "T", n_samples=64)
     size = np.abs(found.outputs - found.base_values).max()
     assert np.median(np.abs(found.additivity_error)) < 0.01 * size
     model.pretrain(max_epochs=1, split_key="batch", **QUIET)

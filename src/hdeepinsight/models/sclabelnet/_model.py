@@ -538,7 +538,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         against: str | None = None,
         level: int | str | None = None,
         target: TargetKind = "conditional",
-        n_steps: int = 32,
+        n_samples: int = 32,
         keep_values: bool = True,
         **reading: Any,
     ) -> Explanation:
@@ -548,8 +548,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         ----------
         query, nodes, against, level, target, keep_values
             As in :meth:`hdeepinsight.models.SCHDeepInsight.explain`.
-        n_steps
-            Gradients per cell; more steps reduce the error of the sums.
+        n_samples
+            Gradients per cell; more samples reduce the error of the sums.
         **reading
             ``layer``, ``use_raw``, ``scale`` and ``fold_case`` of :meth:`annotate`.
 
@@ -573,10 +573,10 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         >>> model = hdi.SCLabelNet(data.reference, n_genes=200)
         >>> model.train(max_epochs=1, **quiet)
         >>> node = model.taxonomy.path_name(1)
-        >>> model.explain(data.reference[:3], node, n_steps=4).values.shape
+        >>> model.explain(data.reference[:3], node, n_samples=4).values.shape
         (3, 200)
         """
-        check_integer("n_steps", n_steps)
+        check_integer("n_samples", n_samples)
         opened = self._open_trained(query, None, **reading)
         tree: Any = self.taxonomy
         targets = Targets.of(tree, nodes, against=against, level=level, kind=target)
@@ -586,7 +586,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         def attribute(batch: int, counts: np.ndarray) -> Any:
             cells = torch.from_numpy(counts).to(measured)
             with use_adapters(module, np.full(len(counts), batch)):
-                return module.attribute(cells, measured, targets, every, n_steps)
+                return module.attribute(cells, measured, targets, every, n_samples)
 
         return collect_attributions(
             opened,
