@@ -247,6 +247,7 @@ def test_flags_take_no_value_in_the_help(hdeepinsight):
         shown = hdeepinsight(command, "--help").stdout
         assert "<bool>" not in shown
         assert "--use-raw" in shown
+    assert "<bool>" not in hdeepinsight("--help").stdout
 
 
 def test_evaluate_equals_model_evaluate(files, hdeepinsight):

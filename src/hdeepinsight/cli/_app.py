@@ -9,7 +9,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from hdeepinsight import __version__
 from hdeepinsight.cli._annotate import annotate, evaluate, explain
@@ -35,19 +35,29 @@ class _App(typer.Typer):
         return super().__call__(*arguments, **options)
 
 
-class _Command(TyperCommand):
-    """Command whose help shows flags without a value."""
+class _Flags:
+    """Command or group whose help shows flags without a value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        params = super().get_params(ctx)
+        """Return the parameters, flags without a placeholder."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for each in params:
             if getattr(each, "is_flag", False):
                 each.metavar = ""
         return params
 
 
+class _Command(_Flags, TyperCommand):
+    """A command."""
+
+
+class _Group(_Flags, TyperGroup):
+    """All commands."""
+
+
 app = _App(
     name="hdeepinsight",
+    cls=_Group,
     no_args_is_help=True,
     rich_markup_mode="rich",
     add_completion=False,
