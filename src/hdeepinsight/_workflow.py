@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -189,7 +190,7 @@ def annotate(
     check_decoding(threshold, decoder, reject)
     if client is not None:
         _check_distributable(markers, refine, vote)
-        query = Path(query).absolute() if isinstance(query, str | Path) else query
+        query = Path(query).absolute() if isinstance(query, str | os.PathLike) else query
     with progress_wanted(progress), connected(client) as cluster:
         scorer = None if markers is None else _scorer(markers, model, adapt)
         with working("Loading the model"):

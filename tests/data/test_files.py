@@ -540,6 +540,16 @@ def test_the_folder_to_pass_is_named(cells, tmp_path):
         open_store(tmp_path / "spatial.zarr")
 
 
+def test_any_object_with_a_path_is_a_path(small, tmp_path):
+    class At(os.PathLike):
+        def __fspath__(self):
+            return str(tmp_path / "cells.h5ad")
+
+    small.write_h5ad(At())
+    assert not is_paired(At())
+    assert open_store(At()).obs.index.tolist() == small.obs_names.tolist()
+
+
 def test_mudata_is_detected_by_content(small, tmp_path):
     mudata = pytest.importorskip("mudata")
     with warnings.catch_warnings():

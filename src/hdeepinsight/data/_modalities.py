@@ -342,7 +342,7 @@ def is_paired(data: Any) -> bool:
     >>> is_paired("cells.h5mu"), is_paired(ad.AnnData())
     (True, False)
     """
-    if isinstance(data, str | Path):
+    if isinstance(data, str | os.PathLike):
         if os.path.isdir(data):
             return os.path.isdir(os.path.join(data, "mod"))
         with suppress(OSError):  # damaged files raise a better error when they are read
@@ -374,7 +374,7 @@ def open_paired(data: MuData | str | Path) -> MuData:
     >>> open_paired(mdata) is mdata
     True
     """
-    if not isinstance(data, str | Path):
+    if not isinstance(data, str | os.PathLike):
         return data
     from mudata import read_h5mu, read_zarr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -229,7 +230,7 @@ def open_store(data: DataLike) -> Store:
         return data
     if isinstance(data, ad.AnnData):
         return _from_anndata(data)
-    if isinstance(data, str | Path):
+    if isinstance(data, str | os.PathLike):
         path, found = Path(data), open_file(Path(data))
         if isinstance(found, tuple):
             return _from_anndata(*found)
