@@ -249,6 +249,16 @@ def test_rights(shared_model, card, fake_hub, writer, monkeypatch):
         hdi.hub.pull("atlas/secret")
 
 
+def test_a_private_model_is_not_published_openly(shared_model, card, fake_hub, writer, tmp_path):
+    hdi.hub.publish(shared_model, "atlas/open", card=card)
+    before = dict(fake_hub.repositories["atlas/open"].commits)
+    with pytest.raises(HubError, match=r"the repository exists and is public"):
+        hdi.hub.publish(shared_model, "atlas/open", card=card, private=True)
+    assert fake_hub.repositories["atlas/open"].commits == before
+    with pytest.raises(ValueError, match=r"private must be omitted, got True"):
+        hdi.hub.publish(shared_model, tmp_path / "folder", card=card, private=True)
+
+
 @pytest.mark.parametrize("name", ["../../evil.pt", "/etc/evil", "a/../../evil", ".ssh/config"])
 def test_a_file_name_cannot_leave_the_folder(published, fake_hub, home, name):
     repository = fake_hub.repositories["atlas/blood"]

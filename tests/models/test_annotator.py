@@ -29,6 +29,7 @@ def both(model, folder) -> tuple[Annotator, SCHDeepInsight]:
     return annotator, load_model(folder)
 
 
+@pytest.mark.filterwarnings("ignore:.* are read without adaptation")
 @pytest.mark.parametrize(
     "name", ["schema_1_torch", "schema_2_torch", "schema_2_adapted", "schema_3"]
 )

@@ -122,6 +122,8 @@ def test_settings_without_effect_are_refused(reference):
         ({"early_stopping_monitor": "x"}, ValueError, "no effect without early_stopping"),
         ({"datasplitter_kwargs": {"train_size": 0.5}}, ValueError, "set by train.."),
         ({"split_key": "batch", "shuffle_set_split": False}, ValueError, "with split_key"),
+        ({"split_key": "batch", "train_size": 1.0}, ValueError, "no effect if no cells are held"),
+        ({"early_stopping": True, "check_val_every_n_epoch": 2}, ValueError, "are none in 1"),
         ({"datasplitter_kwargs": {"batch_size": 8}}, ValueError, "contain batch_size"),
         ({"datasplitter_kwargs": {"shuffle": False}}, ValueError, "contain shuffle"),
         (
@@ -165,10 +167,11 @@ def test_shares_that_sum_to_one_leave_no_cell_out(reference):
     quiet = {"enable_progress_bar": False, "accelerator": "cpu", "max_epochs": 1}
     model.train(train_size=0.67, validation_size=0.33, **quiet)
     assert len(model.test_indices) == 0
-    model.train(train_size=0.8, **quiet)
-    n_held_out = len(model.validation_indices)
-    model.train(validation_size=0.2, **quiet)
-    assert len(model.validation_indices) == n_held_out
+    with pytest.warns(UserWarning, match=r"held-out cells may have been used in an earlier"):
+        model.train(train_size=0.4, **quiet)
+    held_out = model.validation_indices
+    model.train(validation_size=0.6, **quiet)
+    assert np.array_equal(model.validation_indices, held_out)
 
 
 @pytest.mark.parametrize(

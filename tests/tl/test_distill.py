@@ -171,7 +171,7 @@ def test_invalid_arguments_are_refused_with_advice(synthetic_hierarchy):
         ({"matching": "magic"}, "matching must be one of 'regression'"),
         ({"n_iter": -1}, "n_iter must be an integer >= 0"),
         ({"lr": "fast"}, "lr must be a finite number"),
-        ({"validation_indices": [999]}, "validation_indices must be positions from 0 to 419"),
+        ({"validation_indices": [999]}, "Expected positions from 0 to 419"),
         ({"cells_per_class": 100}, "at least 100 cells, got B memory"),
         ({"labels_key": "one"}, "at least two classes, got T"),
     ]:

@@ -73,8 +73,8 @@ def test_unlabelled_cells_are_neither_trained_on_nor_scored(parts):
 
 def test_invalid_arguments_are_refused_with_advice(parts):
     for change, error, text in [
-        ({"test_indices": []}, ValueError, "test_indices must be positions from 0 to 419"),
-        ({"test_indices": [420]}, ValueError, "Pass at least one cell"),
+        ({"test_indices": []}, ValueError, "The selection is empty"),
+        ({"test_indices": [420]}, ValueError, "1 positions are out of range: 420"),
         ({"test_indices": np.arange(420)}, ValueError, "some but not all"),
         ({"classifiers": ["oracle"]}, ValueError, "classifiers must be one of"),
         ({"n_seeds": 0}, ValueError, "n_seeds must be an integer"),

@@ -145,7 +145,7 @@ def publish(
     --revision BRANCH
         Branch of the repository. Default: main.
     --private
-        Create a new repository as private.
+        Create a new repository as private; an existing one must be private.
     """
     valid = "an object with title, license, organism and tissues. Check the file."
     try:

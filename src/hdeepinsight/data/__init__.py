@@ -45,6 +45,7 @@ from hdeepinsight.data._modalities import protein_names as protein_names
 from hdeepinsight.data._modalities import read_proteins as read_proteins
 from hdeepinsight.data._query import AlignedQuery as AlignedQuery
 from hdeepinsight.data._query import ExtraInputs as ExtraInputs
+from hdeepinsight.data._query import cell_positions as cell_positions
 from hdeepinsight.data._query import open_query as open_query
 from hdeepinsight.data._recover import Denormalizer as Denormalizer
 from hdeepinsight.data._sampling import deal_out as deal_out

@@ -290,7 +290,7 @@ class AlignedQuery:
         >>> opened.subset(["b"]).read().toarray().tolist()
         [[2.0, 5.0]]
         """
-        rows = resolve_cells(indices, self.obs_names)
+        rows = cell_positions(indices, self.obs_names)
         return replace(self, source=self.source.take(rows), extra=self.extra[rows])
 
     def named(self, names: pd.Index) -> AlignedQuery:
@@ -478,7 +478,7 @@ def open_query(
     return AlignedQuery(source, alignment, extra, genes, proteins)
 
 
-def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
+def cell_positions(indices: Any, obs_names: pd.Index) -> Ints:
     """Return the positions of selected cells.
 
     Parameters
@@ -496,7 +496,7 @@ def resolve_cells(indices: Any, obs_names: pd.Index) -> Ints:
     Examples
     --------
     >>> names = pd.Index(["a", "b", "c"])
-    >>> [resolve_cells(given, names).tolist() for given in (["c", "a"], [True, False, True], [1])]
+    >>> [cell_positions(given, names).tolist() for given in (["c", "a"], [True, False, True], [1])]
     [[2, 0], [0, 2], [1]]
     """
     n_obs = len(obs_names)

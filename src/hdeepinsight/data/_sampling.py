@@ -211,8 +211,11 @@ def split_three(
     check_number("train_size", train_size, 0, rest_size, hint="Omit it to use all other cells.")
     if groups is None:
         held_out = hold_out_cells(nodes, validation_size, rng, shuffle=shuffle)
-    else:
+    elif validation_size:
         held_out = hold_out_groups(nodes, groups, validation_size, rng)
+    else:
+        msg = "A column of groups to hold out has no effect if no cells are held out. Omit it, or"
+        raise ValueError(f"{msg} raise validation_size.")
     rest = np.flatnonzero(~held_out)
     n_train = len(rest) if np.isclose(train_size, rest_size) else int(train_size * len(held_out))
     if not n_train:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import scipy.sparse as sp
@@ -47,9 +47,8 @@ def check_graph(graph: sp.spmatrix) -> sp.csr_matrix:
     array([[0., 1.],
            [1., 0.]])
     """
-    matrix = check_array(
-        graph, accept_sparse="csr", dtype=np.float64, copy=True, input_name="graph"
-    )
+    how: Any = {"accept_sparse": "csr", "dtype": np.float64, "copy": True}
+    matrix = sp.csr_matrix(check_array(graph, input_name="graph", **how))
     check_non_negative(matrix, "a graph")
     # In single precision, graphs of scanpy are symmetric up to rounding errors.
     tol = 1e-5 * max(matrix.max(), 1e-300)

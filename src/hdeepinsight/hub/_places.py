@@ -174,7 +174,11 @@ def put_on_hub(
     """Publish a folder in a single commit, and return the commit."""
     api = hub_api(hub_endpoint(), token)
     with explained(f"publish to {address}", hub_endpoint(), token, revision):
-        api.create_repo(address.place, private=private, exist_ok=True)
+        # Without a wish, the owner's settings decide: some forbid public repositories.
+        api.create_repo(address.place, private=private or None, exist_ok=True)
+        if private and not api.model_info(address.place).private:
+            msg = f"Could not publish to {address} as private: the repository exists and is public."
+            raise HubError(f"{msg} Make it private in its settings, or choose another name.")
         if revision is not None:
             api.create_branch(address.place, branch=revision, exist_ok=True)
         commit = api.upload_folder(

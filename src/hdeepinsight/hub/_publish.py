@@ -277,7 +277,8 @@ def publish(
         Token of the hub with write access; by default ``HF_TOKEN``, or the one stored by
         ``hf auth login``. It is never stored or logged.
     private
-        Create a new repository as private.
+        Create a new repository as private; an existing one must be private. By default the
+        settings of the owner decide.
     overwrite
         Replace a model in a bucket or folder. Hubs keep earlier models as commits.
     message
@@ -290,10 +291,11 @@ def publish(
     Raises
     ------
     HubError
-        If the model cannot be published.
+        If the model cannot be published, or the repository is public and ``private`` is set.
     ValueError
-        If the card is incomplete, the model is not trained, the attached reference is not the one
-        that it was trained on, or ``scored_on`` is not a mapping.
+        If the card is incomplete, ``private`` or ``revision`` is set for a bucket or folder, the
+        model is not trained, the attached reference is not the one that it was trained on, or
+        ``scored_on`` is not a mapping.
 
     Notes
     -----
@@ -321,6 +323,8 @@ def publish(
         raise ValueError("The model is not trained: its weights are random. Train it first.")
     if revision is not None and address.kind != "hub":
         raise invalid("revision", revision, "omitted", f"{address} has no branches; use .../v1.")
+    if private and address.kind != "hub":
+        raise invalid("private", private, "omitted", f"Set the access of {address} there.")
     if not isinstance(scored_on or {}, Mapping):
         raise invalid("scored_on", type(scored_on).__name__, "a mapping like {'donor 9': adata}")
     check_target(address, overwrite=overwrite)

@@ -97,13 +97,14 @@ def corrected_gram(
     >>> gram.shape, (gram @ np.ones(3)).shape
     ((3, 3), (3,))
     """
-    if not (hasattr(Y, "obs") or isinstance(Y, str | os.PathLike)):
+    has_names = hasattr(Y, "obs") or isinstance(Y, str | os.PathLike)
+    if not has_names:
         values: Any = Y if hasattr(Y, "shape") else np.asarray(Y)
         Y = ad.AnnData(sp.csr_matrix(values) if sp.issparse(values) else values)
     store, matrix = open_layer(Y, layer)
     return CorrectedGram(
         reader(matrix),
-        entry_mask(mask, matrix.shape),
+        entry_mask(mask, matrix.shape, (store.obs.index, store.var.index) if has_names else ()),
         estimator=estimator,
         center=center,
         keep=not is_lazy(matrix),
@@ -205,7 +206,7 @@ class CorrectedPCA:
                 f"estimator must have an operator form for new cells, got {self.estimator!r} with "
                 "a mask of single entries. Fit with 'rank1', or with a PanelMask."
             )
-        observed = entry_mask(mask, matrix.shape)
+        observed = entry_mask(mask, matrix.shape, (store.obs.index, store.var.index))
         weights = self._weights
         if isinstance(weights, PanelScores):
             if not observed.is_panels:

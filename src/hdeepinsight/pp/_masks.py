@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
@@ -114,14 +114,30 @@ class DropoutMask:
     names: tuple[str, ...] = ()
 
 
-def entry_mask(mask: Mask | None, shape: tuple[int, int]) -> EntryMask:
+def entry_mask(
+    mask: Mask | None, shape: tuple[int, int], names: Sequence[pd.Index] = ()
+) -> EntryMask:
     """Convert a mask to the form that operators require.
+
+    Parameters
+    ----------
+    mask
+        Observed entries, in any form.
+    shape, names
+        Shape of the values, and the names of their cells and genes.
 
     Raises
     ------
     ValueError
-        If its shape is wrong, or it contains values other than 0 and 1.
+        If its shape is wrong, it is a table of other cells or genes, or it contains values other
+        than 0 and 1.
     """
+    if isinstance(mask, pd.DataFrame):
+        axes = zip((mask.index, mask.columns), names, strict=False)
+        if any(not own.equals(pd.RangeIndex(len(own))) and not own.equals(n) for own, n in axes):
+            expected = "a table of the same cells and genes in the same order"
+            hint = "Pass mask.loc[adata.obs_names, adata.var_names]."
+            raise invalid("mask", "one of others, or in another order", expected, hint)
     one_group = np.zeros(shape[0], dtype=np.int64)
     all_genes = np.ones((1, shape[1]), dtype=np.bool_)
     if mask is None:

@@ -140,6 +140,9 @@ def audit_labels(
     if nodes is None:
         nodes = column_nodes(taxonomy, obs, keys, unlabeled=unlabeled)
     batches = batches_of(adata, batch_key) if isinstance(batch_key, str) else batch_key
+    for name, given in (("nodes", nodes), ("batch_key", batches), ("probabilities", probabilities)):
+        if given is not None:
+            annotation.check_same_cells(pd.Index(adata.obs_names), given, name)
     check_integer("n_folds", n_folds, 2, hint="Omit it to use 5.")
     check_number("least_margin", least_margin, 0, 1, hint="Omit it to use 0.7.")
     check_number("max_share", max_share, 0, 1, hint="Omit it to use 0.2.")

@@ -25,7 +25,7 @@ from hdeepinsight._errors import (
     need_extra,
     one_column,
 )
-from hdeepinsight.data import DataLike, log_normalize, open_counts
+from hdeepinsight.data import DataLike, cell_positions, log_normalize, open_counts
 from hdeepinsight.image import global_seeds
 from hdeepinsight.taxonomy import find_unlabeled
 from hdeepinsight.tl._representation import expression_pca
@@ -48,8 +48,8 @@ class LabelledCells:
     """Names of the classes, in the order of the categories."""
     rows: NDArray[np.int64]
     """Positions of the cells in the reference, shape ``(n_cells,)``."""
-    n_all: int
-    """Number of cells of the reference, including unlabelled ones."""
+    all_names: pd.Index
+    """Names of all cells of the reference, including unlabelled ones."""
     obs: pd.DataFrame
     var: pd.DataFrame
     labels_key: str
@@ -64,17 +64,9 @@ class LabelledCells:
         counts, codes, obs = self.counts[rows], self.codes[rows], self.obs.iloc[rows]
         return replace(self, counts=counts, codes=codes, rows=self.rows[rows], obs=obs)
 
-
-def positions(name: str, chosen: ArrayLike, n_cells: int) -> NDArray[np.int64]:
-    """Return sorted positions of cells, given as positions or as a mask; at least one."""
-    found = np.asarray(chosen)
-    if found.dtype == bool and found.shape == (n_cells,):
-        found = np.flatnonzero(found)
-    whole = np.issubdtype(found.dtype, np.integer) and found.ndim == 1 and found.size
-    if not whole or found.min() < 0 or found.max() >= n_cells:
-        expected = f"positions from 0 to {n_cells - 1:,}, or a mask of {n_cells:,} cells"
-        raise invalid(name, chosen, expected, "Pass at least one cell.")
-    return np.unique(found).astype(np.int64)
+    def chosen(self, indices: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether each cell is among some cells of the reference, given in any form."""
+        return np.isin(self.rows, cell_positions(indices, self.all_names))
 
 
 def select_cells(
@@ -255,7 +247,7 @@ def read_labelled(adata: DataLike, labels_key: str, *, layer: str | None = None)
         counts=counts[np.flatnonzero(labelled)].astype(np.float32),
         codes=column.cat.codes.to_numpy(np.int64),
         rows=np.flatnonzero(labelled),
-        n_all=len(labels),
+        all_names=labels.index,
         classes=tuple(map(str, column.cat.categories)),
         obs=source.obs[labelled],
         var=source.var.copy(),

@@ -29,7 +29,6 @@ from hdeepinsight.tl._coresets import (
     LabelledCells,
     RareClasses,
     class_numbers,
-    positions,
     read_labelled,
     small_reference,
 )
@@ -164,8 +163,7 @@ def distill(
         chosen = np.concatenate([part[: len(part) // 10] for part in parts])
         held_out = np.isin(np.arange(len(order)), chosen)
     else:
-        given = positions("validation_indices", validation_indices, cells.n_all)
-        held_out = np.isin(cells.rows, given)
+        held_out = cells.chosen(validation_indices)
     train, valid = (cells.subset(np.flatnonzero(part)) for part in (~held_out, held_out))
     numbers, kept = class_numbers(train, cells_per_class, rare, least=_LEAST)
     batches = {} if batch_key is None else _batch_entropy(train, batch_key)

@@ -21,7 +21,7 @@ from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from hdeepinsight._errors import check_choice, check_integer, examples, invalid, missing_column
 from hdeepinsight.data import DataLike
-from hdeepinsight.tl._coresets import LabelledCells, positions, read_labelled
+from hdeepinsight.tl._coresets import LabelledCells, read_labelled
 
 Student = Literal["logistic", "mlp", "forest"]
 
@@ -96,7 +96,7 @@ def distillation_report(
         check_choice("classifiers", kind, get_args(Student))
     check_integer("n_seeds", n_seeds)
     cells = read_labelled(adata, labels_key, layer=layer)
-    chosen = np.isin(cells.rows, positions("test_indices", test_indices, cells.n_all))
+    chosen = cells.chosen(test_indices)
     train, test = (cells.subset(np.flatnonzero(part)) for part in (~chosen, chosen))
     test = test.subset(np.flatnonzero(np.isin(test.codes, train.codes)))
     if not len(train.codes) or not len(test.codes):

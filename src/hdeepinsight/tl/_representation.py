@@ -14,6 +14,7 @@ from sklearn.utils import check_array
 from sklearn.utils.sparsefuncs import incr_mean_variance_axis
 
 from hdeepinsight._errors import check_integer, check_key, invalid
+from hdeepinsight.annotation import check_same_cells
 from hdeepinsight.data import (
     AlignedQuery,
     CountSource,
@@ -195,6 +196,8 @@ def coordinates(
                 "key as `use_rep`."
             )
         use_rep = stored[use_rep]
+    if isinstance(use_rep, pd.DataFrame):
+        check_same_cells(pd.Index(cells.obs_names), use_rep, "use_rep")
     points = np.asarray(use_rep)
     if points.ndim != 2 or len(points) != cells.n_obs:
         found = f"shape {points.shape} for {cells.n_obs} cells"

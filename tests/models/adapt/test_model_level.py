@@ -103,6 +103,7 @@ def test_the_one_call_takes_it(adapted, shifted, folder, how):
     np.testing.assert_allclose(result.node_probabilities, expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.* are read without adaptation")
 def test_an_older_release_called_it_by_another_class():
     expected = json.loads((OLD / "schema_2_expected.json").read_text())
     loaded = SCHDeepInsight.load(OLD / "schema_2", accelerator="cpu")
@@ -120,6 +121,7 @@ def test_copies_annotate_identically(adapted, shifted, how):
     assert np.array_equal(probabilities(how(adapted), shifted), probabilities(adapted, shifted))
 
 
+@pytest.mark.filterwarnings("ignore:.* are read without adaptation")
 def test_threads_on_one_model_do_not_disturb_each_other(adapted, shifted):
     rng = np.random.default_rng(0)
     queries = []
@@ -137,6 +139,7 @@ def test_threads_on_one_model_do_not_disturb_each_other(adapted, shifted):
                 np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.* are read without adaptation")
 def test_features_are_read_with_the_adapters_of_each_batch(model, adapted, shifted):
     features = adapted.get_latent_representation(shifted)
     assert features.shape == model.get_latent_representation(shifted).shape

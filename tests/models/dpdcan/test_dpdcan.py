@@ -159,7 +159,7 @@ def test_the_file_holds_nothing_of_single_cells(mode, synthetic_hierarchy, tmp_p
     assert 413 not in arrays(payload, [])
     attributes = payload["attr_dict"]
     held_back = [name for name in attributes if name.endswith("indices_")] + ["history_"]
-    assert all(attributes[name] is None for name in [*held_back, "held_out_"])
+    assert all(attributes[name] is None for name in [*held_back, "held_out_", "left_out_"])
     assert not any("opacus" in name or "_module." in name for name in payload["model_state_dict"])
     names = set(cells.obs_names)
     assert not names & set(str(payload).split("'"))
@@ -323,5 +323,9 @@ def test_a_loss_threshold_tells_members_of_an_overfitted_model_and_not_of_a_priv
 
 
 def test_arguments_that_the_training_sets_itself_are_refused(synthetic_hierarchy):
-    with pytest.raises(TypeError, match=r"got max_epochs, .* Pass max_steps"):
-        trained(synthetic_hierarchy, privacy=None, max_epochs=3)
+    for given in ({"max_epochs": 3}, {"train_size": 0.5}, {"datasplitter_kwargs": {}}):
+        with pytest.raises(TypeError, match=rf"got {next(iter(given))}, .* Pass max_steps"):
+            trained(synthetic_hierarchy, privacy=None, **given)
+    for given in ({"target_epsilon": 4.0}, {"noise_multiplier": 2.0}, {"donor_key": "batch"}):
+        with pytest.raises(ValueError, match=rf"{next(iter(given))}.* has no effect without priv"):
+            trained(synthetic_hierarchy, privacy=None, **given)

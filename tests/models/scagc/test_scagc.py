@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from numpy.testing import assert_allclose, assert_array_equal
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 
@@ -319,5 +320,27 @@ def test_devices_and_settings_are_checked(cells):
         model.train(devices=2, **QUIET)
     with pytest.raises(ValueError, match="propagation"):
         model.train(propagation="half", **QUIET)
-    with pytest.raises(TypeError, match="speed"):
-        model.train(speed=3, **QUIET)
+    for given, error, says in [
+        ({"speed": 3}, TypeError, "speed"),
+        ({"max_epochs": 3}, TypeError, "Pass pretrain_epochs and cluster_epochs"),
+        ({"early_stopping": True}, ValueError, "early_stopping has no effect in this training"),
+        ({"plan_kwargs": {"weight_decay": 1}}, TypeError, "weight_decay; it takes lr, cluster_lr"),
+        ({"plan_kwargs": {"lr": -1}}, ValueError, "lr must be a finite number >= 0, got -1"),
+    ]:
+        with pytest.raises(error, match=says):
+            model.train(**given, **QUIET)
+
+
+def test_a_failed_training_on_other_cells_leaves_the_model_unchanged(model, cells, tmp_path):
+    model.save(tmp_path / "model")
+    other = cells[:90].copy()
+    other.X = other.X * 3
+    loaded = hdi.SCAGC.load(tmp_path / "model", adata=other)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loaded.train(callbacks=[LambdaCallback(on_train_epoch_end=stop)], **EPOCHS, **QUIET)
+    found = loaded.get_latent_representation(cells)
+    assert_allclose(found, model.get_latent_representation(), rtol=1e-4, atol=1e-5)

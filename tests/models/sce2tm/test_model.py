@@ -159,6 +159,40 @@ def test_new_cells_need_the_genes_only(trained):
         trained.get_knowledge_assignments(query)
 
 
+def test_batches_keep_the_codes_of_the_model(cells, tmp_path):
+    cells.obs["donor"] = np.resize(["a", "b", "c"], cells.n_obs)
+    model = fit(cells, setup={"batch_key": "donor"})
+    model.save(tmp_path / "model")
+    query = cells[cells.obs["donor"] != "a"].copy()
+    query.obs["donor"] = query.obs["donor"].replace("b", "new")
+    (batch,) = model._make_data_loader(query, batch_size=500, shuffle=False)
+    codes = query.obs["donor"].map({"c": 2, "new": 3})
+    assert_array_equal(batch["batch"].ravel(), codes)
+    rest = cells[cells.obs["donor"] != "a"].copy()
+    loaded = SCE2TM.load(tmp_path / "model", rest)
+    assert_array_equal(loaded.get_latent_representation(), model.get_latent_representation(rest))
+    (batch,) = loaded._make_data_loader(batch_size=500, shuffle=False)
+    assert_array_equal(batch["batch"].ravel(), rest.obs["donor"].map({"b": 1, "c": 2}))
+    with pytest.raises(ValueError, match=r"must be the batches of the model, a, b, c, got 'new'"):
+        SCE2TM.load(tmp_path / "model", query)
+
+
+def test_cells_are_selected_in_any_form_and_keep_their_names(trained):
+    cells, whole = trained.adata, trained.get_topic_proportions()
+    mask = np.isin(np.arange(cells.n_obs), [2, 5])
+    forms = [2, 5], mask, mask.tolist(), pd.Series(mask, cells.obs_names), cells.obs_names[[2, 5]]
+    for chosen in (*forms, slice(2, 6, 3)):
+        assert_allclose(trained.get_topic_proportions(indices=chosen), whole.iloc[[2, 5]], 1e-4)
+        found = trained.perturb_topics(chosen, [0], target=chosen)
+        assert found.before.index.equals(cells.obs_names[[2, 5]])
+    for chosen in ([420], [-1], [], mask[:9], pd.Series(mask, cells.obs_names[::-1]), ["nobody"]):
+        with pytest.raises(hdi.data.InputError, match="Correct the selection"):
+            trained.get_topic_proportions(indices=chosen)
+    query = cells[:4].copy()
+    query.obs_names = ["one", "one", "two", "two"]
+    assert trained.predict(query).index.equals(query.obs_names)
+
+
 def test_a_run_is_repeated_by_its_seed(cells):
     setup = {"embedding_obsm_key": "X_other"}
     first, again = (fit(cells, setup=setup, seed=3).get_latent_representation() for _ in range(2))

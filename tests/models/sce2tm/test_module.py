@@ -122,3 +122,5 @@ def test_a_bias_per_batch_moves_the_genes(cells):
     assert shares[1, 5] - shares[0, 5] > 1.9
     middle = module.generative(theta)["log_share"][0, 5]
     assert shares[0, 5] < middle < shares[1, 5]
+    new = module.generative(theta, torch.tensor([[2.0], [7.0]]))["log_share"]
+    assert_close(new[:, 5], middle.expand(2))

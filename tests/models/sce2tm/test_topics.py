@@ -66,7 +66,11 @@ def test_differential_topics_are_those_of_a_test_per_group(trained):
     assert table[table["differential"]]["difference"].min() > 1
     shuffled = np.random.default_rng(0).permutation(trained.adata.obs["lineage"])
     assert not trained.differential_topics(shuffled)["differential"].any()
-    with pytest.raises(ValueError, match="420 groups"):
+    lineage = trained.adata.obs["lineage"]
+    assert trained.differential_topics(lineage.astype("category")).equals(table)
+    with pytest.raises(ValueError, match="an index of other cells, or in another order"):
+        trained.differential_topics(lineage[::-1])
+    with pytest.raises(ValueError, match="2 entries for 420 cells"):
         trained.differential_topics(["a", "b"])
     with pytest.raises(ValueError, match="at least two groups"):
         trained.differential_topics(["a"] * 420)

@@ -203,6 +203,7 @@ def test_a_model_of_a_query_explains_as_the_reference_model_does_until_it_is_ada
     assert found.note == ""
 
 
+@pytest.mark.filterwarnings("ignore:.* are read without adaptation")
 def test_an_adapted_model_explains_its_network_with_the_adapters_of_each_batch(model, query):
     query.obs["batch"] = np.where(np.arange(query.n_obs) % 2, "first", "second")
     mapped = SCHDeepInsight.load_query_data(query, model, batch_key="batch")

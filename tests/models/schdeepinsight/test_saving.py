@@ -86,6 +86,23 @@ def test_load_with_an_anndata_attaches_it(model, saved, reference):
     loaded.train(max_epochs=1, validation_size=0.2, enable_progress_bar=False)
 
 
+def test_the_parts_of_the_training_are_found_by_name(fit, reference, tmp_path):
+    model = fit(reference, train={"max_epochs": 1, "train_size": 0.5, "validation_size": 0.2})
+    model.save(tmp_path / "model")
+    names = "train_indices", "validation_indices", "test_indices"
+    for order in (np.arange(300), np.random.default_rng(0).permutation(300)):
+        same = reference[order].copy()
+        loaded = SCHDeepInsight.load(tmp_path / "model", same)
+        for name in names:
+            expected = reference.obs_names[getattr(model, name)]
+            assert set(same.obs_names[getattr(loaded, name)]) == set(expected)
+    letters = np.random.default_rng(1).choice(list("ACGT"), (300, 16))
+    same.obs_names = ["".join(row) for row in letters]
+    loaded = SCHDeepInsight.load(tmp_path / "model", same)
+    assert not any(len(getattr(loaded, name)) for name in names)
+    loaded.train(max_epochs=1, validation_size=0.2, enable_progress_bar=False)
+
+
 def test_the_reference_can_be_saved_with_the_model(model, tmp_path):
     model.save(tmp_path / "both", save_anndata=True)
     loaded = SCHDeepInsight.load(tmp_path / "both")

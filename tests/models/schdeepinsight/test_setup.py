@@ -190,7 +190,8 @@ def test_known_labels_are_read_from_any_columns_and_from_a_file(model, labelled,
     found = model.label_nodes(labelled, labels_keys=["mine"], unlabeled_category="?")
     np.testing.assert_array_equal(found, np.where(truth == "DC", 0, expected))
     whole = model.evaluate(labelled)
-    assert model.evaluate(tmp_path / "labelled.h5ad").levels.equals(whole.levels)
+    for same in (tmp_path / "labelled.h5ad", model.open(labelled)):
+        assert model.evaluate(same).levels.equals(whole.levels)
     own = model.evaluate(labelled, labels_keys=["mine"], unlabeled_category="?")
     assert own.n_cells == (truth != "DC").sum() < whole.n_cells
     with pytest.raises(KeyError, match=r"no column 'none'; it has.*mine.*labels_keys"):

@@ -99,7 +99,13 @@ class Pages(Transport):
             return self.reply(body=[entry(path, body) for path, body in files.items()])
         siblings = [described(path, body) for path, body in files.items()]
         return self.reply(
-            body={"id": name, "sha": oid, "siblings": siblings, "tags": tags_of(repository)}
+            body={
+                "id": name,
+                "sha": oid,
+                "private": repository.private,
+                "siblings": siblings,
+                "tags": tags_of(repository),
+            }
         )
 
     def commit(self, name, repository, branch, files):

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from hdeepinsight._errors import check_keywords, one_column
+from hdeepinsight._errors import check_keywords, counted, one_column
 from hdeepinsight.adaptation import AdaptationOptions, Adapter
 from hdeepinsight.annotation import (
     Annotation,
@@ -26,7 +26,7 @@ from hdeepinsight.annotation import (
     check_decoding,
     evaluate_annotation,
 )
-from hdeepinsight.data import SAMPLE_CELLS, draw_evenly, is_paired, open_store
+from hdeepinsight.data import SAMPLE_CELLS, cell_positions, draw_evenly, open_store
 from hdeepinsight.models._base._reader import QueryReader, query_cells
 from hdeepinsight.models._base._setup import PANEL_KEY, as_label_keys
 from hdeepinsight.nn import GenePanels, LeafProfiles, ModelNormalizer, seeded
@@ -471,9 +471,8 @@ class AnnotatingMixin(_Base):
         >>> [model.taxonomy.label(int(node)) for node in nodes[[0, 4, 9]]]
         ['T', 'B', 'root']
         """
-        keys = as_label_keys(None, labels_keys) if labels_keys else self._setup.labels_keys
-        data = self._resolve_adata(adata)
-        obs = self._setup.obs_of(data) if is_paired(data) else open_store(data).obs
+        keys = self._setup.labels_keys if labels_keys is None else as_label_keys(None, labels_keys)
+        obs = self._obs_of(adata)
         hint = "Pass the label columns as labels_keys."
         return self._nodes(obs, keys, unlabeled=unlabeled_category, hint=hint)
 
@@ -522,11 +521,20 @@ class AnnotatingMixin(_Base):
         >>> scores.n_cells, bool(scores.levels.loc["lineage", "accuracy"] > 0.75)
         (206, True)
         """
+        known = dict.fromkeys(["labels_keys", "unlabeled_category"])
+        check_keywords("evaluate()", kwargs, known | signature(self.annotate).parameters)
         data = self._held_out() if adata is None else adata
         nodes = self.label_nodes(
             data, labels_keys=labels_keys, unlabeled_category=unlabeled_category
         )
+        if (indices := kwargs.get("indices")) is not None:
+            nodes = nodes[cell_positions(indices, self._obs_of(data).index)]
         return evaluate_annotation(self.annotate(data, **kwargs), nodes)
+
+    def _obs_of(self, adata: Any) -> pd.DataFrame:
+        """Return the table of the given cells, with the label columns; of ours by default."""
+        data = self._resolve_adata(adata)
+        return self._setup.obs_of(data if hasattr(data, "obs") else open_store(data))
 
     def _open_trained(self, query: Any, indices: Any, **reading: Any) -> AlignedQuery:
         """Open a query of a trained model; reuse the opened query of a query model."""
@@ -538,7 +546,15 @@ class AnnotatingMixin(_Base):
             if query is None and not given:
                 return self.open(own.opened, indices=indices)
             query, reading = own.data, own.reading | given
-        return self.open(query, indices=indices, **reading)
+        opened = self.open(query, indices=indices, **reading)
+        if self.adapter_ is not None and self.is_adapted:
+            n_new = int((self.adapter_.batch_of(opened.obs) < 0).sum())
+            if n_new:
+                msg = f"{n_new:,} of {counted(opened.n_obs, 'cell')} are read without adaptation:"
+                key = f"they have none of the adapted batches of {self.adapter_.batch_key!r}."
+                hint = "Adapt the reference model to them."
+                warnings.warn(f"{msg} {key} {hint}", UserWarning, stacklevel=3)
+        return opened
 
     # ----------------------------------------------------------------------------- adaptation
 

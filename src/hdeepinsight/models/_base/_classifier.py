@@ -59,7 +59,10 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
 
     def _check_reference(self) -> None:
         super()._check_reference()
-        labelled = np.setdiff1d(self._nodes(), 0)
+        nodes = self._nodes()
+        # A training that failed may have left labels of an audit.
+        self.adata_manager.adata.obs[LABELS] = nodes
+        labelled = np.setdiff1d(nodes, 0)
         if not len(labelled):
             msg = "At least one cell of the reference must have a label, got none. Set it up with"
             raise ValueError(f"{msg} a column that contains labels.")

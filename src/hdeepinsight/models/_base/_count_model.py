@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -23,13 +24,14 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 
 from hdeepinsight._archive import UNFIT, damaged, damaged_if_unfit, frame_from_plain
-from hdeepinsight._errors import batch_column, check_integer, check_keywords, invalid
+from hdeepinsight._errors import batch_column, check_integer, check_keywords, counted, invalid
 from hdeepinsight._keys import SAVE_KEYS
 from hdeepinsight._model_folder import REFERENCE_FILES, ModelFolder
 from hdeepinsight._progress import quiet_trainer
 from hdeepinsight.data import (
     AlignedQuery,
     align_genes,
+    cell_positions,
     given_split,
     is_paired,
     name_digests,
@@ -43,7 +45,7 @@ from hdeepinsight.models._base import _schema as schema
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._plan import OneCyclePlan, Prepared
 from hdeepinsight.models._base._registration import BATCH, LABELS, PANEL, Setup, as_label_keys
-from hdeepinsight.models._base._setup import resolve_cells
+from hdeepinsight.models._base._setup import PANEL_KEY, resolve_cells
 
 if TYPE_CHECKING:
     from scvi.dataloaders import AnnDataLoader
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 #: Arguments of :meth:`CountModel.train` that select the training cells and form mini-batches.
 SPLITTING = "train_size", "validation_size", "shuffle_set_split", "split_key"
 LOADING = *SPLITTING, "batch_size", "datasplitter_kwargs"
+#: Attributes with hashes of held-out and of unused cells.
+HASHES = "held_out_", "left_out_"
 #: Arguments of ``DataSplitter`` that :meth:`CountModel.train` sets itself.
 RESERVED = {*LOADING, "distributed_sampler", "shuffle"}
 #: Methods of scvi-tools' base class that do not apply to these models.
@@ -100,7 +104,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     module: Any
     adapter_: Any = None
     recipe_: dict[str, Any]
+    #: Hashes of the cells that were held out in training, and of those that were not used at all.
     held_out_: np.ndarray | None = None
+    left_out_: np.ndarray | None = None
     _labels_required: ClassVar[bool] = False
     #: Class-specific arguments of :meth:`train`, passed to ``_prepare``.
     _train_options: ClassVar[tuple[str, ...]] = ()
@@ -194,7 +200,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         given = dict(locals())
         if panel_key is None:
             del given["panel_key"]  # as in the files of earlier releases
-        as_label_keys(labels_key, labels_keys, required=cls._labels_required)
+        keys = as_label_keys(labels_key, labels_keys, required=cls._labels_required)
+        if labels_keys is not None:
+            given["labels_keys"] = keys  # a list, which can be saved
         cls._set_up(given, "setup_mudata")
 
     @classmethod
@@ -221,6 +229,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             raise ValueError(f"{msg} for one without a reference.")
         manager = self._manager_of(adata)
         self._adata, self._adata_manager = adata, manager
+        self._find_parts()
 
     def view_anndata_setup(self, adata: Any = None, hide_state_registries: bool = False) -> None:
         """Print the registry of the model or of another object."""
@@ -249,10 +258,15 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return registration.registration_of(type(self), self.adata)
 
     def _read_genes(
-        self, genes: Sequence[str], obsm: Mapping[str, np.ndarray] | None = None
+        self, genes: Sequence[str] | None = None, obsm: Mapping[str, np.ndarray] | None = None
     ) -> None:
-        """Restrict the loaders to these genes of the reference, in this order."""
-        manager = registration.with_genes(self._registration(), genes, self._setup, obsm)
+        """Restrict the loaders to these genes of the reference, in this order; all by default.
+
+        Columns with the same name are summed.
+        """
+        known = self._registration()
+        genes = list(dict.fromkeys(map(str, known.source.var_names))) if genes is None else genes
+        manager = registration.with_genes(known, genes, self._setup, obsm)
         self._adata_manager, self.registry_ = manager, dict(manager.registry)
         self.summary_stats = manager.summary_stats
 
@@ -443,14 +457,20 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         shell._hdi_manager = manager
         return shell
 
-    def _make_data_loader(self, adata: Any = None, *args: Any, **kwargs: Any) -> AnnDataLoader:
+    def _make_data_loader(
+        self, adata: Any = None, indices: Any = None, *args: Any, **kwargs: Any
+    ) -> AnnDataLoader:
         """Return a scvi-tools loader of the cells of an object, with the genes of the model."""
-        return super()._make_data_loader(self._validate_anndata(adata), *args, **kwargs)
+        shell = self._validate_anndata(adata)
+        if indices is not None:
+            named = shell if adata is None else adata  # a shell numbers repeated names
+            indices = cell_positions(indices, getattr(named, "obs_names", shell.obs_names))
+        return super()._make_data_loader(shell, indices, *args, **kwargs)
 
     def _manager_of(self, data: Any) -> AnnDataManager:
         """Align cells that were not registered, and register a shell AnnData of them."""
         opened = self.open(data)
-        obs = registration.shell_obs(opened.obs, self._setup)
+        obs = registration.shell_obs(opened.obs, self._setup, self.registry_)
         var = pd.DataFrame(index=pd.Index(self.genes, dtype=object))
         extra = self._extra_arrays(opened.obs)
         shell = AnnData(opened.read(), obs=obs, var=var, obsm=extra)
@@ -557,6 +577,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             if training.is_distributed({}, devices):
                 hint = "An adapter is fitted in one process. Omit it to use the model's device."
                 raise invalid("devices", devices, "a single device", hint)
+            training.check_accelerator(accelerator)
             if (accelerator, devices) != ("auto", "auto"):
                 self.to_device(parse_device_args(accelerator, devices, "torch")[-1])
             self._fit_adapter(plan_kwargs, trainer_kwargs)
@@ -591,6 +612,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 rest = 0.1 if train_size is None else 1 - train_size
                 share = rest if validation_size is None else validation_size
             n_train, n_val = len(split[0]), len(split[1])
+            self._warn_of_seen_cells(split[1])
             batch_size = int(batch_size or np.clip(n_train // 8, *self._batch_size_bounds))
         usual = getattr(datamodule, "batch_size", None) or self._batch_size_bounds[1]
         size = int(batch_size or usual)
@@ -654,6 +676,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             runner = training.Runner(self, plan, loaders, **options)
             self.module.train()
             runner()
+            self.module.float()  # precision="64-true" converts the weights
             if runner.trainer.error is not None:
                 raise runner.trainer.error
             if not runner.trainer.global_step:
@@ -684,6 +707,19 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         sizes = train_size, validation_size
         return split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle)
 
+    def _warn_of_seen_cells(self, held_out: np.ndarray) -> None:
+        """Warn if an earlier training used cells that are now held out."""
+        seen = np.intersect1d(held_out, () if self.train_indices_ is None else self.train_indices_)
+        if self.is_trained_ and len(seen):
+            warnings.warn(
+                f"{len(seen):,} of {counted(len(held_out), 'held-out cell')} may have been used in "
+                "an earlier training of this model, so that scores on them are too high. Create a "
+                "new model, or hold out the same cells again: external_indexing in "
+                "datasplitter_kwargs takes [model.train_indices, model.validation_indices].",
+                UserWarning,
+                stacklevel=4,  # the caller of train
+            )
+
     def _splitter(self, settings: Mapping[str, Any], **loading: Any) -> DataSplitter:
         """Return the data loaders; a subclass may record ``settings`` in the recipe."""
         return DataSplitter(self.adata_manager, **loading)
@@ -707,21 +743,35 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return digest.hexdigest()
 
     def _finish(self, plan: Any, datamodule: Any) -> None:
-        """Store the hashed names of the held-out cells."""
+        """Store the hashes of the held-out and of the unused cells."""
         if datamodule is None:
-            self.held_out_ = self._cell_digests()[self.validation_indices_]
+            digests, parts = self._cell_digests(), (self.validation_indices_, self.test_indices_)
+            self.held_out_, self.left_out_ = (digests[part] for part in parts)
 
     def _cell_digests(self) -> np.ndarray:
         """Return a hash of each cell of the attached reference."""
         shell = self.adata_manager.adata
         return name_digests(self.adata.obs_names, shell.X, shell.var_names)
 
-    def _is_held_out(self) -> np.ndarray:
-        """Return whether each cell of the attached reference was held out in training."""
-        held_out: Any = self.held_out_
-        found: np.ndarray = np.isin(self._cell_digests(), held_out)
+    def _is_among(self, hashes: Any) -> np.ndarray:
+        """Return whether each cell of the attached reference has one of the hashes."""
+        found: np.ndarray = np.isin(self._cell_digests(), hashes)
         # Earlier releases hashed names only.
-        return found if found.any() else np.isin(name_digests(self.adata.obs_names), held_out)
+        return found if found.any() else np.isin(name_digests(self.adata.obs_names), hashes)
+
+    def _find_parts(self) -> None:
+        """Find the training, held-out and unused cells in the attached reference."""
+        if self.adata is not None and self.held_out_ is not None:
+            held_out = self._is_among(self.held_out_)
+            # Earlier releases stored the positions of unused cells only.
+            unused = vars(self)["test_indices_"]
+            left_out = np.isin(np.arange(len(held_out)), () if unused is None else unused)
+            if self.left_out_ is not None:
+                left_out = self._is_among(self.left_out_)
+            is_known = held_out.any() or not len(self.held_out_)  # else it is another reference
+            self.validation_indices_ = np.flatnonzero(held_out)
+            self.test_indices_ = np.flatnonzero(left_out)
+            self.train_indices_ = np.flatnonzero(is_known & ~held_out & ~left_out)
 
     def _groups(self, key: str | None) -> np.ndarray | None:
         """Return a column of the reference as text, or ``None`` without a ``key``."""
@@ -738,7 +788,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             msg = "No cells were held out in training, so there is nothing to evaluate. Pass"
             hint = "labelled cells that were not used in it, or train with a larger validation_size"
             raise ValueError(f"{msg} {hint}.")
-        rows = np.flatnonzero(self._is_held_out())
+        rows = np.flatnonzero(self._is_among(self.held_out_))
         if len(rows) != len(self.held_out_):
             raise ValueError(
                 f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in "
@@ -889,6 +939,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             getattr(cls, method)(adata, source_registry=registry, **registry["setup_args"])
             model = cls(adata, **options)
         with damaged_if_unfit(name):
+            saved, own = (x["field_registries"].get(PANEL_KEY) for x in (registry, model.registry_))
+            if adata is not None and saved is not None:  # the genes of a panel do not change
+                genes = np.asarray(saved["state_registry"]["measured"], dtype=bool)
+                state = own["state_registry"]
+                state["measured"] = np.concatenate([genes, state["measured"][len(genes) :]])
             model._restore(attributes)
             model.module.load_state_dict(payload[SAVE_KEYS.WEIGHTS])
         return model
@@ -927,6 +982,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         names: tuple[str, ...] = ("is_trained_", "train_indices_", "validation_indices_")
         names += ("test_indices_", "history_", "recipe_", "held_out_", "registry_", "init_params_")
         names += self._saved_values
+        if self.left_out_ is not None and len(self.left_out_):
+            names += ("left_out_",)
         objects = {name: getattr(self, name) for name in self._saved_objects}
         return {
             SAVE_KEYS.WEIGHTS: self.module.state_dict(),
@@ -942,15 +999,12 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Set the attributes that :meth:`_payload` saved, in their original types."""
         self.is_trained_ = attributes["is_trained_"]
         schema.restore_objects(self, attributes)
-        for name in ("train_indices_", "validation_indices_", "test_indices_", "held_out_"):
+        for name in ("train_indices_", "validation_indices_", "test_indices_", *HASHES):
             value = attributes.get(name)
             setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
         history = attributes["history_"]
         self.history_ = history and {key: frame_from_plain(t) for key, t in history.items()}
-        if self.adata is not None and self.held_out_ is not None:
-            held_out = self._is_held_out()
-            self.validation_indices_ = np.flatnonzero(held_out)
-            self.train_indices_ = np.flatnonzero(~held_out)
+        self._find_parts()
 
     def _load_object(self, kind: Any, values: dict[str, Any]) -> Any:
         """Rebuild an object that is saved with the model."""

@@ -84,7 +84,7 @@ def register(
     ValueError
         If two columns have the same name.
     """
-    setup.setup_args.pop("source_registry", None)
+    source_registry = setup.setup_args.pop("source_registry", None)
     if not isinstance(given := setup.setup_args.get("unlabeled_category"), str | float | None):
         hint = "Set all other labels that mean the same to missing."
         raise invalid("unlabeled_category", given, "a single label, as text", hint)
@@ -97,7 +97,7 @@ def register(
     shape = source.matrix.shape
     shared = sparse.csr_matrix(shape, dtype=np.float32) if on_disk else source.matrix.whole()
     var = pd.DataFrame(index=_unique(source.var_names))
-    shell = AnnData(shared, obs=shell_obs(obs, setup), var=var)
+    shell = AnnData(shared, obs=shell_obs(obs, setup, source_registry), var=var)
     entry = model_class.__name__, id(data)
     owner = weakref.ref(data, lambda _: _REGISTERED.pop(entry, None))
     _REGISTERED[entry] = Registration(owner, source, register_shell(shell, setup))
@@ -160,11 +160,20 @@ def check_batch(batch: Mapping[str, Any], n_genes: int, n_labels: int) -> None:
         raise ValueError(f"{found}. Raw counts (integers >= 0) are required. Load those.")
 
 
-def shell_obs(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:
+def names_of(registry: Mapping[str, Any] | None, key: str) -> list[str]:
+    """Return the batches or panels of a registry in the order of their codes, if any."""
+    field = (registry or {}).get("field_registries", {}).get(key, {})
+    return [str(name) for name in field.get("state_registry", {}).get("categorical_mapping", ())]
+
+
+def shell_obs(
+    obs: pd.DataFrame, setup: Setup, registry: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
     """Return a table of label and batch codes, with the columns they were computed from.
 
     Several label columns become one category per combination, so that each code is one node. A
-    query that lacks a label column has no labels; one without the batch column is one batch.
+    query that lacks a label column has no labels; one without the batch column is one batch. The
+    batches and panels in the registry of a model keep their codes, which further ones follow.
     """
     labels_keys = setup.labels_keys if set(setup.labels_keys) <= set(obs) else []
     found = pd.DataFrame(index=_unique(obs.index))
@@ -180,11 +189,14 @@ def shell_obs(obs: pd.DataFrame, setup: Setup) -> pd.DataFrame:
         joined[unlabeled] = setup.unlabeled
         found[f"{LABELS}_name"] = pd.Categorical(joined)
         found[LABELS] = found[f"{LABELS}_name"].cat.codes.astype(np.int64)
-    groups = {BATCH: setup.batch_key}
-    groups |= {} if setup.panel_key is None else {PANEL: setup.panel_key}
-    for name, group_key in groups.items():
+    groups = [(BATCH, REGISTRY_KEYS.BATCH_KEY, setup.batch_key)]
+    groups += [] if setup.panel_key is None else [(PANEL, PANEL_KEY, setup.panel_key)]
+    for name, key, group_key in groups:
         values = obs[group_key].astype(str).to_numpy() if group_key in obs else "all cells"
-        found[f"{name}_name"] = pd.Categorical(np.broadcast_to(values, len(obs)))
+        values = np.broadcast_to(values, len(obs))
+        known = names_of(registry, key)
+        names = [*known, *sorted(set(values) - set(known))]
+        found[f"{name}_name"] = pd.Categorical(values, categories=names)
         found[name] = found[f"{name}_name"].cat.codes.astype(np.int64)
     return found
 
@@ -204,7 +216,9 @@ def with_genes(
     is_shared = is_csr and not registration.source.matrix.is_on_disk
     is_shared = is_shared and registration.source.denormalizer is None
     is_shared = is_shared and list(shell.var_names) == list(genes)
-    counts = shell.X if is_shared else read_counts(registration.source, genes)
+    # A matrix of floats that shares the memory of sparse arrays, whose sums have another shape.
+    shared = sparse.csr_matrix(shell.X) if is_shared else read_counts(registration.source, genes)
+    counts = shared if shared.dtype.kind == "f" else shared.astype(np.float32)
     var = pd.DataFrame(index=pd.Index(genes, dtype=object))
     selected = AnnData(counts, obs=shell.obs.copy(), var=var, obsm=dict(obsm or {}))
     return register_shell(selected, setup)
@@ -246,7 +260,7 @@ def check_unchanged(
         if not same.all():
             msg = f"{int((~same).sum()):,} labels in {key!r} were changed after the set-up."
             raise ValueError(f"{msg} {again}")
-    if sparse.issparse(x) and shell.X is x:
+    if sparse.issparse(x) and np.may_share_memory(x.data, shell.X.data):
         is_count = bool(((x.data == np.rint(x.data)) & (x.data >= 0)).all())
         if not is_count or not x.data.any():
             found = "no counts" if is_count else "fractions or negative values"

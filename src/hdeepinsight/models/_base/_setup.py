@@ -106,5 +106,5 @@ def as_label_keys(
         hint = "Pass labels_key for a single column, or labels_keys for one per level, coarse to"
         msg = f"Exactly one of labels_key and labels_keys must be given, got {given}."
         raise ValueError(f"{msg} {hint} fine.")
-    keys = labels_key if labels_key is not None else labels_keys or ()
+    keys: Any = labels_keys if labels_key is None else labels_key
     return [keys] if isinstance(keys, str) else list(keys)

@@ -93,9 +93,13 @@ def trainer_options(
         stopping = {"early_stopping_monitor": monitor, "early_stopping_patience": 12}
         options = {"early_stopping": True, **stopping, **options}
         callbacks = [KeepBest(monitor), *callbacks]
-    elif without := [name for name in options if name.startswith("early_stopping_")]:
-        msg = f"{', '.join(without)} has no effect without early_stopping=True. Omit it."
-        raise ValueError(msg)
+        every = options["check_val_every_n_epoch"] or 1
+        if every > epochs or options.get("limit_val_batches") == 0:
+            msg = f"early_stopping requires validations, but there are none in {epochs} epochs."
+            raise ValueError(f"{msg} Raise max_epochs, or omit the settings of the validation.")
+    elif without := [name for name in given if name.startswith("early_stopping")]:
+        where = "in this training" if "early_stopping" in given else "without early_stopping=True"
+        raise ValueError(f"{', '.join(without)} has no effect {where}. Omit it.")
     own = options.pop("logger", None)
     if own:  # SimpleLogger keeps the history that scvi-tools reads
         own = CSVLogger(options.get("default_root_dir") or ".") if own is True else own
@@ -337,7 +341,8 @@ def unchanged_if_interrupted(model: BaseModelClass) -> Iterator[None]:
     ``KeyboardInterrupt`` and ends the process with SIGTERM, so that a scheduler does not regard
     the job as completed.
     """
-    weights = _copied(model.module)
+    module = model.module
+    weights, buffers = _copied(module), {n: b.clone() for n, b in module.named_buffers()}
     names = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
     before = {name: getattr(model, name) for name in names}
     before["history_"] = model.history_ and dict(model.history_)
@@ -346,8 +351,10 @@ def unchanged_if_interrupted(model: BaseModelClass) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        model.module.load_state_dict(weights)
-        model.module.eval()
+        module.load_state_dict(weights)
+        for name, buffer in buffers.items():  # some are not part of the state
+            module.get_buffer(name).copy_(buffer)
+        module.eval()
         vars(model).update(before)
         if isinstance(error, SIGTERMException):
             signal.signal(signal.SIGTERM, handlers[signal.SIGTERM] or signal.SIG_DFL)

@@ -10,8 +10,10 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scipy.sparse import issparse
+from scvi import REGISTRY_KEYS
 
-from hdeepinsight._errors import invalid, missing_column, one_column
+from hdeepinsight._errors import check_integer, examples, invalid, missing_column, one_column
+from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base._training import seeded
 
 if TYPE_CHECKING:
@@ -90,7 +92,14 @@ class UnlabeledMixin(_Base):
         given: dict[str, Any],
         other: str = "setup_anndata on one modality, such as mdata.mod['rna']",
     ) -> None:
+        known = registration.names_of(given["source_registry"], REGISTRY_KEYS.BATCH_KEY)
         super()._set_up(given, other)
+        if known and (key := given.get("batch_key")) is not None:
+            new = sorted(set(given["adata"].obs[key].astype(str)) - set(known))
+            if new:
+                expected = f"the batches of the model, {examples(known)}"
+                hint = "Load it with adata=False, and pass cells of other batches to its methods."
+                raise invalid(f"obs[{key!r}]", examples(new), expected, hint)
         if (key := given.get("size_factor_key")) is not None:
             _size_factors(given["adata"].obs, key)
         if (key := given.get("embedding_obsm_key")) is not None:
@@ -126,7 +135,7 @@ class UnlabeledMixin(_Base):
         adata
             Cells with raw counts of the model's genes; the registered ones by default.
         indices
-            Cells to embed, as positions or a Boolean mask; all cells by default.
+            Cells to embed: positions, a Boolean mask or names; all cells by default.
         batch_size
             Cells per forward pass.
 
@@ -140,6 +149,7 @@ class UnlabeledMixin(_Base):
             If the model is not trained.
         """
         self._check_if_trained(warn=False)
+        check_integer("batch_size", batch_size)
         self.module.eval()
         loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
         inputs = map(self.module._get_inference_input, loader)

@@ -16,10 +16,17 @@ from anndata import AnnData
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
-from hdeepinsight._errors import check_choice, check_integer, check_number, invalid
+from hdeepinsight._errors import (
+    check_choice,
+    check_integer,
+    check_keywords,
+    check_number,
+    invalid,
+)
 from hdeepinsight.data import log_normalize
 from hdeepinsight.graph import knn_graph, leiden_communities
-from hdeepinsight.models._base._count_model import CountModel
+from hdeepinsight.models._base import _training as training
+from hdeepinsight.models._base._count_model import HASHES, LOADING, CountModel
 from hdeepinsight.models._base._plan import Prepared
 from hdeepinsight.models._base._unlabeled import UnlabeledMixin, totals_of
 from hdeepinsight.models.dpdcan._module import TARGET_DEPTH, DPDCANModule, Heads
@@ -34,7 +41,7 @@ PROJECTION_SHARE = 0.9
 #: A warning is logged if the norm of the noise exceeds this multiple of the maximum gradient norm.
 MAX_NOISE = 10.0
 #: Attributes that contain information on single cells, and are not saved.
-_NOT_SAVED = ("history_", "train_indices_", "validation_indices_", "test_indices_", "held_out_")
+_NOT_SAVED = "history_", "train_indices_", "validation_indices_", "test_indices_", *HASHES
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +66,8 @@ class DPDCAN(UnlabeledMixin, CountModel):
         dispersion and zero inflation per cell and gene. ``"compact"``: counts, with dispersion and
         zero inflation per gene.
     seed
-        Seed of weights and augmentation, but not of the noise.
+        Seed of weights and augmentation, but with privacy neither of the noise nor of the drawn
+        cells.
 
     Examples
     --------
@@ -112,7 +120,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
             check_integer("hidden", width, hint="Omit it to use the default.")
         self._record_options(locals())
         if adata is not None:
-            self._read_genes(self.genes, self._extra_arrays(adata.obs))
+            self._read_genes(None, self._extra_arrays(adata.obs))
         n_genes = len(self.genes)
         if heads == "projected" and n_latent > n_genes:
             raise invalid("n_latent", n_latent, f"at most the number of genes, {n_genes:,}")
@@ -231,12 +239,13 @@ class DPDCAN(UnlabeledMixin, CountModel):
         >>> model.privacy_report.epsilon is None, model.privacy_report.nominal_epsilon > 0
         (True, True)
         """
-        fixed = {"max_epochs", "batch_size", "validation_size", "devices"}.intersection(kwargs)
-        if fixed:
+        fixed = {"max_epochs", "devices", "early_stopping", "datamodule", *LOADING}
+        if fixed := fixed.intersection(kwargs):
             msg = f"DPDCAN.train() got {', '.join(sorted(fixed))}, which it sets itself: each step"
-            hint = "draws random cells. Pass max_steps and expected_batch_size."
+            hint = "draws from all cells. Pass max_steps and expected_batch_size."
             raise TypeError(f"{msg} {hint}")
         check_choice("privacy", privacy, (*OF_MODE, None))
+        check_keywords("plan_kwargs", kwargs.get("plan_kwargs") or {}, ["lr"])
         if self.is_trained_:
             msg = "The model is already trained, and more training would exceed the budget. Create"
             raise ValueError(f"{msg} a new model.")
@@ -252,7 +261,12 @@ class DPDCAN(UnlabeledMixin, CountModel):
         if batch > n:
             raise invalid("expected_batch_size", batch, f"at most the number of cells, {n:,}")
         report = None
-        if privacy is not None:
+        if privacy is None:
+            budget_of = {"target_epsilon": target_epsilon, "noise_multiplier": noise_multiplier}
+            given = {**budget_of, "donor_key": donor_key}
+            training.refuse_without_effect(given, given, "without privacy")
+            noise_seed = self.seed if noise_seed is None else noise_seed
+        else:
             if kwargs.get("checkpoint") is not None:
                 msg = "checkpoint must be None with privacy, because the report does not include"
                 raise ValueError(f"{msg} the steps before a restart. Omit it.")
@@ -341,7 +355,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
             Cells, without set-up; the training cells by default, whose embedding is not covered by
             epsilon.
         indices
-            Cells to embed, as positions; all cells by default.
+            Cells to embed: positions, a Boolean mask or names; all cells by default.
         batch_size
             Cells per forward pass.
 

@@ -20,6 +20,7 @@ from hdeepinsight._errors import (
     InputError,
     check_choice,
     check_integer,
+    check_keywords,
     check_number,
     examples,
     invalid,
@@ -137,7 +138,7 @@ class SCAGC(UnlabeledMixin, CountModel):
             raise invalid("n_clusters", n_clusters, f"at most the number of cells, {n_cells:,}")
         self.n_clusters, self.use_rep, self.spatial_key = n_clusters, use_rep, spatial_key
         if adata is not None:
-            self._read_genes(self.genes, self._extra_arrays(adata.obs))
+            self._read_genes(None, self._extra_arrays(adata.obs))
             for key in filter(None, (use_rep, spatial_key)):
                 embedding_of(adata, key)
         n_components = min(N_COMPONENTS, self.summary_stats.n_cells - 1, len(self.genes) - 1)
@@ -199,27 +200,32 @@ class SCAGC(UnlabeledMixin, CountModel):
         check_integer("pretrain_epochs", pretrain_epochs)
         check_integer("cluster_epochs", cluster_epochs, 0)
         check_choice("propagation", propagation, get_args(Propagation))
+        if "max_epochs" in trainer_kwargs:
+            msg = "SCAGC.train() got max_epochs. Pass pretrain_epochs and cluster_epochs instead."
+            raise TypeError(msg)
         training.check_names(trainer_kwargs)
+        check_keywords("plan_kwargs", plan_kwargs or {}, PlanOptions.__dataclass_fields__)
         if training.is_distributed(trainer_kwargs, devices):
             raise invalid("devices", devices, "a single device", "Each step reads the whole graph.")
         options = PlanOptions(**(plan_kwargs or {}))
         self._resolve_adata(None)
         self._check_reference()
         epochs = {"pretrain_epochs": pretrain_epochs, "cluster_epochs": cluster_epochs}
-        self._standardize()
-        cells = self._cells(None)
-        n_cells = cells.counts.shape[0]
-        blocks = np.zeros(n_cells, dtype=int)
-        if propagation == "blocks" or (propagation == "auto" and n_cells > FULL_CELLS):
-            means = MiniBatchKMeans(-(-n_cells // BLOCK_CELLS), random_state=self.seed)
-            blocks = means.fit_predict(cells.points)
         phases = pretrain_epochs, cluster_epochs
-        plan = AdaptiveGraphPlan(self.module, cells, self._first_centres, phases, options)
-        settings = {"propagation": "blocks" if blocks.any() else "full", **vars(options)}
         how = training.trainer_options(trainer_kwargs, sum(phases), 0, devices, monitor=None)
         how |= {"accelerator": accelerator, "devices": devices, "max_epochs": sum(phases)}
         self._embedded = None
-        self._fit(plan, CellBlocks(blocks), how, settings | epochs, sizes=(n_cells, 0))
+        with training.unchanged_if_interrupted(self):
+            self._standardize()
+            cells = self._cells(None)
+            n_cells = cells.counts.shape[0]
+            blocks = np.zeros(n_cells, dtype=int)
+            if propagation == "blocks" or (propagation == "auto" and n_cells > FULL_CELLS):
+                means = MiniBatchKMeans(-(-n_cells // BLOCK_CELLS), random_state=self.seed)
+                blocks = means.fit_predict(cells.points)
+            plan = AdaptiveGraphPlan(self.module, cells, self._first_centres, phases, options)
+            settings = {"propagation": "blocks" if blocks.any() else "full", **vars(options)}
+            self._fit(plan, CellBlocks(blocks), how, settings | epochs, sizes=(n_cells, 0))
 
     def _standardize(self) -> None:
         """Compute depth, means, standard deviations and principal components of the cells."""
@@ -228,6 +234,9 @@ class SCAGC(UnlabeledMixin, CountModel):
         module.depth.fill_(float(np.median(totals[totals > 0])) if totals.any() else 1.0)
         logged = log_normalize(shell.X, float(module.depth), totals=totals).astype(np.float64)
         mean, variance = mean_variance_axis(logged, axis=0)
+        if shell.n_obs > 1 and not (variance > 1e-12).any():
+            found = "All cells have the same expression."
+            raise InputError(found, "A graph requires differences.", "Add other cells or genes.")
         scale = np.where(variance > 1e-12, np.sqrt(variance), 1.0)
         module.shift.copy_(torch.as_tensor(mean))
         module.scale.copy_(torch.as_tensor(scale))
@@ -415,7 +424,8 @@ class SCAGC(UnlabeledMixin, CountModel):
             z, batch = (torch.as_tensor(x[rows], device=self.device) for x in (latent, codes))
             found = self.module.generative(z, torch.ones_like(z[:, :1]), batch)["px"].mu
             means.append(found[:, columns].cpu().numpy())
-        return pd.DataFrame(np.concatenate(means), index=shell.obs_names, columns=names)
+        index = self._resolve_adata(adata).obs_names
+        return pd.DataFrame(np.concatenate(means), index=index, columns=names)
 
     def neighbor_choices(self) -> dict[str, np.ndarray]:
         """Return the selected neighbours of each cell in the initial and the learned graph.

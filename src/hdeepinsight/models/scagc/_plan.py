@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from hdeepinsight._errors import check_number
 from hdeepinsight.nn import (
     SparseFeatures,
     adjacency_error,
@@ -53,11 +54,7 @@ class CellBlocks(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Return a loader of the positions per step, shuffled in each epoch."""
-
-        def join(blocks: list[Tensor]) -> Tensor:
-            return torch.cat(blocks).sort().values
-
-        return DataLoader(self.blocks, JOINED_BLOCKS, shuffle=True, collate_fn=join)
+        return DataLoader(self.blocks, JOINED_BLOCKS, shuffle=True, collate_fn=_join)
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,11 @@ class PlanOptions:
         Learning rates of the two phases.
     edge_weight, contrast_weight, cluster_weight
         Weights of the losses relative to the likelihood of the counts.
+
+    Raises
+    ------
+    ValueError
+        If a value is not a finite number >= 0.
     """
 
     lr: float = 1e-3
@@ -77,6 +79,10 @@ class PlanOptions:
     edge_weight: float = 0.3
     contrast_weight: float = 0.01
     cluster_weight: float = 1.5
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check_number(name, value, hint="Omit it to use the default.")
 
 
 class AdaptiveGraphPlan(pl.LightningModule):
@@ -144,10 +150,11 @@ class AdaptiveGraphPlan(pl.LightningModule):
             self.labels = labels
 
     def on_train_end(self) -> None:
-        """Set the centres if there is no second phase."""
+        """Set the centres if there is no second phase, and release the inputs."""
         if not self.epochs[1]:
             embedded = self.module.embed(self.cells, self.features)
             self.module.centres = nn.Parameter(self.first_centres(*embedded))
+        del self.features, self.cells, self.neighbors, self.candidates
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Resample the edges of the cells of a step, and compute the loss."""
@@ -192,3 +199,7 @@ class AdaptiveGraphPlan(pl.LightningModule):
         self.log("train_loss", total, prog_bar=True, **how)
         self.log_dict({f"{name}_loss": loss for name, loss in losses.items()}, **how)
         return total
+
+
+def _join(blocks: list[Tensor]) -> Tensor:
+    return torch.cat(blocks).sort().values

@@ -119,7 +119,7 @@ class SCE2TM(TopicsMixin, CountModel):
             if (key := self._embedding_key) is not None:
                 arrays[EMBEDDING] = embedding_of(adata, key)
                 arrays[POSITION] = np.arange(n_cells)[:, None]
-            self._read_genes(self.genes, arrays)
+            self._read_genes(None, arrays)
         widths = len(self.genes), self.summary_stats.get("n_embedding", 0)
         n_batch = self.summary_stats.get("n_batch", 1)
         self._build(*widths, n_batch, **network)

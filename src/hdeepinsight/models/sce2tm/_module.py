@@ -151,12 +151,14 @@ class TopicModule(BaseModuleClass):  # type: ignore[misc]
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def generative(self, theta: Tensor, batch: Tensor | None = None) -> dict[str, Tensor]:
-        """Compute log shares of the genes, averaged over batches if none is given."""
+        """Compute log shares of the genes, averaged over batches if none or a new one is given."""
         distances = self.distances()
         logits = self.gene_norm(theta @ self.loadings(distances))
         if self.batch_bias is not None:
-            bias = self.batch_bias
-            logits = logits + (bias.mean(0) if batch is None else bias[batch.long().ravel()])
+            known, mean = self.batch_bias, self.batch_bias.mean(dim=0, keepdim=True)
+            if batch is not None:  # batches that the model does not know have the mean bias
+                mean = torch.cat([known, mean])[batch.long().ravel().clamp(max=len(known))]
+            logits = logits + mean
         return {"log_share": logits.log_softmax(dim=1), "distances": distances}
 
     def loss(self, tensors: Any, inference_outputs: Any, generative_outputs: Any) -> LossOutput:

@@ -13,6 +13,8 @@ from anndata import AnnData
 from scipy.stats import false_discovery_control, mannwhitneyu
 
 from hdeepinsight._errors import check_choice, check_integer, invalid, one_column
+from hdeepinsight.annotation import check_same_cells
+from hdeepinsight.data import cell_positions
 from hdeepinsight.metrics import topic_coherence, topic_diversity, topic_enrichment, topic_stability
 from hdeepinsight.models._base._unlabeled import UnlabeledMixin
 
@@ -75,9 +77,7 @@ class TopicsMixin(UnlabeledMixin):
         adata, indices
             As in :meth:`get_latent_representation`.
         """
-        shell = self._validate_anndata(adata)
-        scores = torch.from_numpy(self.get_latent_representation(shell, indices))
-        names = shell.obs_names if indices is None else shell.obs_names[np.asarray(indices)]
+        scores, names = self._scores_of(adata, indices)
         return pd.DataFrame(scores.softmax(1).numpy(), index=names, columns=self.topic_names)
 
     def predict(
@@ -162,11 +162,10 @@ class TopicsMixin(UnlabeledMixin):
         -----
         Cells are not independent samples: with several donors, confirm the results by donor.
         """
-        adata = self._resolve_adata(adata)
-        given = one_column(adata.obs, groupby) if isinstance(groupby, str) else pd.Series(groupby)
-        scores = self.get_latent_representation(adata)
-        if len(given) != len(scores):
-            raise invalid("groupby", f"{len(given):,}", f"{len(scores):,} groups, one per cell")
+        adata = self._with_names(adata)
+        groupby = one_column(adata.obs, groupby) if isinstance(groupby, str) else groupby
+        check_same_cells(adata.obs_names, groupby, "groupby")
+        given, scores = pd.Series(np.asarray(groupby)), self.get_latent_representation(adata)
         parts = []
         for group in given.dropna().unique():
             inside = (given == group).to_numpy(dtype=bool)
@@ -233,8 +232,8 @@ class TopicsMixin(UnlabeledMixin):
         if mode == "zero" and len(set(chosen)) == len(names):
             hint = "Keep at least one topic."
             raise invalid("topics", "all of them", "some of the topics", hint)
-        scores, index = self._scores_of(cells)
-        aim = None if target is None else self._scores_of(target)[0]
+        scores, index = self._scores_of(*_selection(cells))
+        aim = None if target is None else self._scores_of(*_selection(target))[0]
         theta, changed = scores.softmax(1), scores.clone()
         if mode == "zero":
             changed[:, chosen] = -torch.inf
@@ -246,13 +245,19 @@ class TopicsMixin(UnlabeledMixin):
         towards = None if aim is None else self._decode(aim.softmax(1)).mean() - before.mean()
         return TopicPerturbation(before, after, towards)
 
-    def _scores_of(self, cells: Cells) -> tuple[torch.Tensor, pd.Index]:
+    def _with_names(self, adata: Any) -> Any:
+        """Return the given cells, which are opened if a path is given; ours by default."""
+        cells = self._resolve_adata(adata)
+        return cells if hasattr(cells, "obs_names") else self.open(cells)
+
+    def _scores_of(self, adata: Any, indices: Any) -> tuple[torch.Tensor, pd.Index]:
         """Return topic scores and names of cells."""
-        is_data = isinstance(cells, AnnData | None)
-        data, rows = (cells, None) if is_data else (None, np.asarray(cells))
-        names = self._resolve_adata(data).obs_names
-        scores = torch.from_numpy(self.get_latent_representation(data, rows))
-        return scores, names if rows is None else names[rows]
+        cells = self._with_names(adata)
+        names = cells.obs_names
+        if indices is not None:
+            indices = cell_positions(indices, names)
+            names = names[indices]
+        return torch.from_numpy(self.get_latent_representation(cells, indices)), names
 
     def _decode(self, theta: torch.Tensor, index: pd.Index | None = None) -> pd.DataFrame:
         decoded = self.module.eval().generative(theta)["log_share"].cpu().numpy()
@@ -319,3 +324,8 @@ class TopicsMixin(UnlabeledMixin):
                 "loss": float(np.mean(losses)),
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("n_topics")
+
+
+def _selection(cells: Any) -> tuple[Any, Any]:
+    """Return the object and the selected rows of cells, given as an object or as rows of ours."""
+    return (cells, None) if cells is None or hasattr(cells, "obs_names") else (None, cells)
