@@ -107,5 +107,7 @@ class CountAutoencoder(UnlabeledMixin, CountModel):
     ) -> None:
         super().__init__(adata, registry, seed=seed)
         self.init_params_ = self._get_init_params(locals())
+        if adata is not None:
+            self._read_genes()  # in the order of the model
         torch.manual_seed(self.seed)
         self.module = self._module_cls(len(self.genes), n_hidden, n_latent, contrast)

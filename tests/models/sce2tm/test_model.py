@@ -7,6 +7,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -175,6 +176,33 @@ def test_batches_keep_the_codes_of_the_model(cells, tmp_path):
     assert_array_equal(batch["batch"].ravel(), rest.obs["donor"].map({"b": 1, "c": 2}))
     with pytest.raises(ValueError, match=r"must be the batches of the model, a, b, c, got 'new'"):
         SCE2TM.load(tmp_path / "model", query)
+
+
+@pytest.mark.filterwarnings("ignore:.* names are not unique")
+@pytest.mark.parametrize("name", ["SCE2TM", "SCAGC", "DPDCAN"])
+def test_genes_keep_their_names(cells, tmp_path, name):
+    options, train = {
+        "SCE2TM": (SMALL, {"max_epochs": 2}),
+        "SCAGC": ({"n_clusters": 3}, {"pretrain_epochs": 2, "cluster_epochs": 1}),
+        "DPDCAN": ({"n_latent": 8}, {"privacy": None, "max_steps": 2}),
+    }[name]
+    # The first gene is in two columns.
+    two = ad.AnnData(sp.hstack([cells.X, cells.X[:, :1]], "csr"), obs=cells.obs)
+    two.var_names = [*cells.var_names, cells.var_names[0]]
+    cls, models = getattr(hdi, name), []
+    for adata in (two, ad.AnnData(sp.csr_array(two.X.astype(int)), obs=two.obs, var=two.var)):
+        cls.setup_anndata(adata)
+        models.append(cls(adata, seed=0, **options))
+        models[-1].train(**train, **QUIET)
+    model, latent = models[0], models[0].get_latent_representation()
+    assert model.genes == tuple(cells.var_names)
+    assert_allclose(models[1].get_latent_representation(), latent, rtol=1e-3, atol=1e-4)
+    model.save(tmp_path / "model")
+    other = two[:, ::-1].copy()
+    for attached in (cls.load(tmp_path / "model", other), cls.load(tmp_path / "model", two)):
+        assert attached.genes == model.genes
+        assert_allclose(attached.get_latent_representation(), latent, rtol=1e-3, atol=1e-4)
+    assert_allclose(model.get_latent_representation(other), latent, rtol=1e-3, atol=1e-4)
 
 
 def test_cells_are_selected_in_any_form_and_keep_their_names(trained):

@@ -260,12 +260,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _read_genes(
         self, genes: Sequence[str] | None = None, obsm: Mapping[str, np.ndarray] | None = None
     ) -> None:
-        """Restrict the loaders to these genes of the reference, in this order; all by default.
-
-        Columns with the same name are summed.
-        """
+        """Restrict the loaders to these genes of the reference, in this order; all by default."""
         known = self._registration()
-        genes = list(dict.fromkeys(map(str, known.source.var_names))) if genes is None else genes
+        genes = known.genes if genes is None else genes
         manager = registration.with_genes(known, genes, self._setup, obsm)
         self._adata_manager, self.registry_ = manager, dict(manager.registry)
         self.summary_stats = manager.summary_stats

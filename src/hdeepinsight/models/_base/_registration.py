@@ -49,11 +49,15 @@ class Registration:
         Its validated counts.
     manager
         scvi-tools manager of the shell with all genes.
+    genes
+        Genes of the saved model that the reference is attached to; by default those of the
+        reference, whose columns with the same name are summed.
     """
 
     data: weakref.ref[Any]
     source: CountSource
     manager: AnnDataManager
+    genes: list[str]
 
 
 _REGISTERED: dict[tuple[str, int], Registration] = {}
@@ -100,7 +104,9 @@ def register(
     shell = AnnData(shared, obs=shell_obs(obs, setup, source_registry), var=var)
     entry = model_class.__name__, id(data)
     owner = weakref.ref(data, lambda _: _REGISTERED.pop(entry, None))
-    _REGISTERED[entry] = Registration(owner, source, register_shell(shell, setup))
+    genes = names_of(source_registry, REGISTRY_KEYS.X_KEY, "column_names")
+    genes = genes or list(dict.fromkeys(map(str, source.var_names)))
+    _REGISTERED[entry] = Registration(owner, source, register_shell(shell, setup), genes)
 
 
 def registration_of(model_class: type, data: Any) -> Registration:
@@ -160,10 +166,12 @@ def check_batch(batch: Mapping[str, Any], n_genes: int, n_labels: int) -> None:
         raise ValueError(f"{found}. Raw counts (integers >= 0) are required. Load those.")
 
 
-def names_of(registry: Mapping[str, Any] | None, key: str) -> list[str]:
-    """Return the batches or panels of a registry in the order of their codes, if any."""
+def names_of(
+    registry: Mapping[str, Any] | None, key: str, kind: str = "categorical_mapping"
+) -> list[str]:
+    """Return the batches, panels or genes of a registry in their order, if any."""
     field = (registry or {}).get("field_registries", {}).get(key, {})
-    return [str(name) for name in field.get("state_registry", {}).get("categorical_mapping", ())]
+    return [str(name) for name in field.get("state_registry", {}).get(kind, ())]
 
 
 def shell_obs(
