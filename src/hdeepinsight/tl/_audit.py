@@ -140,7 +140,8 @@ def audit_labels(
     if nodes is None:
         nodes = column_nodes(taxonomy, obs, keys, unlabeled=unlabeled)
     batches = batches_of(adata, batch_key) if isinstance(batch_key, str) else batch_key
-    for name, given in (("nodes", nodes), ("batch_key", batches), ("probabilities", probabilities)):
+    table = probabilities if isinstance(probabilities, pd.DataFrame) else None
+    for name, given in (("nodes", nodes), ("batch_key", batches), ("probabilities", table)):
         if given is not None:
             annotation.check_same_cells(pd.Index(adata.obs_names), given, name)
     check_integer("n_folds", n_folds, 2, hint="Omit it to use 5.")
