@@ -488,6 +488,10 @@ def cell_positions(indices: Any, obs_names: pd.Index) -> Ints:
     obs_names
         Names of all cells.
 
+    Returns
+    -------
+    Positions, int64, in the given order.
+
     Raises
     ------
     InputError
@@ -495,6 +499,8 @@ def cell_positions(indices: Any, obs_names: pd.Index) -> Ints:
 
     Examples
     --------
+    >>> import pandas as pd
+    >>> from hdeepinsight.data import cell_positions
     >>> names = pd.Index(["a", "b", "c"])
     >>> [cell_positions(given, names).tolist() for given in (["c", "a"], [True, False, True], [1])]
     [[2, 0], [0, 2], [1]]

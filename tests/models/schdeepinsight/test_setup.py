@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from hdeepinsight import SCHDeepInsight, Taxonomy
 from hdeepinsight.data import InputError
@@ -170,15 +171,15 @@ def test_options_of_another_type_are_refused(reference, name):
         SCHDeepInsight(reference, layout="random", **options)
 
 
-def test_a_dense_reference_gives_the_same_model(reference):
-    dense = reference.copy()
-    dense.X = dense.X.toarray()
-    models = []
-    for adata in (reference, dense):
-        SCHDeepInsight.setup_anndata(adata, labels_key="cell_type")
-        models.append(SCHDeepInsight(adata, layout="random"))
-    first, second = (model.module.normalizer.scale.numpy() for model in models)
-    np.testing.assert_array_equal(first, second)
+def test_dense_and_integer_references_give_the_same_model(reference):
+    counts, scales = reference.X, []
+    for x in (counts, counts.toarray(), counts.astype(np.int64), sparse.csr_array(counts)):
+        reference.X = x
+        SCHDeepInsight.setup_anndata(reference, labels_keys=pd.Index(["lineage", "cell_type"]))
+        model = SCHDeepInsight(reference, layout="random", n_latent=16)
+        model.train(max_epochs=1, validation_size=0, enable_progress_bar=False)
+        scales.append(model.module.normalizer.scale.numpy())
+    assert all(np.array_equal(scale, scales[0]) for scale in scales)
 
 
 def test_known_labels_are_read_from_any_columns_and_from_a_file(model, labelled, truth, tmp_path):
@@ -192,6 +193,11 @@ def test_known_labels_are_read_from_any_columns_and_from_a_file(model, labelled,
     whole = model.evaluate(labelled)
     for same in (tmp_path / "labelled.h5ad", model.open(labelled)):
         assert model.evaluate(same).levels.equals(whole.levels)
+    half = labelled[::2].copy()
+    some = model.evaluate(labelled, indices=slice(None, None, 2))
+    assert some.levels.equals(model.evaluate(half).levels)
+    with pytest.raises(TypeError, match=r"evaluate\(\) got labels_key; it takes labels_keys, "):
+        model.evaluate(labelled, labels_key="mine")
     own = model.evaluate(labelled, labels_keys=["mine"], unlabeled_category="?")
     assert own.n_cells == (truth != "DC").sum() < whole.n_cells
     with pytest.raises(KeyError, match=r"no column 'none'; it has.*mine.*labels_keys"):
