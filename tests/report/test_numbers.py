@@ -191,6 +191,11 @@ def test_annotation_of_another_tool_has_no_methods(annotated, page, nested):
     assert found.facts["references"] == []
     assert "has no report on its input" in found.text
     assert "label_sets" not in found.facts["tables"]
+    bare = annotated(nested, 30, recipe={"markers": "blood"})
+    found = page(replace(bare, threshold=np.nextafter(0.5, 1.0)))
+    assert "by a mixture model of the counts of marker genes" in found.facts["methods"]
+    assert "at least 0.5." in found.facts["methods"]
+    assert re.search(r"(threshold|is at least) 0\.5\W", found.text)
 
 
 def test_references_equal_the_bibliography():

@@ -229,7 +229,7 @@ def _summary(result: Annotation, evidence: MarkerEvidence | None) -> list[str]:
         assessed = lineages["verdict"].isin(["supported", "contradicted"])
         if lineages.loc[assessed, "n_cells"].sum() * 2 < lineages["n_cells"].sum():
             names = ", ".join(lineages.loc[~assessed, "label"])
-            sentences.append(f"There is no marker evidence for {names}, only the model's labels.")
+            sentences.append(f"There is no marker evidence for {names}, only labels.")
         elif evidence.contradicted or result.verdict is None:
             sentences += evidence.sentences()[: max(1, len(evidence.contradicted))]
     return sentences
@@ -320,7 +320,7 @@ def _render(
         return (_TEMPLATES / name).read_text(encoding="utf-8")
 
     compared, template = page["evaluation"] is not None, environment.get_template("methods.txt.j2")
-    methods = template.render(result=result, cite=cite, compared=compared)
+    methods = template.render(result=result, cite=cite, compared=compared, version=__version__)
     page["methods"], sources = " ".join(methods.split()), json.loads(read("references.json"))
     page["references"] = [sources[key] for key in cited]
     quality = [*page["evidence"], page["stops"], *page["novelty"], page["set_sizes"]]
