@@ -333,10 +333,11 @@ def _pairs_table(rows: list[dict]) -> str:
     pairs = list(dict.fromkeys(row["pair"] for row in rows))
     finest = {row["pair"]: row["level"] for row in rows}
     others = json.loads((HERE / "results" / "accuracy.json").read_text())
+    seeds = {row["seed"] for row in rows}
     rows = rows + [row for row in others if row["level"] == finest.get(row["pair"])]
     lines = []
     for name, title in (OURS | OTHERS).items():
-        own = [row for row in rows if row["method"] == name and row["seed"] == 0]
+        own = [row for row in rows if row["method"] == name and row["seed"] in seeds]
         found = [
             summarise([row for row in own if row["pair"] == pair], "macro_f1") for pair in pairs
         ]
@@ -344,8 +345,8 @@ def _pairs_table(rows: list[dict]) -> str:
             mean = f"{np.mean([each.mean for each in found]):.3f}" if all(found) else "–"
             lines.append([title, *map(figure, found), mean])
     text = (
-        "Macro-F1 of the query at its finest level, seed 0, all labels of the reference. Both "
-        "models are combined with the same profiles of the types."
+        f"Macro-F1 of the query at its finest level, all labels of the reference, {len(seeds)} "
+        "seeds. Both models are combined with the same profiles of the types."
     )
     return f"{text}\n\n{markdown(['method', *pairs, 'mean'], lines)}"
 
