@@ -211,8 +211,9 @@ def evaluate(
 
         loaded = hub.load_annotator(model)
     with step("Annotating"):
-        cells = _files.open_cells(query)
-        found = loaded.evaluate(cells, unlabeled_category=unlabeled_category, **options)
+        cells, keys = _files.open_cells(query), options.pop("labels_keys") or None
+        known = {"labels_keys": keys, "unlabeled_category": unlabeled_category}
+        found = loaded.evaluate(cells, **known, **options)
     if json:  # JSON has no NaN
         typer.echo(dumps(loads(dumps(found.to_dict()), parse_constant=lambda _: None), indent=2))
         return

@@ -107,4 +107,7 @@ def as_label_keys(
         msg = f"Exactly one of labels_key and labels_keys must be given, got {given}."
         raise ValueError(f"{msg} {hint} fine.")
     keys: Any = labels_keys if labels_key is None else labels_key
-    return [keys] if isinstance(keys, str) else list(keys)
+    names = [keys] if isinstance(keys, str) else list(keys)
+    if not names:
+        raise invalid("labels_keys", names, "one or more columns", "Name one column per level.")
+    return names
