@@ -50,6 +50,9 @@ def test_tables_of_labels_keep_their_confidence(tmp_path):
         result = hdi.tl.read_scores(cells, tmp_path / "labels.csv", TREE)
         assert result.labels.set_axis(CELLS.obs_names).equals(own.labels)
         np.testing.assert_allclose(result.confidence, own.confidence)
+    (tmp_path / "r.tsv").write_text("prediction\tconfidence\nc\tCD4\t0.9\na\tB\t0.8\nNA\tT\t0.7\n")
+    result = hdi.tl.read_scores(cells, tmp_path / "r.tsv", TREE)  # R names no column of names
+    assert result.labels["stop_label"].tolist() == ["B", "T", "CD4"]
     table = pd.DataFrame(
         {
             "predicted_labels": ["CD4", "B", "T"],

@@ -161,12 +161,14 @@ def _read(scores: pd.DataFrame | str | os.PathLike[str]) -> pd.DataFrame:
     try:
         with path.open(encoding="utf-8-sig") as file:
             n_comments = sum(1 for _ in takewhile(lambda line: line.startswith("#"), file))
-        how: dict[str, Any] = {"sep": separators[path.suffix], "skiprows": n_comments}
-        table = pd.read_csv(path, converters={0: str}, **how)  # a cell may be called NA
+        how: dict[str, Any] = {"sep": separators[path.suffix]}
+        table = pd.read_csv(path, index_col=0, skiprows=n_comments, **how)
+        how |= {"header": None, "usecols": [0], "dtype": str, "keep_default_na": False}
+        names = pd.read_csv(path, skiprows=n_comments + 1, **how)  # a cell may be called NA
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         found = f"a file that could not be read ({error}). Correct it."
         raise ValueError(f"{path} must be a table of scores, got {found}") from error
-    return table.set_index(table.columns[0])
+    return table.set_axis(names[0].to_numpy())
 
 
 def _rows_of(table: pd.DataFrame, cells: pd.Index) -> pd.DataFrame:
