@@ -750,21 +750,23 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         shell = self.adata_manager.adata
         return name_digests(self.adata.obs_names, shell.X, shell.var_names)
 
-    def _is_among(self, hashes: Any) -> np.ndarray:
-        """Return whether each cell of the attached reference has one of the hashes."""
-        found: np.ndarray = np.isin(self._cell_digests(), hashes)
-        # Earlier releases hashed names only.
-        return found if found.any() else np.isin(name_digests(self.adata.obs_names), hashes)
+    def _are_among(self, *parts: Any) -> list[np.ndarray]:
+        """Return for each set of hashes whether it has each cell of the attached reference."""
+        digests = self._cell_digests()
+        found = [np.isin(digests, part) for part in parts]
+        if not any(own.any() for own in found):  # earlier releases hashed names only
+            digests = name_digests(self.adata.obs_names)
+            found = [np.isin(digests, part) for part in parts]
+        return found
 
     def _find_parts(self) -> None:
         """Find the training, held-out and unused cells in the attached reference."""
         if self.adata is not None and self.held_out_ is not None:
-            held_out = self._is_among(self.held_out_)
-            # Earlier releases stored the positions of unused cells only.
-            unused = vars(self)["test_indices_"]
-            left_out = np.isin(np.arange(len(held_out)), () if unused is None else unused)
-            if self.left_out_ is not None:
-                left_out = self._is_among(self.left_out_)
+            parts = self.held_out_, () if self.left_out_ is None else self.left_out_
+            held_out, left_out = self._are_among(*parts)
+            if self.left_out_ is None and (unused := vars(self)["test_indices_"]) is not None:
+                # Earlier releases stored the positions of unused cells only.
+                left_out = np.isin(np.arange(len(held_out)), unused)
             is_known = held_out.any() or not len(self.held_out_)  # else it is another reference
             self.validation_indices_ = np.flatnonzero(held_out)
             self.test_indices_ = np.flatnonzero(left_out)
@@ -785,7 +787,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             msg = "No cells were held out in training, so there is nothing to evaluate. Pass"
             hint = "labelled cells that were not used in it, or train with a larger validation_size"
             raise ValueError(f"{msg} {hint}.")
-        rows = np.flatnonzero(self._is_among(self.held_out_))
+        rows = np.flatnonzero(self._are_among(self.held_out_)[0])
         if len(rows) != len(self.held_out_):
             raise ValueError(
                 f"Only {len(rows):,} of the {len(self.held_out_):,} cells that were held out in "
