@@ -136,11 +136,13 @@ def check_key(name: str, value: object) -> None:
         raise invalid(name, value, "a name such as 'hdi'", "Omit it to use the default.")
 
 
-def check_keywords(call: str, given: Iterable[str], known: Iterable[str]) -> None:
+def check_keywords(
+    call: str, given: Iterable[str], known: Iterable[str], hint: str = "Omit the others."
+) -> None:
     """Raise ``TypeError``, with the valid names, for unexpected keyword arguments."""
     if unknown := sorted(set(given) - set(known)):
         valid = ", ".join(dict.fromkeys(known))
-        raise TypeError(f"{call} got {', '.join(unknown)}; it takes {valid}. Omit the others.")
+        raise TypeError(f"{call} got {', '.join(unknown)}; it takes {valid}. {hint}")
 
 
 def missing_column(

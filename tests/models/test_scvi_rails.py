@@ -238,6 +238,12 @@ def test_unknown_arguments_list_the_valid_ones(model, query, tmp_path):
     assert len(loaded.predict(query, batch_size=None)) == query.n_obs
     with pytest.raises(ValueError, match="needs a reference or a registry"):
         SCHDeepInsight(registry={})
+    for kind in (SCHDeepInsight, hdi.SCE2TM, hdi.SCAGC, hdi.DPDCAN):
+        covariates = {"categorical_covariate_keys": ["batch"]}
+        covariates |= {"labels_key": "type"} if kind is SCHDeepInsight else {}
+        advice = "account" if kind is hdi.DPDCAN else "one column for batch_key"
+        with pytest.raises(TypeError, match=rf"{kind.__name__}.* got categ.*; it .*{advice}"):
+            kind.setup_anndata(query, **covariates)
 
 
 def test_another_reference_can_be_attached(reference, labelled):

@@ -305,6 +305,12 @@ BAD = {
     "one feature as text": ({}, {"features": "G1"}, ValueError, "None of the 2 features"),
     "no query": ({"query": None}, {}, ValueError, "got 1 and 0"),
     "empty query": ({"query": slice(0, 0)}, {}, ValueError, "cells|empty|no values"),
+    "equal cells": (
+        {"values": lambda x: np.ones(x.shape)},
+        {},
+        hdi.data.InputError,
+        "All .* the same expression",
+    ),
     "negative": ({"values": lambda x: x - 3e3}, {}, hdi.data.InputError, "negative"),
     "nan": ({"values": lambda x: np.where(x > 1, np.nan, x)}, {}, hdi.data.InputError, "NaN"),
     "label outside": (

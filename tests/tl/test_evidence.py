@@ -131,6 +131,18 @@ def test_without_a_model_common_markers_remain(query, result):
     assert evidence.supporting("CD8 T") == ["CD8A"]
 
 
+def test_own_markers_are_evidence_beside_the_known_ones(query, result):
+    own = {"CD4 T": ["LTB", "CD3D"], "B": {"+": ["CD79A"], "-": ["CD3D"]}, "CD8 T": ["CD8A"]}
+    evidence = marker_evidence(result, query, markers=own)
+    table = evidence.table.set_index(["label", "gene"])
+    assert table.loc["CD4 T", "source"].to_dict() == {"LTB": "given", "CD3D": "given"}
+    assert table.loc[("CD8 T", "CD8A"), "source"] == "canonical, given"
+    assert evidence.labels["n_markers"].tolist() == [0, 2, 1, 2]  # T, CD4 T, CD8 T, B
+    assert ("B", "CD3D") not in table.index
+    with pytest.raises(ValueError, match="NK"):
+        marker_evidence(result, query, markers={"NK": ["NKG7"]})
+
+
 def test_a_sample_contains_cells_of_each_label(query):
     labels = np.repeat(["B", "CD4 T", "CD8 T"], [88, 1, 1])
     evidence = marker_evidence(annotation(labels), query, Model(), max_cells=60)

@@ -1,5 +1,10 @@
 """PyTorch modules and functions: normalisation, augmentation, networks and losses."""
 
+from hdeepinsight.nn._assignments import cluster_contrast as cluster_contrast
+from hdeepinsight.nn._assignments import info_nce as info_nce
+from hdeepinsight.nn._assignments import sharpened_assignment as sharpened_assignment
+from hdeepinsight.nn._assignments import sinkhorn as sinkhorn
+from hdeepinsight.nn._assignments import student_t_assignment as student_t_assignment
 from hdeepinsight.nn._augment import CountThinning as CountThinning
 from hdeepinsight.nn._augment import GeneMasking as GeneMasking
 from hdeepinsight.nn._augment import thin_counts as thin_counts
@@ -12,12 +17,6 @@ from hdeepinsight.nn._backbones import make_backbone as make_backbone
 from hdeepinsight.nn._classifiers import GeneImageClassifier as GeneImageClassifier
 from hdeepinsight.nn._classifiers import ModuleConfig as ModuleConfig
 from hdeepinsight.nn._classifiers import TreeClassifier as TreeClassifier
-from hdeepinsight.nn._clusters import cluster_contrast as cluster_contrast
-from hdeepinsight.nn._clusters import info_nce as info_nce
-from hdeepinsight.nn._clusters import sharpened_assignment as sharpened_assignment
-from hdeepinsight.nn._clusters import student_t_assignment as student_t_assignment
-from hdeepinsight.nn._count_autoencoder import CountHeads as CountHeads
-from hdeepinsight.nn._count_autoencoder import CountParameters as CountParameters
 from hdeepinsight.nn._distill import ComponentDecoder as ComponentDecoder
 from hdeepinsight.nn._distill import ConditionalDenoiser as ConditionalDenoiser
 from hdeepinsight.nn._distill import MatchingNetwork as MatchingNetwork
@@ -36,6 +35,8 @@ from hdeepinsight.nn._edge_sampler import gumbel_noise as gumbel_noise
 from hdeepinsight.nn._edge_sampler import union_graph as union_graph
 from hdeepinsight.nn._folded import FoldedClassifier as FoldedClassifier
 from hdeepinsight.nn._folded import SparseCounts as SparseCounts
+from hdeepinsight.nn._heads import CountHeads as CountHeads
+from hdeepinsight.nn._heads import CountParameters as CountParameters
 from hdeepinsight.nn._heads import LinearHead as LinearHead
 from hdeepinsight.nn._heads import PerParentHead as PerParentHead
 from hdeepinsight.nn._heads import fit_temperatures as fit_temperatures
@@ -83,7 +84,6 @@ from hdeepinsight.nn._profiles import profile_shift as profile_shift
 from hdeepinsight.nn._profiles import usual_shift as usual_shift
 from hdeepinsight.nn._seeds import one_at_a_time as one_at_a_time
 from hdeepinsight.nn._seeds import seeded as seeded
-from hdeepinsight.nn._sinkhorn import sinkhorn as sinkhorn
 from hdeepinsight.nn._tagconv import CellGraph as CellGraph
 from hdeepinsight.nn._tagconv import SparseFeatures as SparseFeatures
 from hdeepinsight.nn._tagconv import TAGConv as TAGConv

@@ -337,24 +337,8 @@ def corrected_gram_pca(
         names = store.var.index[gram.rates.genes == 0]
         notes.append(f"{counted(n_empty, 'gene')} without observed entries: {examples(names)}.")
     values, vectors = _components(gram, n_comps, random_state, notes)
-    roots, unit = np.sqrt(values), 1.0 if scale == "pca" else float(gram.n_genes) ** -0.5
-    embedding = vectors * (roots * np.sqrt(gram.n_genes) * unit)
-    loadings: NDArray[np.float64] | None = None
-    weights: NDArray[np.float64] | PanelScores | None = None
-    shift = np.zeros(len(roots))
-    if gram.estimator == "pairwise" and gram.mask.is_panels:
-        embedding, loadings, scores = regress_panels(gram, vectors * roots)
-        shift = embedding.mean(axis=0) * unit if center else shift
-        embedding = embedding * unit - shift
-        weights = replace(scores, rotation=scores.rotation * unit)
-    elif gram.estimator not in ("pairwise", "rank1_clip"):
-        factor = np.sqrt(gram.n_genes) * unit / roots
-        genes = gram.project(vectors)
-        loadings, genes = genes[0] / np.linalg.norm(genes[0], axis=0), gram.pairs * genes * factor
-        weights = genes
-        if center:
-            fitted = gram.weigh(genes) + gram.extra[:, None] * vectors * factor
-            shift = fitted.mean(axis=0)
+    unit = 1.0 if scale == "pca" else float(gram.n_genes) ** -0.5
+    embedding, loadings, weights, shift = _coordinates(gram, values, vectors, unit, center)
     result = CorrectedPCA(
         obs_names=pd.Index(store.obs.index),
         embedding=embedding,
@@ -372,6 +356,40 @@ def corrected_gram_pca(
     if key_added is not None:
         result.to_adata(adata, key_added)
     return result
+
+
+def _coordinates(
+    gram: CorrectedGram,
+    values: NDArray[np.float64],
+    vectors: NDArray[np.float64],
+    unit: float,
+    center: bool,
+) -> tuple[
+    NDArray[np.float64],
+    NDArray[np.float64] | None,
+    NDArray[np.float64] | PanelScores | None,
+    NDArray[np.float64],
+]:
+    """Return coordinates and, for estimators of operator form, loadings and weights of new cells.
+
+    The last value is the shift that is subtracted from the coordinates of new cells.
+    """
+    roots, shift = np.sqrt(values), np.zeros(len(values))
+    if gram.estimator == "pairwise" and gram.mask.is_panels:
+        embedding, loadings, scores = regress_panels(gram, vectors * roots)
+        shift = embedding.mean(axis=0) * unit if center else shift
+        scores = replace(scores, rotation=scores.rotation * unit)
+        return embedding * unit - shift, loadings, scores, shift
+    embedding = vectors * (roots * np.sqrt(gram.n_genes) * unit)
+    if gram.estimator in ("pairwise", "rank1_clip"):
+        return embedding, None, None, shift
+    factor = np.sqrt(gram.n_genes) * unit / roots
+    genes = gram.project(vectors)
+    loadings, weights = genes[0] / np.linalg.norm(genes[0], axis=0), gram.pairs * genes * factor
+    if center:
+        fitted = gram.weigh(weights) + gram.extra[:, None] * vectors * factor
+        shift = fitted.mean(axis=0)
+    return embedding, loadings, weights, shift
 
 
 def _components(

@@ -5,10 +5,10 @@ from hdeepinsight.taxonomy import CellType as CellType
 from hdeepinsight.taxonomy import cell_type as cell_type
 from hdeepinsight.tl._audit import LabelAudit as LabelAudit
 from hdeepinsight.tl._audit import audit_labels as audit_labels
-from hdeepinsight.tl._contradictions import contradictions as contradictions
 from hdeepinsight.tl._coresets import herding as herding
 from hdeepinsight.tl._coresets import k_center as k_center
 from hdeepinsight.tl._coresets import select_cells as select_cells
+from hdeepinsight.tl._coresets import simulate_cells as simulate_cells
 from hdeepinsight.tl._distill import distill as distill
 from hdeepinsight.tl._distillation_report import distillation_report as distillation_report
 from hdeepinsight.tl._dp_pca import PrivateProjection as PrivateProjection
@@ -28,9 +28,9 @@ from hdeepinsight.tl._refine import lambda_path as lambda_path
 from hdeepinsight.tl._refine import refine as refine
 from hdeepinsight.tl._representation import expression_pca as expression_pca
 from hdeepinsight.tl._representation import mde as mde
+from hdeepinsight.tl._score_tables import contradictions as contradictions
 from hdeepinsight.tl._score_tables import read_scores as read_scores
-from hdeepinsight.tl._simulate import simulate_cells as simulate_cells
-from hdeepinsight.tl._terms import term_probabilities as term_probabilities
+from hdeepinsight.tl._score_tables import term_probabilities as term_probabilities
 from hdeepinsight.tl._vote import Consensus as Consensus
 from hdeepinsight.tl._vote import Vote as Vote
 from hdeepinsight.tl._vote import consensus as consensus

@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import entropy
 from sklearn.decomposition import PCA
 
@@ -157,11 +157,8 @@ def distill(
     check_number("lr", lr)
     check_integer("seed", seed, 0)
     cells = read_labelled(adata, labels_key, layer=layer)
-    if validation_indices is None:  # a tenth of each class
-        order = np.random.default_rng(seed).permutation(len(cells.codes))
-        parts = [order[cells.codes[order] == code] for code in range(len(cells.classes))]
-        chosen = np.concatenate([part[: len(part) // 10] for part in parts])
-        held_out = np.isin(np.arange(len(order)), chosen)
+    if validation_indices is None:
+        held_out = _tenth_of_each_class(cells, seed)
     else:
         held_out = cells.chosen(validation_indices)
     train, valid = (cells.subset(np.flatnonzero(part)) for part in (~held_out, held_out))
@@ -220,6 +217,13 @@ def distill(
     small.obsm["X_distill_latent"] = np.concatenate([latent.numpy(), own])
     small.obsm["X_distill_code"] = np.concatenate([code.numpy(), np.full_like(own, np.nan)])
     return small
+
+
+def _tenth_of_each_class(cells: LabelledCells, seed: int) -> NDArray[np.bool_]:
+    order = np.random.default_rng(seed).permutation(len(cells.codes))
+    parts = [order[cells.codes[order] == code] for code in range(len(cells.classes))]
+    chosen = np.concatenate([part[: len(part) // 10] for part in parts])
+    return np.isin(np.arange(len(order)), chosen)
 
 
 def _batch_entropy(cells: LabelledCells, batch_key: str) -> dict[str, float]:

@@ -15,9 +15,10 @@ from anndata import AnnData
 
 from hdeepinsight import data
 from hdeepinsight._errors import check_integer, counted, invalid
-from hdeepinsight.annotation import Annotation, check_same_cells
+from hdeepinsight.annotation import Annotation, check_same_cells, class_nodes
 from hdeepinsight.taxonomy import Taxonomy, cell_type
 from hdeepinsight.tl._inputs import rna_of
+from hdeepinsight.tl._marker_lists import MarkersLike, read_markers
 
 #: Minimum number of cells of an assessed label.
 MIN_CELLS: Final = 10
@@ -227,6 +228,7 @@ def marker_evidence(
     query: data.DataLike | data.AlignedQuery | Any,
     model: Any = None,
     *,
+    markers: MarkersLike | None = None,
     n_markers: int = 5,
     max_cells: int = 20_000,
     seed: int = 0,
@@ -241,7 +243,10 @@ def marker_evidence(
         Annotated cells: AnnData, MuData, path, or opened query.
     model
         Model with markers of its reference (:func:`marker_genes`) and their expected differences.
-        Without a model, only the common markers of Cell Ontology types are used.
+        Without a model, only the common markers of Cell Ontology types and ``markers`` are used.
+    markers
+        Own marker genes of nodes of the taxonomy, in any form that `read_markers` takes; negative
+        markers are not used. Pass the result to :func:`hdeepinsight.report.write` as ``evidence``.
     n_markers
         Number of genes per label from the reference.
     max_cells
@@ -258,7 +263,8 @@ def marker_evidence(
     Raises
     ------
     ValueError
-        If the cells of query and annotation differ, or a setting is out of range.
+        If the cells of query and annotation differ, a type in ``markers`` is not in the taxonomy,
+        or a setting is out of range.
     TypeError
         If ``model`` is not a model, for example the name of a model.
 
@@ -291,15 +297,15 @@ def marker_evidence(
     own = (v for v in range(1, tree.n_nodes) if tree.label(v) != tree.label(int(tree.parent[v])))
     nodes = sorted((v for v in own if n_under[v]), key=lambda v: tree.ancestors(v).tolist())
     rows = sample_cells(result.stop_nodes, max_cells, seed=seed)
-    known = [gene for node in range(1, tree.n_nodes) for gene in _canonical(tree, node)]
+    listed = _listed_markers(tree, markers)
+    known = [gene for own_genes in listed.values() for gene in own_genes]
     known += [] if reference is None else list(reference.columns)
     genes = pd.Index(dict.fromkeys(known), dtype=object)
     values, is_measured = _log_values(open_cells(result, query, rows), genes)
     measured = set(genes[is_measured])
     sources: dict[tuple[int, str], list[str]] = {}
     for node in nodes:
-        for gene in _canonical(tree, node):
-            sources[node, gene] = ["canonical"]
+        sources |= {(node, gene): list(found) for gene, found in listed[node].items()}
         if reference is not None:
             best = [gene for gene, *_ in islice(_markers(tree, reference, node), 4 * n_markers)]
             for gene in [gene for gene in best if gene in measured][:n_markers]:
@@ -391,9 +397,22 @@ def _supports(table: pd.DataFrame, usual: np.ndarray) -> pd.Series:
     return supports.astype("boolean").mask(unknown)
 
 
-def _canonical(tree: Taxonomy, node: int) -> tuple[str, ...]:
-    known = cell_type(tree.ontology_ids.get(tree.names[node], ""))
-    return () if known is None else known.markers
+def _listed_markers(
+    tree: Taxonomy, markers: MarkersLike | None
+) -> dict[int, dict[str, tuple[str, ...]]]:
+    """Return the curated and the given marker genes of each node, each with its sources."""
+    found: dict[int, dict[str, tuple[str, ...]]] = {}
+    for node in range(1, tree.n_nodes):
+        known = cell_type(tree.ontology_ids.get(tree.names[node], ""))
+        found[node] = dict.fromkeys(() if known is None else known.markers, ("canonical",))
+    if markers is not None:
+        table = read_markers(markers)
+        names = table["type"].unique()
+        node_of = dict(zip(names, class_nodes(tree, names).tolist(), strict=True))
+        for name, gene in table.loc[table["sign"] > 0, ["type", "gene"]].itertuples(index=False):
+            own = found[node_of[name]]
+            own[gene] = (*own.get(gene, ()), "given")
+    return found
 
 
 def _log_values(source: data.CountSource, genes: pd.Index) -> tuple[sp.csr_matrix, np.ndarray]:

@@ -295,15 +295,8 @@ class MarkerScorer:
             under = [node in tree.ancestors(state) for state in states]
             signs[:-1][under, genes.get_loc(gene)] = sign  # deeper types override
         used = (signs != 0).any(axis=0)
-        parts, totals = [sp.csr_matrix((0, len(genes)), dtype=np.float32)], [np.zeros(0)]
-        for _, block in opened.source.blocks():
-            parts.append(opened.alignment.apply(block))
-            totals.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
-            if keep is not None:
-                keep.append(sp.csr_matrix(block))
-        counts = sp.csr_matrix(sp.vstack(parts))[:, used].astype(np.float64)
-        depth = np.concatenate(totals)
-        is_filled = depth > 0
+        counts, depth = _read_counts(opened, keep)
+        counts, is_filled = counts[:, used], depth > 0
         filled = np.flatnonzero(is_filled)
         depth = np.where(depth > 0, depth / depth[filled].mean(), 1.0)
         fitted = filled[spread_rows(len(filled), _FITTED)]
@@ -434,6 +427,20 @@ def score_markers(
     reading: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "scale": scale}
     opened = scorer.open(adata, fold_case=fold_case, **reading)
     return scorer.annotate(opened, decoder=decoder, threshold=threshold)
+
+
+def _read_counts(
+    opened: AlignedQuery, keep: list[sp.csr_matrix] | None
+) -> tuple[sp.csr_matrix, Floats]:
+    """Return counts of the listed genes, and total counts per cell; append the blocks to `keep`."""
+    parts = [sp.csr_matrix((0, len(opened.genes)), dtype=np.float32)]
+    totals = [np.zeros(0)]
+    for _, block in opened.source.blocks():
+        parts.append(opened.alignment.apply(block))
+        totals.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
+        if keep is not None:
+            keep.append(sp.csr_matrix(block))
+    return sp.csr_matrix(sp.vstack(parts)).astype(np.float64), np.concatenate(totals)
 
 
 def _states(

@@ -1,27 +1,28 @@
-"""Read score and label tables of other tools as annotations."""
+"""Read score and label tables of other tools, find contradictions, and sum ontology terms."""
 
 from __future__ import annotations
 
 import os
 import re
 import warnings
+from collections.abc import Iterable
+from functools import reduce
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from hdeepinsight._errors import check_number, counted, examples, need_extra
-from hdeepinsight.annotation import Annotation, check_decoding
+from hdeepinsight._errors import check_number, counted, examples, invalid, need_extra
+from hdeepinsight.annotation import Annotation, check_decoding, label_nodes
 from hdeepinsight.data import AlignedQuery
-from hdeepinsight.tl._contradictions import agreed_nodes, level_nodes
+from hdeepinsight.taxonomy import Taxonomy, term_members
 from hdeepinsight.tl._inputs import class_scores
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from hdeepinsight.taxonomy import Taxonomy
 
 #: Patterns of label columns, and the columns of their confidence, by tool. The first pattern that
 #: matches is used, for all columns that it matches.
@@ -223,3 +224,158 @@ def _confidence(table: pd.DataFrame, levels: dict[str, str], used: np.ndarray) -
         hint = "Fill it in, or remove the column."
         raise ValueError(f"Confidence must be a number from 0 to 1, got {found}. {hint}")
     return confidence
+
+
+def level_nodes(labels: pd.DataFrame, taxonomy: Taxonomy) -> NDArray[np.int64]:
+    """Return the node of each label in a table of the same shape; 0 for missing labels."""
+    return np.column_stack([label_nodes(taxonomy, labels[name]) for name in labels])
+
+
+def agreed_nodes(
+    nodes: NDArray[np.int64], taxonomy: Taxonomy
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the deepest node consistent with all labels of each cell, and contradictions.
+
+    For labels on a single path, this is the deepest label; otherwise it is the lowest common
+    ancestor of all labels, and the labels contradict each other.
+
+    Parameters
+    ----------
+    nodes
+        Nodes of the labels, with levels in any order, shape ``(n_cells, n_levels)``; 0 for missing
+        labels.
+    taxonomy
+        Taxonomy of the labels.
+
+    Returns
+    -------
+    nodes, contradict
+        Nodes, and whether labels contradict each other; both of shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import pandas as pd
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> labels = pd.DataFrame({"l1": ["T", "T", "B"], "l2": ["CD4", None, "CD8"]})
+    >>> agreed_nodes(level_nodes(labels, tree), tree)
+    (array([3, 1, 0]), array([False, False,  True]))
+    """
+    rows, which = np.unique(nodes, axis=0, return_inverse=True)
+    agreed, contradict = rows.max(axis=1, initial=0), np.zeros(len(rows), dtype=np.bool_)
+    for i, row in enumerate(rows.tolist()):  # a deeper node has a larger index
+        if not set(row) <= {0, *taxonomy.ancestors(int(agreed[i])).tolist()}:
+            agreed[i], contradict[i] = reduce(taxonomy.lca, row), True
+    return agreed[which.ravel()], contradict[which.ravel()]
+
+
+def contradictions(labels: pd.DataFrame, taxonomy: Taxonomy) -> pd.DataFrame:
+    """Count cells whose labels at several levels do not form a path of the taxonomy.
+
+    Tools that predict each level independently may label a cell "B" at one level and "CD4 T" at the
+    next.
+
+    Parameters
+    ----------
+    labels
+        One column per level, written by any tool, shape ``(n_cells, n_levels)``. Missing labels are
+        ignored.
+    taxonomy
+        Taxonomy in which labels are names, synonyms or paths.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per contradictory combination of labels, by decreasing frequency: the labels,
+        ``agreed`` (their lowest common ancestor, ``"Unknown"`` if it is the root) and ``n_cells``.
+        ``table["n_cells"].sum()`` is the number of cells with contradictory labels.
+
+    Raises
+    ------
+    ValueError
+        If there is no column, or a label is not in the taxonomy.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> import pandas as pd
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> labels = pd.DataFrame({"l1": ["T", "B", "B"], "l2": ["CD4", "CD4", "CD4"]})
+    >>> hdi.tl.contradictions(labels, tree)
+      l1   l2   agreed  n_cells
+    0  B  CD4  Unknown        2
+    """
+    if not labels.shape[1]:
+        hint = "Select the label columns, as in contradictions(adata.obs[['l1', 'l2']], taxonomy)."
+        raise ValueError(f"labels must have one column per level, got no column. {hint}")
+    nodes, contradict = agreed_nodes(level_nodes(labels, taxonomy), taxonomy)
+    agreed = pd.Series([taxonomy.label(int(node)) for node in nodes], labels.index)
+    table = labels.assign(agreed=agreed.where(nodes > 0, "Unknown"))[contradict].astype(str)
+    found = table.value_counts(sort=True).rename("n_cells").reset_index()
+    return found if len(found) else pd.DataFrame(columns=[*table, "n_cells"])
+
+
+def term_probabilities(
+    result: Annotation, obo_path: str | os.PathLike[str], terms: Iterable[str]
+) -> pd.DataFrame:
+    r"""Compute the probability of Cell Ontology terms, which may have several parents.
+
+    Unlike a taxonomy, the ontology is not a tree: a CD4-positive regulatory T cell is a descendant
+    of two terms. The probability of a term is the sum over all leaves of the taxonomy at or below
+    it.
+
+    Parameters
+    ----------
+    result
+        Annotation with a taxonomy that has Cell Ontology ids.
+    obo_path
+        Local OBO file, such as cl-basic.obo.
+    terms
+        Ids (``"CL:0000084"``) or exact names, which need not be in the taxonomy.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Probabilities, shape ``(n_cells, n_terms)``, with the ids of the terms as columns. A leaf
+        without an id is assigned the id of its closest ancestor with one.
+
+    Raises
+    ------
+    ValueError
+        If the taxonomy has no ids, or an id or a term is not in the file or is obsolete.
+    ImportError
+        If pronto is not installed.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import hdeepinsight as hdi
+    >>> import pandas as pd
+    >>> obo = pathlib.Path(tempfile.mkdtemp(), "small.obo")
+    >>> _ = obo.write_text(
+    ...     "format-version: 1.4\n\n[Term]\nid: CL:1\nname: CD4 T\n\n[Term]\nid: CL:2\n"
+    ...     "name: suppressor\n\n[Term]\nid: CL:3\nname: Treg\nis_a: CL:1\nis_a: CL:2\n"
+    ... )
+    >>> ids = {"Treg": "CL:3", "CD4 T": "CL:1"}
+    >>> tree = hdi.Taxonomy.from_nested({"CD4 T": ["Treg"], "B": []}, ontology_ids=ids)
+    >>> result = hdi.Annotation.from_labels(pd.Series(["Treg"], ["a"]), tree, confidence=[0.9])
+    >>> hdi.tl.term_probabilities(result, obo, ["suppressor"])
+       CL:2
+    a   0.9
+    """
+    tree = result.taxonomy
+    ids = {tree.resolve(path): term for path, term in tree.ontology_ids.items()}
+    if not ids:
+        hint = "Add them with taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', ...})."
+        raise invalid("result.taxonomy", tree, "a tree with Cell Ontology ids", hint)
+    below = term_members(obo_path, terms, ids.values())
+    own = [
+        next((ids[node] for node in reversed(tree.ancestors(leaf).tolist()) if node in ids), "")
+        for leaf in tree.leaves.tolist()
+    ]
+    leaves = np.asarray(result.node_probabilities)[:, tree.leaves]
+    found = {
+        term: leaves[:, [each in members for each in own]].sum(axis=1)
+        for term, members in below.items()
+    }
+    return pd.DataFrame(found, index=result.obs_names)

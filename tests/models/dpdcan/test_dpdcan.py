@@ -105,7 +105,7 @@ def test_without_privacy_it_parts_the_lineages(heads, max_steps, least, syntheti
 
 def test_counts_of_few_cells_at_a_small_budget_still_part_the_lineages(synthetic_hierarchy):
     model = trained(synthetic_hierarchy, target_epsilon=8.0)
-    found = model.predict(synthetic_hierarchy, n_clusters=3)
+    found = model.predict(synthetic_hierarchy.copy(), n_clusters=3)
     assert adjusted_rand_score(synthetic_hierarchy.obs["lineage"], found) > 0.4
 
 
@@ -203,10 +203,13 @@ def test_depth_may_come_from_a_column(synthetic_hierarchy):
         hdi.DPDCAN.setup_anndata(few, size_factor_key="once")
 
 
-def test_latent_positions_of_the_training_cells_come_with_a_warning(synthetic_hierarchy):
+def test_outputs_on_the_training_cells_come_with_a_warning(synthetic_hierarchy):
     model = trained(synthetic_hierarchy)
-    with pytest.warns(UserWarning, match="not covered by epsilon"):
-        model.get_latent_representation()
+    for cells in (None, model.adata):
+        with pytest.warns(UserWarning, match="not covered by epsilon"):
+            model.get_latent_representation(cells)
+        with pytest.warns(UserWarning, match="not covered by epsilon"):
+            model.predict(cells, n_clusters=2)
     assert model.get_latent_representation(synthetic_hierarchy[:3].copy()).shape == (3, 8)
 
 
@@ -287,7 +290,7 @@ def test_an_interrupted_training_leaves_the_model_unchanged(synthetic_hierarchy,
     def fail(self, *args):
         raise RuntimeError("no more")
 
-    monkeypatch.setattr("hdeepinsight.models.dpdcan._plan.DPDCANPlan.on_train_epoch_end", fail)
+    monkeypatch.setattr("hdeepinsight.models.dpdcan._privacy.DPDCANPlan.on_train_epoch_end", fail)
     with pytest.raises(RuntimeError, match="no more"):
         model.train(**SHORT)
     after = model.module.state_dict()

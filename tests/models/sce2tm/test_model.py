@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import anndata as ad
 import numpy as np
@@ -116,6 +117,11 @@ def test_it_is_saved_and_loaded_bit_for_bit(trained, tmp_path):
         )
         assert loaded.top_genes().equals(trained.top_genes())
         assert repr(loaded) == repr(trained)
+    cells = trained.adata.copy()
+    cells.obsm["X_other"] = cells.obsm["X_other"][:, :5]
+    for read in (partial(SCE2TM.load, tmp_path / "model"), trained.get_knowledge_assignments):
+        with pytest.raises(ValueError, match=r"of 6 columns, as in training, got '5 columns'"):
+            read(cells)
 
 
 @pytest.mark.slow
@@ -156,7 +162,7 @@ def test_new_cells_need_the_genes_only(trained):
     with pytest.raises(KeyError, match="X_other"):
         trained.get_knowledge_assignments(query)
     query.obsm["X_other"] = np.ones((30, 5))
-    with pytest.raises(ValueError, match="must be of 6 columns, got '5 columns'"):
+    with pytest.raises(ValueError, match=r"must be of 6 columns.*, got '5 columns'"):
         trained.get_knowledge_assignments(query)
 
 

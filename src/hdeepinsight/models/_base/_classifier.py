@@ -11,18 +11,27 @@ import pandas as pd
 import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
+from scvi.model._utils import parse_device_args
 
-from hdeepinsight._errors import counted, examples
+from hdeepinsight._errors import counted, examples, invalid
 from hdeepinsight.adaptation import QueryCells, reference_sums
-from hdeepinsight.annotation import Annotation, ReferenceBank, calibrate
+from hdeepinsight.annotation import Annotation, ReferenceBank, calibrate, check_level_names
 from hdeepinsight.data import align_genes, deal_out, draw_evenly, draw_some, is_paired
+from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._annotating import AnnotatingMixin
 from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._reader import CellReader, as_cells
 from hdeepinsight.models._base._registration import LABELS, PANEL, check_batch
 from hdeepinsight.models._base._setup import PANEL_KEY
-from hdeepinsight.nn import COVARIANCE_CELLS, GenePanels, LeafProfiles, fit_temperatures
-from hdeepinsight.taxonomy import TreeAlgebra
+from hdeepinsight.nn import (
+    COVARIANCE_CELLS,
+    GenePanels,
+    LeafProfiles,
+    LeafSums,
+    fit_temperatures,
+    usual_shift,
+)
+from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
@@ -57,6 +66,27 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
     _train_options: ClassVar[tuple[str, ...]] = ("audit",)
     _monitor: ClassVar[str] = "log_loss"
 
+    def _taxonomy_of(self, given: Taxonomy | dict[str, Any] | None) -> Taxonomy | None:
+        """Return the given taxonomy, or else that of the label columns, if there are any."""
+        if given is None and (keys := self._setup.labels_keys):
+            obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
+            given = Taxonomy.from_obs(obs, keys, unlabeled=self._setup.unlabeled)
+        found = Taxonomy.from_dict(given) if isinstance(given, dict) else given
+        if found is not None:
+            check_level_names(found)
+        return found
+
+    def _fit_profiles(
+        self,
+        counts: sparse.csr_matrix,
+        nodes: np.ndarray,
+        batches: np.ndarray,
+        panels: GenePanels | None,
+    ) -> None:
+        """Compute the mean profiles of the reference, and the usual shift between its batches."""
+        sums = reference_sums(self.module, counts, nodes, batches, panels)
+        self.profiles_, self.shift_ = LeafSums.sum(sums).profiles(), usual_shift(sums)
+
     def _check_reference(self) -> None:
         super()._check_reference()
         nodes = self._nodes()
@@ -79,6 +109,21 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             )
             hint = "They cannot be learnt. Omit them from the taxonomy, or add cells."
             warnings.warn(f"{msg} {hint}", UserWarning, stacklevel=4)
+
+    def _train_adapter(
+        self, given: dict[str, Any], plan: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        """Fit the adapter of a query model, given the arguments of :meth:`train`."""
+        names = *training.LOADING, "max_epochs", "early_stopping", "datamodule", "checkpoint"
+        training.refuse_without_effect(given, names, "when an adapter is fitted")
+        device = accelerator, devices = given["accelerator"], given["devices"]
+        if training.is_distributed({}, devices):
+            hint = "An adapter is fitted in one process. Omit it to use the model's device."
+            raise invalid("devices", devices, "a single device", hint)
+        training.check_accelerator(accelerator)
+        if device != ("auto", "auto"):
+            self.to_device(parse_device_args(*device, "torch")[-1])
+        self._fit_adapter(plan, options)
 
     def _prepare(
         self,

@@ -20,11 +20,10 @@ from mudata import MuData
 from scvi import settings
 from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
-from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 
 from hdeepinsight._archive import UNFIT, damaged, damaged_if_unfit, frame_from_plain
-from hdeepinsight._errors import batch_column, check_integer, check_keywords, counted, invalid
+from hdeepinsight._errors import batch_column, check_integer, check_keywords, counted
 from hdeepinsight._keys import SAVE_KEYS
 from hdeepinsight._model_folder import REFERENCE_FILES, ModelFolder
 from hdeepinsight._progress import quiet_trainer
@@ -44,17 +43,15 @@ from hdeepinsight.models._base import _registry as classes
 from hdeepinsight.models._base import _schema as schema
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._plan import OneCyclePlan, Prepared
-from hdeepinsight.models._base._registration import BATCH, LABELS, PANEL, Setup, as_label_keys
-from hdeepinsight.models._base._setup import PANEL_KEY, resolve_cells
+from hdeepinsight.models._base._registration import BATCH, LABELS, PANEL
+from hdeepinsight.models._base._setup import PANEL_KEY, Setup, as_label_keys, resolve_cells
+from hdeepinsight.models._base._training import LOADING, SPLITTING
 
 if TYPE_CHECKING:
     from scvi.dataloaders import AnnDataLoader
 
     from hdeepinsight.data import ScaleMode
 
-#: Arguments of :meth:`CountModel.train` that select the training cells and form mini-batches.
-SPLITTING = "train_size", "validation_size", "shuffle_set_split", "split_key"
-LOADING = *SPLITTING, "batch_size", "datasplitter_kwargs"
 #: Attributes with hashes of held-out and of unused cells.
 HASHES = "held_out_", "left_out_"
 #: Arguments of ``DataSplitter`` that :meth:`CountModel.train` sets itself.
@@ -149,6 +146,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         panel_key: str | None = None,
         unlabeled_category: str = "Unknown",
         source_registry: dict[str, Any] | None = None,
+        **others: Any,
     ) -> None:
         """Register a reference without modifying it.
 
@@ -176,6 +174,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             the same way.
         source_registry
             Registry of a saved model, used when the model is loaded with a new reference.
+        **others
+            Other arguments are refused.
 
         Raises
         ------
@@ -184,7 +184,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         KeyError
             If a column is missing.
         TypeError
-            If ``adata`` is not an AnnData.
+            If ``adata`` is not an AnnData, or for other arguments.
         ValueError
             If not exactly one of ``labels_key`` and ``labels_keys`` is given, or ``adata`` is a
             view of another object.
@@ -208,6 +208,12 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     @classmethod
     def _set_up(cls, given: dict[str, Any], other: str) -> None:
         """Register an AnnData with the arguments of its set-up; ``other`` is for other objects."""
+        others = given.pop("others", ())
+        known = [name for name in given if name not in ("cls", "adata", "source_registry")]
+        hint = "The model does not account for further columns. Omit them."
+        if "batch_key" in known:
+            hint = "Covariates such as donor and assay can be joined to one column for batch_key."
+        check_keywords(f"{cls.__name__}.setup_anndata()", others, known, hint)
         adata, setup = given["adata"], Setup(**cls._get_setup_method_args(**given))
         registration.check_reference(adata, AnnData, other)
         source = open_counts(adata, layer=setup.layer, arguments={"layer": "layer"})
@@ -253,6 +259,21 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         """Do nothing: the manager is an attribute of the model."""
+
+    def _record_options(self, given: dict[str, Any], **plain: Any) -> dict[str, Any]:
+        """Record the options of the constructor for the model file, with the seed that is used.
+
+        ``plain`` are options as plain types. Returns the options.
+        """
+        self.init_params_ = self._get_init_params(given)
+        options: dict[str, Any] = self.init_params_["non_kwargs"]
+        options |= {**plain, "seed": self.seed}
+        return options
+
+    def _build_module(self, *sizes: Any, **options: Any) -> None:
+        """Build the module with reproducible weights."""
+        with training.seeded(self.seed):
+            self.module = self._module_cls(*sizes, **options)
 
     def _registration(self) -> registration.Registration:
         return registration.registration_of(type(self), self.adata)
@@ -569,15 +590,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """
         given, plan_kwargs = dict(locals()), dict(plan_kwargs or {})
         if self.adapter_ is not None:
-            names = *LOADING, "max_epochs", "early_stopping", "datamodule", "checkpoint"
-            training.refuse_without_effect(given, names, "when an adapter is fitted")
-            if training.is_distributed({}, devices):
-                hint = "An adapter is fitted in one process. Omit it to use the model's device."
-                raise invalid("devices", devices, "a single device", hint)
-            training.check_accelerator(accelerator)
-            if (accelerator, devices) != ("auto", "auto"):
-                self.to_device(parse_device_args(accelerator, devices, "torch")[-1])
-            self._fit_adapter(plan_kwargs, trainer_kwargs)
+            self._train_adapter(given, plan_kwargs, trainer_kwargs)
             return
         specific = {name: trainer_kwargs.pop(name, None) for name in self._train_options}
         specific = {name: value for name, value in specific.items() if value is not None}
@@ -600,14 +613,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             n_train, n_val = training.sizes_of(datamodule)
         else:
             self._check_reference()
-            if (parts := loading.pop("external_indexing", None)) is not None:
-                training.refuse_without_effect(given, SPLITTING, "with external_indexing")
-                split = given_split(parts, self.summary_stats.n_cells)
-            else:
-                sizes = train_size, validation_size
-                split = self._split(*sizes, shuffle_set_split, split_key)
-                rest = 0.1 if train_size is None else 1 - train_size
-                share = rest if validation_size is None else validation_size
+            split, share = self._given_parts(given, loading.pop("external_indexing", None))
             n_train, n_val = len(split[0]), len(split[1])
             self._warn_of_seen_cells(split[1])
             batch_size = int(batch_size or np.clip(n_train // 8, *self._batch_size_bounds))
@@ -687,6 +693,16 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         layer = self._setup.layer
         x = None if is_paired(data) else data.layers.get(layer, data.X)
         registration.check_unchanged(self.adata_manager, self._setup.obs_of(data), x, keys)
+
+    def _given_parts(self, given: Mapping[str, Any], parts: Any) -> tuple[list[np.ndarray], float]:
+        """Return training, held-out and unused cells, and the share that was to be held out."""
+        if parts is not None:
+            training.refuse_without_effect(given, SPLITTING, "with external_indexing")
+            return given_split(parts, self.summary_stats.n_cells), 0.0
+        sizes = train_size, validation_size = given["train_size"], given["validation_size"]
+        split = self._split(*sizes, given["shuffle_set_split"], given["split_key"])
+        rest = 0.1 if train_size is None else 1 - train_size
+        return split, rest if validation_size is None else validation_size
 
     def _split(
         self,

@@ -10,22 +10,32 @@ import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField, NumericalObsField, ObsmField
 
 from hdeepinsight._errors import batch_column, invalid, one_column
-from hdeepinsight.data import align_genes, map_counts
-from hdeepinsight.models._base._setup import PANEL_KEY
-from hdeepinsight.models._base._setup import Setup as Setup
-from hdeepinsight.models._base._setup import as_label_keys as as_label_keys
+from hdeepinsight._keys import FIELD_KEYS
+from hdeepinsight.data import (
+    Modalities,
+    align_genes,
+    errors_of,
+    is_paired,
+    map_counts,
+    open_counts,
+    open_store,
+    protein_genes,
+    protein_names,
+)
+from hdeepinsight.models._base._setup import PANEL_KEY, Setup, as_label_keys
 from hdeepinsight.nn import GenePanels
 from hdeepinsight.taxonomy import check_labels, find_unlabeled
 
@@ -300,3 +310,46 @@ def _unique(names: pd.Index) -> pd.Index:
     """Return names as text, numbered if any is repeated, because AnnData warns of repeats."""
     names = names.astype(str)
     return names if names.is_unique else pd.Index([f"{i}: {n}" for i, n in enumerate(names)])
+
+
+def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
+    """Register a MuData with a model class, and record its modalities in the set-up."""
+    given = setup.setup_args
+    keys = as_label_keys(given["labels_key"], given["labels_keys"])
+    check_reference(mdata, MuData, "setup_anndata")
+    found = Modalities.from_setup(given["modalities"]).of_reference(mdata)
+    given["modalities"] = {name: value for name, value in vars(found).items() if value is not None}
+    rna, protein = found.rna_of(mdata), mdata.mod[found.protein_layer]
+    with errors_of(found.rna_layer):
+        source = open_counts(rna, layer=given["rna_layer"], arguments={"layer": "rna_layer"})
+    with errors_of(found.protein_layer):
+        how: Any = {"layer": given["protein_layer"], "arguments": {"layer": "protein_layer"}}
+        open_counts(open_store(protein).all_columns(), **how)
+    obs = found.obs_of(mdata, "labels")
+    if setup.batch_key is not None and setup.batch_key not in keys:
+        of_batch = found.obs_of(mdata, "batch")
+        if setup.batch_key in of_batch:
+            obs[setup.batch_key] = of_batch[setup.batch_key]
+    register(model_class, mdata, source, obs, setup)
+
+
+def genes_of_proteins(
+    data: Any, setup: Setup, genes: Sequence[str] | None = None
+) -> dict[str, Sequence[str]]:
+    """Return which genes, by default of the reference, each of its proteins has, if any."""
+    if not is_paired(data):
+        return {}
+    find = partial(setup.modalities.find, data, required=True)
+    known = data.mod[find("rna")].var_names.astype(str) if genes is None else genes
+    names = protein_names(data.mod[find("protein")])
+    return {name: protein_genes(name, list(known)) for name in names}
+
+
+def protein_arrays(data: Any, setup: Setup, proteins: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the protein counts of a reference, and which were measured, for the loaders."""
+    if not proteins or not is_paired(data):
+        return {}
+    layer = setup.setup_args.get("protein_layer")
+    found = setup.modalities.proteins_of(data, proteins, layer=layer)
+    measured = found.measured.astype(np.float32)
+    return {FIELD_KEYS.PROTEINS: found.counts, "proteins_measured": measured}

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 CHECKPOINT_FILE = "training.ckpt"
 LOSS = "train_loss"
 VALIDATIONS = 50
+#: Arguments of :meth:`CountModel.train` that select the training cells and form mini-batches.
+SPLITTING = "train_size", "validation_size", "shuffle_set_split", "split_key"
+LOADING = *SPLITTING, "batch_size", "datasplitter_kwargs"
 #: Options of loaders and trainer that change the result of a training.
 DECISIVE = {
     *("drop_last", "precision", "gradient_clip_val", "gradient_clip_algorithm", "max_steps"),

@@ -14,15 +14,14 @@ from scvi import REGISTRY_KEYS
 
 from hdeepinsight._errors import check_integer, examples, invalid, missing_column, one_column
 from hdeepinsight.models._base import _registration as registration
-from hdeepinsight.models._base._training import seeded
 
 if TYPE_CHECKING:
     from hdeepinsight.models._base._count_model import CountModel as _Base
 else:
     _Base = object
 
-#: Name of the size factors in mini-batches.
-SIZE_FACTOR = "size_factor"
+#: Names of the size factors and of an embedding of the cells in mini-batches.
+SIZE_FACTOR, EMBEDDING = "size_factor", "embedding"
 
 
 class UnlabeledMixin(_Base):
@@ -40,7 +39,7 @@ class UnlabeledMixin(_Base):
     """
 
     @classmethod
-    def setup_anndata(  # type: ignore[override]
+    def setup_anndata(
         cls,
         adata: AnnData,
         *,
@@ -48,6 +47,7 @@ class UnlabeledMixin(_Base):
         batch_key: str | None = None,
         size_factor_key: str | None = None,
         source_registry: dict[str, Any] | None = None,
+        **others: Any,
     ) -> None:
         """Register cells without modifying them; no labels are used.
 
@@ -64,6 +64,8 @@ class UnlabeledMixin(_Base):
             count of the registered genes.
         source_registry
             Registry of a saved model, used when the model is loaded with new cells.
+        **others
+            Other arguments are refused.
 
         Raises
         ------
@@ -72,7 +74,7 @@ class UnlabeledMixin(_Base):
         KeyError
             If a column is missing.
         TypeError
-            If ``adata`` is not an AnnData.
+            If ``adata`` is not an AnnData, or for other arguments.
         ValueError
             If a size factor is not a finite number > 0, or ``adata`` is a view.
 
@@ -103,19 +105,9 @@ class UnlabeledMixin(_Base):
         if (key := given.get("size_factor_key")) is not None:
             _size_factors(given["adata"].obs, key)
         if (key := given.get("embedding_obsm_key")) is not None:
-            embedding_of(given["adata"], key)
-
-    def _record_options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the options of the constructor, which are saved with the seed that is used."""
-        self.init_params_ = self._get_init_params(given)
-        options: dict[str, Any] = self.init_params_["non_kwargs"]
-        options["seed"] = self.seed
-        return options
-
-    def _build(self, *sizes: int, **options: Any) -> None:
-        """Create the module with reproducible weights."""
-        with seeded(self.seed):
-            self.module = self._module_cls(*sizes, **options)
+            fields = (given["source_registry"] or {}).get("field_registries", {})
+            widths = fields.get(EMBEDDING, {}).get("summary_stats", {})
+            embedding_of(given["adata"], key, widths.get(f"n_{EMBEDDING}"))
 
     def _extra_arrays(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
         key = self._setup.setup_args.get("size_factor_key")
@@ -164,7 +156,7 @@ def totals_of(shell: AnnData) -> np.ndarray:
     return np.asarray(shell.X.sum(axis=1)) if given is None else given
 
 
-def embedding_of(adata: AnnData, key: str) -> np.ndarray:
+def embedding_of(adata: AnnData, key: str, width: int | None = None) -> np.ndarray:
     """Return an entry of ``obsm``, float32, shape ``(n_cells, n_features)``.
 
     Raises
@@ -172,7 +164,8 @@ def embedding_of(adata: AnnData, key: str) -> np.ndarray:
     KeyError
         If the entry is missing.
     ValueError
-        If it is not a table of finite numbers with two or more columns.
+        If it is not a table of finite numbers with two or more columns, or has another ``width``
+        than in training.
     """
     if key not in adata.obsm:
         hint = ""
@@ -186,6 +179,9 @@ def embedding_of(adata: AnnData, key: str) -> np.ndarray:
         found, expected = f"{given.dtype} of shape {given.shape}", "a table of finite numbers"
         hint = "Convert labels to numbers, and remove cells with missing values."
         raise invalid(f"obsm[{key!r}]", found, f"{expected} in two or more columns", hint)
+    if width is not None and given.shape[1] != width:
+        found, expected = f"{given.shape[1]} columns", f"of {width} columns, as in training"
+        raise invalid(f"obsm[{key!r}]", found, expected, "Pass the same embedding of these cells.")
     return np.ascontiguousarray(given, dtype=np.float32)
 
 

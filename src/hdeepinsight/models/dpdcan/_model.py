@@ -26,18 +26,23 @@ from hdeepinsight._errors import (
 from hdeepinsight.data import log_normalize
 from hdeepinsight.graph import knn_graph, leiden_communities
 from hdeepinsight.models._base import _training as training
-from hdeepinsight.models._base._count_model import HASHES, LOADING, CountModel
+from hdeepinsight.models._base._count_model import HASHES, CountModel
 from hdeepinsight.models._base._plan import Prepared
 from hdeepinsight.models._base._unlabeled import UnlabeledMixin, totals_of
 from hdeepinsight.models.dpdcan._module import TARGET_DEPTH, DPDCANModule, Heads
-from hdeepinsight.models.dpdcan._plan import DPDCANPlan, PoissonSplitter
-from hdeepinsight.models.dpdcan._privacy import DONORS, OF_MODE, Mode, PrivacyReport
-from hdeepinsight.nn import check_delta, privacy_conditions, private_directions, solve_noise
+from hdeepinsight.models.dpdcan._privacy import (
+    DONORS,
+    OF_MODE,
+    DPDCANPlan,
+    Mode,
+    PoissonSplitter,
+    PrivacyReport,
+    planned_noise,
+)
+from hdeepinsight.nn import check_delta, privacy_conditions, private_directions
 
 #: Default sampling rate of cells in a step.
 SAMPLE_RATE = 0.2
-#: Share of epsilon spent on the projection; the training steps get the rest.
-PROJECTION_SHARE = 0.9
 #: A warning is logged if the norm of the noise exceeds this multiple of the maximum gradient norm.
 MAX_NOISE = 10.0
 #: Attributes that contain information on single cells, and are not saved.
@@ -125,16 +130,17 @@ class DPDCAN(UnlabeledMixin, CountModel):
         if heads == "projected" and n_latent > n_genes:
             raise invalid("n_latent", n_latent, f"at most the number of genes, {n_genes:,}")
         self.heads = heads
-        self._build(n_genes, n_latent, hidden=hidden, heads=heads)
+        self._build_module(n_genes, n_latent, hidden=hidden, heads=heads)
 
     @classmethod
-    def setup_anndata(  # type: ignore[override]
+    def setup_anndata(
         cls,
         adata: AnnData,
         *,
         layer: str | None = None,
         size_factor_key: str | None = None,
         source_registry: dict[str, Any] | None = None,
+        **others: Any,
     ) -> None:
         """Register cells without modifying them.
 
@@ -149,6 +155,8 @@ class DPDCAN(UnlabeledMixin, CountModel):
             by default the total count of the given genes.
         source_registry
             Registry of a saved model, used when the model is loaded with new cells.
+        **others
+            Other arguments are refused.
 
         Raises
         ------
@@ -156,6 +164,8 @@ class DPDCAN(UnlabeledMixin, CountModel):
             If the matrix does not hold counts, and they cannot be recovered.
         KeyError
             If the column is missing.
+        TypeError
+            If ``adata`` is not an AnnData, or for other arguments.
         ValueError
             If a depth is not a finite number > 0, or ``adata`` is a view.
 
@@ -239,7 +249,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
         >>> model.privacy_report.epsilon is None, model.privacy_report.nominal_epsilon > 0
         (True, True)
         """
-        fixed = {"max_epochs", "devices", "early_stopping", "datamodule", *LOADING}
+        fixed = {"max_epochs", "devices", "early_stopping", "datamodule", *training.LOADING}
         if fixed := fixed.intersection(kwargs):
             msg = f"DPDCAN.train() got {', '.join(sorted(fixed))}, which it sets itself: each step"
             hint = "draws from all cells. Pass max_steps and expected_batch_size."
@@ -272,30 +282,24 @@ class DPDCAN(UnlabeledMixin, CountModel):
                 raise ValueError(f"{msg} the steps before a restart. Omit it.")
             check_delta(delta, n)
             check_number("max_grad_norm", max_grad_norm, 1e-6, hint="Omit it to use 0.1.")
-            if target_epsilon is not None and noise_multiplier is not None:
-                msg = "At most one of target_epsilon and noise_multiplier must be given, got both."
-                raise ValueError(f"{msg} Omit one.")
-            budget = 4.0 if target_epsilon is None else target_epsilon
-            check_number("target_epsilon", budget, 1e-2, 1e2, hint="Typical values: 0.5 to 10.")
-            if noise_multiplier is not None:
-                hint = "Typical values: 1 to 20."
-                check_number("noise_multiplier", noise_multiplier, 0.3, hint=hint)
             specific = [OF_MODE[privacy]]
             if donor_key is not None:
                 sizes = pd.Series(self._groups(donor_key)).value_counts()
                 specific.append(DONORS.format(int(sizes.max())))
-            projection, rate = None, batch / n
-            if self.heads == "projected":
-                spent = PROJECTION_SHARE * budget
-                projection = noise_multiplier or solve_noise(spent, delta, 1.0, 1)
-            before = [(projection, 1.0, 1)] if projection else []
-            noise = noise_multiplier or solve_noise(budget, delta, rate, max_steps, before)
+            projection, noise = planned_noise(
+                target_epsilon,
+                noise_multiplier,
+                delta,
+                batch / n,
+                max_steps,
+                is_projected=self.heads == "projected",
+            )
             report = PrivacyReport(
                 mode=privacy,
                 delta=delta,
                 noise_multiplier=noise,
                 max_grad_norm=max_grad_norm,
-                sample_rate=rate,
+                sample_rate=batch / n,
                 projection_noise=projection,
                 conditions=privacy_conditions(
                     *specific, genes_are_public=genes_are_public, noise_seed=noise_seed
@@ -375,10 +379,15 @@ class DPDCAN(UnlabeledMixin, CountModel):
         >>> model.predict(n_clusters=3).cat.categories.tolist()
         ['0', '1', '2']
         """
-        if adata is None and self.privacy_report_ is not None:
-            msg = "The embedding of the training cells is not covered by epsilon. Release the"
-            warnings.warn(f"{msg} model, not the embedding.", UserWarning, stacklevel=2)
+        self._warn_of_training_cells(adata)
         return super().get_latent_representation(adata, indices, batch_size)
+
+    def _warn_of_training_cells(self, adata: Any) -> None:
+        """Warn if an output of a private model is computed on its training cells."""
+        if self.privacy_report_ is not None and (adata is None or adata is self.adata):
+            msg = "Embeddings and clusters of training cells are not covered by epsilon."
+            hint = "Release the model, not its outputs on them."
+            warnings.warn(f"{msg} {hint}", UserWarning, stacklevel=3)
 
     def predict(
         self, adata: AnnData | None = None, *, n_clusters: int | None = None
@@ -404,8 +413,8 @@ class DPDCAN(UnlabeledMixin, CountModel):
             If ``n_clusters`` is larger than the number of cells.
         """
         check_integer("n_clusters", n_clusters, optional=True)
-        cells = self._resolve_adata(adata)
-        points = normalize(self.get_latent_representation(cells))
+        self._warn_of_training_cells(adata)
+        points = normalize(super().get_latent_representation(adata))
         if n_clusters is None:
             labels = leiden_communities(knn_graph(points, k=15), seed=self.seed)
         elif n_clusters <= len(points):
@@ -414,7 +423,8 @@ class DPDCAN(UnlabeledMixin, CountModel):
         else:
             expected = f"at most the number of cells, {len(points):,}"
             raise invalid("n_clusters", n_clusters, expected)
-        return pd.Series(pd.Categorical(labels.astype(str)), index=cells.obs_names, name="cluster")
+        names = self._resolve_adata(adata).obs_names
+        return pd.Series(pd.Categorical(labels.astype(str)), index=names, name="cluster")
 
     def _check_saving_cells(self) -> None:
         if self._is_private:

@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from scvi import REGISTRY_KEYS
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.utils import gen_batches
@@ -34,7 +35,7 @@ from hdeepinsight.graph import (
 )
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._registration import BATCH
+from hdeepinsight.models._base._registration import BATCH, names_of
 from hdeepinsight.models._base._unlabeled import UnlabeledMixin, embedding_of, totals_of
 from hdeepinsight.models.scagc._module import Cells, GraphAutoencoder, Sampler
 from hdeepinsight.models.scagc._plan import AdaptiveGraphPlan, CellBlocks, PlanOptions
@@ -144,13 +145,13 @@ class SCAGC(UnlabeledMixin, CountModel):
         n_components = min(N_COMPONENTS, self.summary_stats.n_cells - 1, len(self.genes) - 1)
         sizes = len(self.genes), len(self._batches), 0 if use_rep else n_components
         of_data = "seed", "n_clusters", "use_rep", "spatial_key"
-        self._build(*sizes, **{name: x for name, x in options.items() if name not in of_data})
+        network = {name: x for name, x in options.items() if name not in of_data}
+        self._build_module(*sizes, **network)
         self._embedded: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def _batches(self) -> list[str]:
-        state = self.registry_["field_registries"]["batch"]["state_registry"]
-        return list(state["categorical_mapping"])
+        return names_of(self.registry_, REGISTRY_KEYS.BATCH_KEY)
 
     def train(  # type: ignore[override]
         self,

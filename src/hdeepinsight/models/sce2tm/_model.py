@@ -17,8 +17,8 @@ from hdeepinsight.data import log_normalize
 from hdeepinsight.graph import mutual_neighbors
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._plan import Prepared
-from hdeepinsight.models._base._unlabeled import SIZE_FACTOR, embedding_of
-from hdeepinsight.models.sce2tm._module import EMBEDDING, POSITION, NeighborPlan, TopicModule
+from hdeepinsight.models._base._unlabeled import EMBEDDING, SIZE_FACTOR, embedding_of
+from hdeepinsight.models.sce2tm._module import POSITION, NeighborPlan, TopicModule
 from hdeepinsight.models.sce2tm._topics import TopicsMixin
 
 MANY_GENES = 10_000
@@ -122,12 +122,12 @@ class SCE2TM(TopicsMixin, CountModel):
             self._read_genes(None, arrays)
         widths = len(self.genes), self.summary_stats.get("n_embedding", 0)
         n_batch = self.summary_stats.get("n_batch", 1)
-        self._build(*widths, n_batch, **network)
+        self._build_module(*widths, n_batch, **network)
         if EMBEDDING in arrays:
             self.module.standardize_embedding(torch.tensor(arrays[EMBEDDING]))
 
     @classmethod
-    def setup_anndata(  # type: ignore[override]
+    def setup_anndata(
         cls,
         adata: AnnData,
         *,
@@ -136,6 +136,7 @@ class SCE2TM(TopicsMixin, CountModel):
         batch_key: str | None = None,
         size_factor_key: str | None = None,
         source_registry: dict[str, Any] | None = None,
+        **others: Any,
     ) -> None:
         """Register cells without modifying them; no labels are used.
 
@@ -156,6 +157,8 @@ class SCE2TM(TopicsMixin, CountModel):
             count of the registered genes.
         source_registry
             Registry of a saved model, used when the model is loaded with new cells.
+        **others
+            Other arguments are refused.
 
         Raises
         ------
@@ -164,9 +167,10 @@ class SCE2TM(TopicsMixin, CountModel):
         KeyError
             If a column or an entry of ``obsm`` is missing.
         TypeError
-            If ``adata`` is not an AnnData.
+            If ``adata`` is not an AnnData, or for other arguments.
         ValueError
-            If the embedding or a size factor is not finite, or ``adata`` is a view.
+            If the embedding or a size factor is not finite, the embedding has another number of
+            columns than that of a loaded model, or ``adata`` is a view.
 
         Examples
         --------
@@ -248,9 +252,7 @@ class SCE2TM(TopicsMixin, CountModel):
             msg = "The model was set up without an embedding, which this method requires."
             raise ValueError(f"{msg} Pass embedding_obsm_key=... to setup_anndata.")
         adata = self._resolve_adata(adata)
-        values, width = embedding_of(adata, key), len(self.module.embedding_mean)
-        if values.shape[1] != width:
-            raise invalid(f"obsm[{key!r}]", f"{values.shape[1]} columns", f"of {width} columns")
+        values = embedding_of(adata, key, len(self.module.embedding_mean))
         assigned = self.module.eval().assign(torch.tensor(values, device=self.device))
         return pd.DataFrame(assigned.cpu().numpy(), index=adata.obs_names, columns=self.topic_names)
 

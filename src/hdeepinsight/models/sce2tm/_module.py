@@ -14,11 +14,11 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
 from hdeepinsight.models._base._plan import OneCyclePlan
-from hdeepinsight.models._base._unlabeled import SIZE_FACTOR
+from hdeepinsight.models._base._unlabeled import EMBEDDING, SIZE_FACTOR
 from hdeepinsight.nn import BatchNorm1d, cluster_contrast, sinkhorn
 
-#: Names of additional arrays in mini-batches.
-EMBEDDING, POSITION = "embedding", "position"
+#: Name of the positions of cells in mini-batches.
+POSITION = "position"
 #: Suffix of the names of arrays of a neighbour of each cell.
 NEIGHBOR = "_of_neighbor"
 TARGET_SUM = 1e4

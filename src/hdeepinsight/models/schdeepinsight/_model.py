@@ -14,8 +14,6 @@ from anndata import AnnData
 from hdeepinsight._errors import check_integer
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight._progress import progress
-from hdeepinsight.adaptation import reference_sums
-from hdeepinsight.annotation import check_level_names
 from hdeepinsight.data import (
     InputError,
     align_genes,
@@ -36,20 +34,19 @@ from hdeepinsight.explanation import (
     explain_cells,
 )
 from hdeepinsight.image import GeneLayout, protein_layout
+from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
-from hdeepinsight.models._base._registration import BATCH, LABELS, Setup, read_counts
-from hdeepinsight.models.schdeepinsight import _multimodal as multimodal
+from hdeepinsight.models._base._registration import BATCH, LABELS, read_counts
+from hdeepinsight.models._base._setup import Setup
 from hdeepinsight.models.schdeepinsight._module import GeneImageModule
 from hdeepinsight.nn import (
     CountThinning,
     GeneMasking,
     GenePanels,
-    LeafSums,
     ModuleConfig,
     inverse_frequency_weights,
     seeded,
-    usual_shift,
 )
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -164,31 +161,25 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         super().__init__(adata, registry, seed=seed)
         self._loader_genes = super().genes
         config = self._config = ModuleConfig.of(config)
-        if taxonomy is None:
-            obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
-            keys = self._setup.labels_keys
-            taxonomy = Taxonomy.from_obs(obs, keys, unlabeled=self._setup.unlabeled)
-        self.taxonomy = Taxonomy.from_dict(taxonomy) if isinstance(taxonomy, dict) else taxonomy
-        check_level_names(self.taxonomy)
-        masking, thinning = GeneMasking.of(masking), CountThinning.of(thinning)
-        self.init_params_ = self._get_init_params(locals())
-        self.init_params_["non_kwargs"] |= {
-            "taxonomy": self.taxonomy.to_dict(),
-            "masking": masking.to_dict(),
-            "thinning": thinning.to_dict(),
-            "keep_genes": list(keep_genes),
-            "config": config.to_dict(),
-            "seed": self.seed,
-        }
+        tree: Any = self._taxonomy_of(taxonomy)  # labels are required
+        self.taxonomy = tree
+        self._record_options(
+            locals(),
+            taxonomy=tree.to_dict(),
+            masking=GeneMasking.of(masking).to_dict(),
+            thinning=CountThinning.of(thinning).to_dict(),
+            keep_genes=list(keep_genes),
+            config=config.to_dict(),
+        )
         self.module = None
         if adata is not None:
             source = self._registration().source
-            genes = multimodal.genes_of_proteins(adata, self._setup).values()
+            genes = registration.genes_of_proteins(adata, self._setup).values()
             keep = dict.fromkeys(chain(keep_genes, *genes))
             nodes = self._nodes()
             self._build(self._layout_of(source, nodes, list(keep)), proteins, nodes)
             self._read_genes(
-                self.genes, multimodal.protein_arrays(adata, self._setup, self.proteins)
+                self.genes, registration.protein_arrays(adata, self._setup, self.proteins)
             )
             shell = self.adata_manager.adata
             shell.obs[LABELS] = nodes
@@ -247,7 +238,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         ...     modalities={"rna_layer": "rna", "protein_layer": "prot"},
         ... )  # doctest: +SKIP
         """
-        multimodal.register_paired(cls, mdata, Setup(**cls._get_setup_method_args(**locals())))
+        registration.register_paired(cls, mdata, Setup(**cls._get_setup_method_args(**locals())))
 
     @classmethod
     def from_paper(
@@ -512,7 +503,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             options["n_members"] = int(np.clip(MEMBERS_CELLS // max(n_labelled, 1), 1, MAX_MEMBERS))
         self.layout = layout
         proteins = GeneLayout.from_dict(proteins) if isinstance(proteins, dict) else proteins
-        if genes := multimodal.genes_of_proteins(self.adata, self._setup, layout.genes):
+        if genes := registration.genes_of_proteins(self.adata, self._setup, layout.genes):
             proteins = proteins or protein_layout(layout, genes)
         self.protein_layout: GeneLayout | None = proteins
         options["layout"] = layout.to_dict()
@@ -542,9 +533,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             arrays = self.adata_manager.adata.obsm
             measured = arrays["proteins_measured"].any(axis=1)
             self.module.proteins.normalizer.fit(arrays[FIELD_KEYS.PROTEINS][measured])
-        sums = reference_sums(self.module, counts, nodes[rows], batches[rows], panels)
-        self.profiles_ = LeafSums.sum(sums).profiles()
-        self.shift_ = usual_shift(sums)
+        self._fit_profiles(counts, nodes[rows], batches[rows], panels)
         tree, labels = self.module.tree, torch.from_numpy(nodes)
         weights = inverse_frequency_weights(tree, labels, config.class_weights)
         self.module.objective.node_weights.copy_(weights)

@@ -16,8 +16,8 @@ from anndata import AnnData
 from scvi.dataloaders import DataSplitter
 
 from hdeepinsight._errors import check_choice, check_integer, check_number, counted, invalid
-from hdeepinsight.adaptation import reference_sums, use_adapters
-from hdeepinsight.annotation import Evaluation, check_level_names
+from hdeepinsight.adaptation import use_adapters
+from hdeepinsight.annotation import Evaluation
 from hdeepinsight.data import select_genes, split_three
 from hdeepinsight.explanation import Explanation, TargetKind, Targets, collect_attributions
 from hdeepinsight.models._base import _registration as registration
@@ -40,13 +40,10 @@ from hdeepinsight.nn import (
     Binning,
     CountThinning,
     GeneMasking,
-    LeafSums,
     Pooling,
     ValueEncoding,
     log_prior_ratio,
     sampling_weights,
-    seeded,
-    usual_shift,
 )
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -178,41 +175,30 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         if genes is None and adata is None:
             msg = "SCLabelNet samples cells by label, which datamodules do not support. Create it"
             raise ValueError(f"{msg} from an AnnData that was set up with setup_anndata.")
-        keys = self._setup.labels_keys
-        if taxonomy is None and keys:
-            obs = self.adata_manager.adata.obs if self.adata_manager else self._label_table()
-            taxonomy = Taxonomy.from_obs(obs, keys, unlabeled=self._setup.unlabeled)
-        self.taxonomy = Taxonomy.from_dict(taxonomy) if isinstance(taxonomy, dict) else taxonomy
-        if self.taxonomy is not None:
-            check_level_names(self.taxonomy)
+        self.taxonomy = self._taxonomy_of(taxonomy)
         if adata is not None:
             n_selected = n_genes if genes is None else len(genes)
             codes = None if self._panels is None else self._panels.codes
             how: Any = {"keep": genes or (), "panels": codes}
             self._read_genes(select_genes(self._registration().source, n_selected, **how))
         masking, thinning = GeneMasking.of(masking), CountThinning.of(thinning)
-        self.init_params_ = self._get_init_params(locals())
-        self.init_params_["non_kwargs"] |= {
-            "taxonomy": self.taxonomy and self.taxonomy.to_dict(),
-            "genes": list(self.genes),
-            "masking": masking.to_dict(),
-            "thinning": thinning.to_dict(),
-            "seed": self.seed,
-        }
-        given = self.init_params_["non_kwargs"]
-        options: dict[str, Any] = {name: given[name] for name in NETWORK_OPTIONS}
-        with seeded(self.seed):
-            self.module = self._module_cls(
-                self.taxonomy, len(self.genes), masking=masking, thinning=thinning, **options
-            )
+        given = self._record_options(
+            locals(),
+            taxonomy=self.taxonomy and self.taxonomy.to_dict(),
+            genes=list(self.genes),
+            masking=masking.to_dict(),
+            thinning=thinning.to_dict(),
+        )
+        options = {name: given[name] for name in NETWORK_OPTIONS}
+        options |= {"masking": masking, "thinning": thinning}
+        self._build_module(self.taxonomy, len(self.genes), **options)
         if adata is not None:
             shell = self.adata_manager.adata
             self.module.normalizer.fit(shell.X, panels=self._panels)
             if self.taxonomy is not None:
                 nodes = shell.obs[registration.LABELS] = self._nodes()
                 batches = shell.obs[registration.BATCH].to_numpy()
-                sums = reference_sums(self.module, shell.X, nodes, batches, self._panels)
-                self.profiles_, self.shift_ = LeafSums.sum(sums).profiles(), usual_shift(sums)
+                self._fit_profiles(shell.X, nodes, batches, self._panels)
 
     @classmethod
     def from_encoder(

@@ -266,8 +266,7 @@ class Outcome:
 def project(references: list[Dataset], queries: list[Dataset]) -> Outcome:
     """Correct each query towards the references, which are integrated first if several."""
     before = integrate(references)
-    skipped = _too_small(queries)
-    used = [query for query in queries if query.key not in skipped]
+    used, skipped = _usable(queries)
     found = anchor.find_anchors(used, _merged(before.datasets))
     corrections, correction_of = list(before.corrections), {}
     for query in queries:
@@ -289,8 +288,7 @@ def integrate(datasets: list[Dataset]) -> Outcome:
     InputError
         If there are no anchors between two sides of a merge.
     """
-    skipped = _too_small(datasets)
-    used = [dataset for dataset in datasets if dataset.key not in skipped]
+    used, skipped = _usable(datasets)
     found = anchor.find_anchors(used)
     if len(used) < 2:
         return Outcome(found, (), None, {}, skipped, tuple(datasets))
@@ -323,8 +321,17 @@ def integrate(datasets: list[Dataset]) -> Outcome:
     return Outcome(found, tuple(corrections), tree, {}, skipped, tuple(now.values()))
 
 
-def _too_small(datasets: Sequence[Dataset]) -> dict[int, str]:
-    return {one.key: "too few cells" for one in datasets if len(one.cells) < _MIN_CELLS}
+def _usable(datasets: Sequence[Dataset]) -> tuple[list[Dataset], dict[int, str]]:
+    """Return the datasets with enough cells, and the reason why each other one is left out."""
+    used = [one for one in datasets if len(one.cells) >= _MIN_CELLS]
+    for one in used:
+        if one.values.nnz and not (one.values.max(axis=0) != one.values.min(axis=0)).nnz:
+            raise InputError(
+                f"All {len(one.cells):,} cells of dataset {one.key} have the same expression.",
+                "Anchors require differences between cells.",
+                "Leave it out, or pass other features.",
+            )
+    return used, {one.key: "too few cells" for one in datasets if one not in used}
 
 
 def _merged(datasets: Sequence[Dataset]) -> Dataset:
