@@ -63,7 +63,7 @@ def test_stopped_cells_have_a_reason(ragged, annotated):
     for cell, reason in enumerate(result.stop_reason):
         stop = int(result.stop_nodes[cell])
         improbable = ragged.depth[free.stop_nodes[cell]] < limit[cell]
-        if ragged.is_leaf(stop):
+        if ragged.n_children[stop] == 0:
             assert reason == ""
         else:
             expected = "no child type reaches the threshold" if improbable else given[cell]
@@ -197,7 +197,8 @@ def test_details_of_every_level_equal_plain_loops(ragged, annotated):
         candidates = [
             node
             for node in range(1, ragged.n_nodes)
-            if ragged.depth[node] == depth or (ragged.is_leaf(node) and ragged.depth[node] < depth)
+            if ragged.depth[node] == depth
+            or (node in ragged.leaves and ragged.depth[node] < depth)
         ]
         for cell, p in enumerate(result.node_probabilities):
             path = [*ragged.ancestors(int(result.leaf_nodes[cell])).tolist()]
@@ -297,7 +298,7 @@ def test_no_cells_give_empty_tables(taxonomy, annotated):
 
 def test_repr_tells_the_share_that_stops_early(two_levels, annotated):
     result = annotated(two_levels, n_cells=200, threshold=0.9)
-    above = np.mean([not two_levels.is_leaf(node) for node in result.stop_nodes])
+    above = np.mean([two_levels.n_children[node] > 0 for node in result.stop_nodes])
     assert 0 < above < 1
     assert repr(result) == (
         f"Annotation of 200 cells over 5 types at 2 levels; {above:.1%} stop above a type "

@@ -57,7 +57,7 @@ def test_hierarchical_scores_are_those_of_the_stop_nodes(two_levels, result, tru
     assert h.f1 == pytest.approx(2 * precision * recall / (precision + recall))
     distance = np.mean([len(t ^ p) for t, p in zip(true, predicted, strict=True)])
     assert evaluation.mean_path_distance == pytest.approx(distance)
-    above = np.mean([not two_levels.is_leaf(node) for node in result.stop_nodes])
+    above = np.mean([two_levels.n_children[node] > 0 for node in result.stop_nodes])
     assert evaluation.share_stopped == pytest.approx(above)
 
 

@@ -51,7 +51,6 @@ def test_derived_tables_equal_naive_loops(random_tree):
         assert [tree.path(node) for node in nodes] == list(tree.names)
         for node in nodes:
             assert tree.children(node).tolist() == children[node]
-            assert tree.is_leaf(node) == (not children[node])
             assert tree.ancestors(node).tolist() == paths[node]
             assert tree.descendants(node).tolist() == [
                 other for other in nodes if other != node and node in [0, *paths[other]]

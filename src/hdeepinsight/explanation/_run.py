@@ -249,16 +249,11 @@ class ExplanationRun:
         dict of str to numpy.ndarray
             Input of :meth:`AttributionAccumulator.add`.
         """
-        values, tree = self._normalize(counts), self.module.tree
+        values = self._normalize(counts)
         scores, conditional = self._read(values)
-        leaves = tree.node_log_probs(conditional)[:, tree.leaf_index].argmax(dim=1).cpu().numpy()
-        n_cells, n_targets = len(counts), len(self.targets)
-        is_member = self.targets.is_member[leaves]
-        cell, target = np.arange(n_cells), is_member.argmax(axis=1)
-        if self.every:
-            cell, target = np.tile(cell, n_targets), np.repeat(np.arange(n_targets), n_cells)
+        cell, target, own = self.targets.pairs(self.module.tree, conditional, every=self.every)
         weights = self.weights[torch.from_numpy(target).to(values.device)]
-        weights = weights.view(-1, n_cells, weights.shape[1])
+        weights = weights.view(-1, len(counts), weights.shape[1])
         draws = balanced_draws(counts, *self.strata, n_samples=self.n_samples, seed=self.seed)
         found = expected_gradients(
             lambda points: self._outputs(points)[0],
@@ -271,7 +266,7 @@ class ExplanationRun:
         return {
             "target": target,
             "cell": cell,
-            "own": is_member[cell, target],
+            "own": own,
             "values": found.flatten(0, 1).cpu().numpy(),
             "outputs": (scores * weights).sum(2).flatten().cpu().numpy(),
             "base_values": self.base_values[target],
@@ -287,11 +282,7 @@ class ExplanationRun:
 
     def _outputs(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scores of edges, and conditional log-probabilities, ``(n_cells, n_edges)``."""
-        logits = self.module.read(values, self.measured)["logits"]
-        conditional = self.module.generative(logits)["conditional"]
-        if self.targets.kind != "logit":
-            return conditional, conditional
-        return logits / self.module.temperature[self.module.tree.edge_depth - 1], conditional
+        return self.targets.scores(self.module, self.module.read(values, self.measured)["logits"])
 
     @torch.no_grad()
     def _read(self, values: Tensor) -> list[Tensor]:

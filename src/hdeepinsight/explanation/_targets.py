@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from scipy import sparse
+from torch import Tensor
 
 from hdeepinsight._errors import check_choice
 from hdeepinsight.data import AlignedQuery
@@ -161,6 +162,27 @@ class Targets:
     def is_member(self) -> np.ndarray:
         """Whether each leaf is at or below each node, shape ``(n_leaves, n_targets)``."""
         return np.asarray(self.taxonomy.ancestor_matrix[:, self.nodes])
+
+    def scores(self, module: Any, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scores of edges, and conditional log-probabilities, ``(n_cells, n_edges)``."""
+        conditional = module.generative(logits)["conditional"]
+        if self.kind != "logit":
+            return conditional, conditional
+        return logits / module.temperature[module.tree.edge_depth - 1], conditional
+
+    def pairs(
+        self, tree: Any, conditional: Tensor, *, every: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return pairs of a cell and a target, and whether the cell is predicted as the target.
+
+        With ``every``, each cell is paired with each target, otherwise with its own.
+        """
+        leaves = tree.node_log_probs(conditional)[:, tree.leaf_index].argmax(dim=1).cpu().numpy()
+        is_member = self.is_member[leaves]
+        cell, target = np.arange(len(leaves)), is_member.argmax(axis=1)
+        if every:
+            cell, target = np.tile(cell, len(self)), np.repeat(np.arange(len(self)), len(cell))
+        return cell, target, is_member[cell, target]
 
     def __len__(self) -> int:
         return len(self.nodes)

@@ -196,27 +196,20 @@ class GeneTokenClassifier(TreeClassifier):
         s_g\,\partial F / \partial s_g \, ds`; all values change together. Genes that are not
         expressed get 0.
         """
-        tokens, tree, encoder = self.tokens(counts, measured), self.tree, self.backbone
+        tokens, encoder = self.tokens(counts, measured), self.backbone
         scaled = self.normalizer(counts, measured)
 
         def outputs(embedded: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
             latent = encoder.pool(encoder.hidden(embedded, tokens.real), tokens.real)
-            logits = self.logits(latent, values)
-            conditional = self.generative(logits)["conditional"]
-            if targets.kind != "logit":
-                return conditional, conditional
-            return logits / self.temperature[tree.edge_depth - 1], conditional
+            found: tuple[Tensor, Tensor] = targets.scores(self, self.logits(latent, values))
+            return found
 
         with torch.no_grad():
             known, unknown = encoder.embed(tokens), encoder.embed(tokens, tokens.real)
             scores, conditional = outputs(known, scaled)
             base, _ = outputs(unknown, torch.zeros_like(scaled))
-            leaves = tree.node_log_probs(conditional)[:, tree.leaf_index].argmax(1).cpu().numpy()
-        is_member, change = targets.is_member[leaves], known - unknown
-        cell, target = np.arange(len(counts)), is_member.argmax(axis=1)
-        if every:
-            target = np.repeat(np.arange(len(targets)), len(cell))
-            cell = np.tile(cell, len(targets))
+        cell, target, own = targets.pairs(self.tree, conditional, every=every)
+        change = known - unknown
         weights = torch.from_numpy(targets.weights[target]).to(scores).view(-1, *scores.shape)
         values = counts.new_zeros(len(weights), *counts.shape)
         for place, mass in zip(*np.polynomial.legendre.leggauss(n_steps), strict=True):
@@ -230,7 +223,7 @@ class GeneTokenClassifier(TreeClassifier):
         return {
             "target": target,
             "cell": cell,
-            "own": is_member[cell, target],
+            "own": own,
             "values": values.flatten(0, 1).cpu().numpy(),
             "outputs": (scores * weights).sum(2).flatten().cpu().numpy(),
             "base_values": (base * weights).sum(2).flatten().cpu().numpy(),

@@ -237,18 +237,6 @@ class Taxonomy:
         matrix[np.arange(self.n_leaves), self.leaves] = True
         return _frozen(self.roll_up(matrix))
 
-    def is_leaf(self, node: int) -> bool:
-        """Return whether a node has no children.
-
-        Examples
-        --------
-        >>> from hdeepinsight.taxonomy import Taxonomy
-        >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> tree.is_leaf(tree.resolve("CD4")), tree.is_leaf(tree.resolve("T"))
-        (True, False)
-        """
-        return bool(self.n_children[self._checked(node)] == 0)
-
     def children(self, node: int) -> NDArray[np.int64]:
         """Return the children of a node in sibling order, shape ``(n_children,)``.
 

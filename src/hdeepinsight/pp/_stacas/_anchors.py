@@ -18,7 +18,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
 
 from hdeepinsight._errors import check_integer
-from hdeepinsight.graph import Exact, nearest_neighbors
+from hdeepinsight.graph import nearest_neighbors
 from hdeepinsight.taxonomy import Taxonomy, find_unlabeled
 
 Ints = NDArray[np.int64]
@@ -94,7 +94,6 @@ class RunSettings:
     """Settings of a run."""
 
     config: StacasConfig
-    exact: Exact = "auto"
     seed: int = 0
     taxonomy: Taxonomy | None = None
 
@@ -135,7 +134,7 @@ class Dataset:
         if (k := min(settings.config.k_score, len(self.cells)) - 1) < 1:
             return own
         points = self.values @ self.axes
-        found, _ = nearest_neighbors(points, k=k, exact=settings.exact, seed=settings.seed)
+        found, _ = nearest_neighbors(points, k=k, seed=settings.seed)
         return np.concatenate([own, found], axis=1)
 
 
@@ -252,9 +251,9 @@ def find_anchors(datasets: list[Dataset], against: Dataset | None = None) -> pd.
     pairs = [(against, one) for one in datasets] if against else combinations(datasets, 2)
     tables = [pd.DataFrame(columns=list(_COLUMNS)).astype(_COLUMNS)]
     for one, two in pairs:
-        config, how = one.settings.config, (one.settings.exact, one.settings.seed)
+        config = one.settings.config
         spaces = reciprocal_embeddings(one.values, two.values, one.axes, two.axes)
-        found = mutual_neighbors(spaces, config.k_anchor, config.k_score, *how)
+        found = mutual_neighbors(spaces, config.k_anchor, config.k_score, one.settings.seed)
         labels = one.labels[found.first], two.labels[found.second]
         table = pd.DataFrame(
             {
@@ -295,7 +294,6 @@ def mutual_neighbors(
     spaces: Sequence[tuple[Floats, Floats]],
     k_anchor: int,
     k_score: int,
-    exact: Exact = "auto",
     seed: int = 0,
 ) -> MutualNeighbors:
     """Find anchors: pairs of cells that are mutual nearest neighbours.
@@ -309,8 +307,8 @@ def mutual_neighbors(
         Number of neighbours for anchors.
     k_score
         Number of neighbours for `score_anchors`.
-    exact, seed
-        As in `hdeepinsight.graph.nearest_neighbors`.
+    seed
+        Seed of the approximate search, which is used above 20,000 cells.
 
     Returns
     -------
@@ -331,7 +329,7 @@ def mutual_neighbors(
     """
     (x_first, y_first), (x_second, y_second) = spaces
     n_first, n_second = len(x_first), len(y_first)
-    k, search = max(k_anchor, k_score), partial(nearest_neighbors, exact=exact, seed=seed)
+    k, search = max(k_anchor, k_score), partial(nearest_neighbors, seed=seed)
     to_second, d_first = search(x_first, y_first, k=min(k, n_second))
     to_first, d_second = search(y_second, x_second, k=min(k, n_first))
     forward = np.arange(n_first)[:, None] * n_second + to_second[:, :k_anchor]

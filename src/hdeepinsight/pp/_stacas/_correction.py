@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,8 +98,8 @@ class AnchorWeights(NamedTuple):
         """
         settings, n_anchors, n_points = self.settings, len(self.scores), len(self.points)
         k = min(settings.config.k_weight, n_points)
-        how: Any = {"k": k, "exact": settings.exact, "seed": settings.seed}
-        found, distance = nearest_neighbors(values @ self.axes, self.points, **how)
+        search = partial(nearest_neighbors, k=k, seed=settings.seed)
+        found, distance = search(values @ self.axes, self.points)
         is_expressed, last = anchor.is_expressed(values), distance[:, -1:]
         proximity = np.where(last > 0, 1 - distance / np.where(last > 0, last, 1.0), 1.0)
         proximity[~is_expressed] = 0.0
