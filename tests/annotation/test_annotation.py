@@ -197,8 +197,7 @@ def test_details_of_every_level_equal_plain_loops(ragged, annotated):
         candidates = [
             node
             for node in range(1, ragged.n_nodes)
-            if ragged.depth[node] == depth
-            or (node in ragged.leaves and ragged.depth[node] < depth)
+            if ragged.depth[node] == depth or (node in ragged.leaves and ragged.depth[node] < depth)
         ]
         for cell, p in enumerate(result.node_probabilities):
             path = [*ragged.ancestors(int(result.leaf_nodes[cell])).tolist()]

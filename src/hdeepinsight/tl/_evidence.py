@@ -303,13 +303,12 @@ def marker_evidence(
     genes = pd.Index(dict.fromkeys(known), dtype=object)
     values, is_measured = _log_values(open_cells(result, query, rows), genes)
     measured = set(genes[is_measured])
-    sources: dict[tuple[int, str], list[str]] = {}
-    for node in nodes:
-        sources |= {(node, gene): list(found) for gene, found in listed[node].items()}
-        if reference is not None:
+    if reference is not None:
+        for node in nodes:
             best = [gene for gene, *_ in islice(_markers(tree, reference, node), 4 * n_markers)]
             for gene in [gene for gene in best if gene in measured][:n_markers]:
-                sources.setdefault((node, gene), []).append("reference")
+                listed[node][gene] = (*listed[node].get(gene, ()), "reference")
+    sources = {(node, gene): found for node in nodes for gene, found in listed[node].items()}
     of, own_genes = [node for node, _ in sources], [gene for _, gene in sources]
     shown = pd.Index(dict.fromkeys(own_genes), dtype=object)
     values = values[:, genes.get_indexer(shown)]
@@ -363,10 +362,7 @@ def marker_evidence(
     labels.index = pd.Index(map(tree.path_name, nodes), name="path", dtype=object)
     counts = table.groupby("path")["supports"].agg(["count", "sum"]).reindex(labels.index).fillna(0)
     labels[["n_markers", "n_supporting"]] = counts.astype(int)
-    few_cells, few_markers = labels["n_cells"] < MIN_CELLS, labels["n_markers"] < MIN_MARKERS
-    which = [few_cells, few_markers, 2 * labels["n_supporting"] >= labels["n_markers"]]
-    verdicts = ["too few cells", "too few markers", "supported"]
-    labels["verdict"] = np.select(which, verdicts, "contradicted")
+    labels["verdict"] = _verdicts(labels)
     return MarkerEvidence(
         table=table,
         labels=labels,
@@ -376,6 +372,14 @@ def marker_evidence(
         expression=values,
         n_cells=len(result),
     )
+
+
+def _verdicts(labels: pd.DataFrame) -> np.ndarray:
+    """Judge each label by its numbers of cells, of measured markers and of supporting ones."""
+    few_cells, few_markers = labels["n_cells"] < MIN_CELLS, labels["n_markers"] < MIN_MARKERS
+    which = [few_cells, few_markers, 2 * labels["n_supporting"] >= labels["n_markers"]]
+    verdicts = ["too few cells", "too few markers", "supported"]
+    return np.select(which, verdicts, "contradicted")
 
 
 def _supports(table: pd.DataFrame, usual: np.ndarray) -> pd.Series:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -43,12 +41,8 @@ from hdeepinsight.nn import check_delta, privacy_conditions, private_directions
 
 #: Default sampling rate of cells in a step.
 SAMPLE_RATE = 0.2
-#: A warning is logged if the norm of the noise exceeds this multiple of the maximum gradient norm.
-MAX_NOISE = 10.0
 #: Attributes that contain information on single cells, and are not saved.
 _NOT_SAVED = "history_", "train_indices_", "validation_indices_", "test_indices_", *HASHES
-
-logger = logging.getLogger(__name__)
 
 
 class DPDCAN(UnlabeledMixin, CountModel):
@@ -304,18 +298,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
                 conditions=privacy_conditions(
                     *specific, genes_are_public=genes_are_public, noise_seed=noise_seed
                 ),
-            )
-            parameters = self.module.network.named_parameters()
-            n_noisy = sum(value.numel() for name, value in parameters if report.is_noisy(name))
-            ratio = noise * n_noisy**0.5 / batch
-            report = replace(report, ratio=ratio)
-            if ratio > MAX_NOISE:
-                logger.warning(
-                    "The noise is %.1f times the maximum averaged gradient, so that the model "
-                    "hardly improves. Use heads='projected', fewer genes, a larger "
-                    "expected_batch_size, or more cells.",
-                    ratio,
-                )
+            ).with_ratio(self.module.network, batch)
         # Each epoch is one step.
         loading: Any = {"devices": 1, "validation_size": 0, "batch_size": batch}
         super().train(max_steps, **loading, report=report, noise_seed=noise_seed, **kwargs)

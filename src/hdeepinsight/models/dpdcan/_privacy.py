@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import torch
 from scvi.dataloaders import DataSplitter
 from scvi.train import TrainingPlan
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hdeepinsight._errors import check_number
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 Mode = Literal["whole", "partial_safe", "paper"]
 #: Default epsilon, and the share of it that the projection takes; the training steps get the rest.
 EPSILON, PROJECTION_SHARE = 4.0, 0.9
+#: A warning is logged if the norm of the noise exceeds this multiple of the maximum gradient norm.
+MAX_NOISE = 10.0
+logger = logging.getLogger(__name__)
 DONORS = "Donors are not protected: one donor has {:,} cells, and epsilon applies to a single cell."
 OF_MODE: Final[dict[str, str]] = {
     "whole": "The guarantee covers the saved weights. Embeddings of training cells, and clusters "
@@ -95,6 +99,20 @@ class PrivacyReport:
     def is_noisy(self, parameter: str) -> bool:
         """Return whether noise is added to the gradients of a parameter of the network."""
         return self.mode == "whole" or parameter.startswith("encoder.")
+
+    def with_ratio(self, network: nn.Module, batch_size: int) -> PrivacyReport:
+        """Return the report with ``ratio``; log a warning if the network will hardly improve."""
+        parameters = network.named_parameters()
+        n_noisy = sum(value.numel() for name, value in parameters if self.is_noisy(name))
+        ratio = self.noise_multiplier * n_noisy**0.5 / batch_size
+        if ratio > MAX_NOISE:
+            logger.warning(
+                "The noise is %.1f times the maximum averaged gradient, so that the model hardly "
+                "improves. Use heads='projected', fewer genes, a larger expected_batch_size, or "
+                "more cells.",
+                ratio,
+            )
+        return replace(self, ratio=ratio)
 
     @property
     def epsilon(self) -> float | None:
