@@ -78,7 +78,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
     >>> model.train(target_epsilon=4.0, max_steps=5, **quiet)
     >>> model.privacy_report.guarantee
     'The weights are (4, 1e-05)-private per cell.'
-    >>> model.predict(reference, n_clusters=4).nunique()
+    >>> model.predict(hdi.datasets.demo().query, n_clusters=4).nunique()
     4
 
     Notes
