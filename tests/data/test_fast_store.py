@@ -89,7 +89,7 @@ def test_other_formats_and_damaged_files(cells, tmp_path):
 
 @pytest.mark.parametrize("limit", [2**31 - 1, 100])
 def test_mapped_counts_are_those_written(cells, monkeypatch, limit):
-    monkeypatch.setattr("hdeepinsight.data._fast_store.MAX_INT32", limit)
+    monkeypatch.setattr("hdeepinsight.data._store.MAX_INT32", limit)
     mapped = map_counts((cells.X[k : k + 999] for k in range(0, 5000, 999)), 40)
     assert (mapped != cells.X).nnz == 0
     rows = np.random.default_rng(0).permutation(5000)[:99]
@@ -100,7 +100,7 @@ def test_mapped_counts_are_those_written(cells, monkeypatch, limit):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
 def test_full_disk_is_named_when_counts_are_mapped(cells, monkeypatch):
-    full = "hdeepinsight.data._fast_store.TemporaryFile"
+    full = "hdeepinsight.data._store.TemporaryFile"
     monkeypatch.setattr(full, partial(open, "/dev/full", "w+b", buffering=0))
     with pytest.raises(OSError, match="Set TMPDIR to a folder with more space"):
         map_counts([cells.X], 40)

@@ -9,8 +9,6 @@ from hdeepinsight.data._counts import log_normalize as log_normalize
 from hdeepinsight.data._counts import open_counts as open_counts
 from hdeepinsight.data._counts import recover_counts as recover_counts
 from hdeepinsight.data._counts import select_genes as select_genes
-from hdeepinsight.data._fast_store import map_counts as map_counts
-from hdeepinsight.data._fast_store import write_fast_store as write_fast_store
 from hdeepinsight.data._files import check_file as check_file
 from hdeepinsight.data._genes import GeneAlignment as GeneAlignment
 from hdeepinsight.data._genes import GeneCoverageWarning as GeneCoverageWarning
@@ -23,8 +21,6 @@ from hdeepinsight.data._genes import strip_version as strip_version
 from hdeepinsight.data._inspect import InputReport as InputReport
 from hdeepinsight.data._inspect import ScaleMode as ScaleMode
 from hdeepinsight.data._inspect import inspect_input as inspect_input
-from hdeepinsight.data._leakage import LeakReport as LeakReport
-from hdeepinsight.data._leakage import check_leakage as check_leakage
 from hdeepinsight.data._matrix import CHUNK_CELLS as CHUNK_CELLS
 from hdeepinsight.data._matrix import SAMPLE_CELLS as SAMPLE_CELLS
 from hdeepinsight.data._matrix import RowMatrix as RowMatrix
@@ -48,6 +44,8 @@ from hdeepinsight.data._query import ExtraInputs as ExtraInputs
 from hdeepinsight.data._query import cell_positions as cell_positions
 from hdeepinsight.data._query import open_query as open_query
 from hdeepinsight.data._recover import Denormalizer as Denormalizer
+from hdeepinsight.data._sampling import LeakReport as LeakReport
+from hdeepinsight.data._sampling import check_leakage as check_leakage
 from hdeepinsight.data._sampling import deal_out as deal_out
 from hdeepinsight.data._sampling import draw_evenly as draw_evenly
 from hdeepinsight.data._sampling import draw_some as draw_some
@@ -55,5 +53,7 @@ from hdeepinsight.data._sampling import given_split as given_split
 from hdeepinsight.data._sampling import split_three as split_three
 from hdeepinsight.data._store import DataLike as DataLike
 from hdeepinsight.data._store import Store as Store
+from hdeepinsight.data._store import map_counts as map_counts
 from hdeepinsight.data._store import open_store as open_store
 from hdeepinsight.data._store import read_anndata as read_anndata
+from hdeepinsight.data._store import write_fast_store as write_fast_store
