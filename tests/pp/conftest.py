@@ -44,8 +44,8 @@ def as_adata(values: Any, kind: np.ndarray | None = None, prefix: str = "cell") 
 
 @pytest.fixture
 def exact() -> dict[str, Any]:
-    """Option with which the log values themselves are read."""
-    return {"normalizer": Thousandths()}
+    """Options of an exact search on the log values themselves."""
+    return {"normalizer": Thousandths(), "neighbors": "exact"}
 
 
 @pytest.fixture

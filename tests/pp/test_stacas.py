@@ -299,6 +299,7 @@ BAD = {
     "unknown feature": ({}, {"features": ["XYZ"]}, hdi.data.InputError, "None of the 1 features"),
     "no such column": ({}, {"labels_key": "nope"}, KeyError, "no column 'nope'"),
     "no such mode": ({}, {"mode": "both"}, ValueError, "mode must be one of 'project'"),
+    "no such search": ({}, {"neighbors": "fast"}, ValueError, "neighbors must be .* got 'fast'"),
     "no feature": ({}, {"features": 0}, ValueError, "features must be an integer >= 1, got 0"),
     "fewer than no feature": ({}, {"features": -1}, ValueError, "features must be .* got -1"),
     "one feature as text": ({}, {"features": "G1"}, ValueError, "None of the 2 features"),

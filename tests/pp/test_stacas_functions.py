@@ -182,7 +182,7 @@ N_REFERENCE = 15
 
 def weigh_cells(cells, spots, query, reference, scores, k_weight=100):
     """Weights of cells by their coordinates."""
-    settings = RunSettings(StacasConfig(k_weight=k_weight))
+    settings = RunSettings(StacasConfig(k_weight=k_weight), "auto")
     weights = AnchorWeights(np.eye(spots.shape[1]), spots, query, reference, scores, settings)
     return weights.weigh(sparse.csr_matrix(cells))
 

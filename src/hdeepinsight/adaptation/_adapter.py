@@ -14,6 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from hdeepinsight._errors import batch_column
+from hdeepinsight.adaptation._cells import (
+    QueryCells,
+    combined_probs,
+    leaf_sums,
+    leaves_under,
+    network_probs,
+    profile_probs,
+)
 from hdeepinsight.adaptation._check import (
     AdaptationOptions,
     AdaptationReport,
@@ -21,16 +29,7 @@ from hdeepinsight.adaptation._check import (
     follow_changes,
 )
 from hdeepinsight.adaptation._layers import insert_adapters, use_adapters
-from hdeepinsight.adaptation._self_training import (
-    QueryCells,
-    SelfTraining,
-    combined_probs,
-    leaf_sums,
-    leaves_under,
-    network_probs,
-    profile_probs,
-    restrict_to_labels,
-)
+from hdeepinsight.adaptation._self_training import SelfTraining, restrict_to_labels
 from hdeepinsight.nn import (
     LeafProfiles,
     ProfileEnsemble,

@@ -16,18 +16,11 @@ from hdeepinsight.annotation._decode import PROBABILITY_TOLERANCE as PROBABILITY
 from hdeepinsight.annotation._decode import Decoder as Decoder
 from hdeepinsight.annotation._decode import Reject as Reject
 from hdeepinsight.annotation._decode import check_decoding as check_decoding
-from hdeepinsight.annotation._decode import class_nodes as class_nodes
 from hdeepinsight.annotation._decode import decode as decode
 from hdeepinsight.annotation._decode import depth_of_level as depth_of_level
-from hdeepinsight.annotation._decode import drop_ancestors as drop_ancestors
-from hdeepinsight.annotation._decode import label_nodes as label_nodes
 from hdeepinsight.annotation._decode import most_probable_leaf as most_probable_leaf
-from hdeepinsight.annotation._decode import next_above as next_above
 from hdeepinsight.annotation._decode import node_categories as node_categories
-from hdeepinsight.annotation._decode import node_mass as node_mass
 from hdeepinsight.annotation._decode import node_names as node_names
-from hdeepinsight.annotation._decode import node_probabilities as node_probabilities
-from hdeepinsight.annotation._decode import normalise_classes as normalise_classes
 from hdeepinsight.annotation._evaluate import Evaluation as Evaluation
 from hdeepinsight.annotation._evaluate import check_confidence as check_confidence
 from hdeepinsight.annotation._evaluate import evaluate_annotation as evaluate_annotation
@@ -35,6 +28,13 @@ from hdeepinsight.annotation._evaluate import (
     expected_calibration_error as expected_calibration_error,
 )
 from hdeepinsight.annotation._evaluate import level_metrics as level_metrics
+from hdeepinsight.annotation._external import class_nodes as class_nodes
+from hdeepinsight.annotation._external import drop_ancestors as drop_ancestors
+from hdeepinsight.annotation._external import label_nodes as label_nodes
+from hdeepinsight.annotation._external import next_above as next_above
+from hdeepinsight.annotation._external import node_mass as node_mass
+from hdeepinsight.annotation._external import node_probabilities as node_probabilities
+from hdeepinsight.annotation._external import normalise_classes as normalise_classes
 from hdeepinsight.annotation._novelty import ReferenceBank as ReferenceBank
 from hdeepinsight.annotation._trust import NO_LIMIT as NO_LIMIT
 from hdeepinsight.annotation._trust import QueryComparison as QueryComparison

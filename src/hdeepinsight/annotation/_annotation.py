@@ -17,7 +17,7 @@ from hdeepinsight._errors import check_choice, check_number, counted, invalid
 from hdeepinsight._io import atomic_write
 from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, ONTOLOGY_NAME, UNKNOWN_TERM
 from hdeepinsight._palette import MISSING, tree_colors
-from hdeepinsight.annotation import _decode
+from hdeepinsight.annotation import _decode, _external
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
 from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
 from hdeepinsight.annotation._verdict import NO_COUNTS, Decision, Verdict
@@ -206,12 +206,12 @@ class Annotation:
         >>> result.labels["stop_label"].tolist(), result.confidence.round(2).tolist()[:2]
         (['CD4', 'T', 'Unknown'], [0.9, 0.8])
         """
-        nodes, probabilities = _decode.label_probabilities(taxonomy, labels, confidence)
+        nodes, probabilities = _external.label_probabilities(taxonomy, labels, confidence)
         result = cls(
             taxonomy=taxonomy,
             obs_names=labels.index,
             node_probabilities=probabilities,
-            threshold=_decode.next_above(threshold),
+            threshold=_external.next_above(threshold),
         )
         # The remaining probability may add up to the threshold in another branch.
         depth, edges = taxonomy.depth, path_distance(taxonomy, result.stop_nodes, nodes)
@@ -250,16 +250,16 @@ class Annotation:
         >>> hdi.Annotation.from_probabilities(table, tree).labels["stop_label"].tolist()
         ['T']
         """
-        classes = _decode.class_nodes(taxonomy, list(map(str, table.columns)))
-        values, nodes = _decode.normalise_classes(
+        classes = _external.class_nodes(taxonomy, list(map(str, table.columns)))
+        values, nodes = _external.normalise_classes(
             table.to_numpy(dtype=np.float64), classes, taxonomy
         )
-        mass = _decode.node_mass(taxonomy, values, nodes)
+        mass = _external.node_mass(taxonomy, values, nodes)
         return cls(
             taxonomy=taxonomy,
             obs_names=table.index,
-            node_probabilities=_decode.node_probabilities(taxonomy, mass),
-            threshold=_decode.next_above(threshold),
+            node_probabilities=_external.node_probabilities(taxonomy, mass),
+            threshold=_external.next_above(threshold),
         )
 
     @classmethod

@@ -296,7 +296,7 @@ class MarkerScorer:
             signs[:-1][under, genes.get_loc(gene)] = sign  # deeper types override
         used = (signs != 0).any(axis=0)
         counts, depth = _read_counts(opened, keep)
-        counts, is_filled = counts[:, used], depth > 0
+        counts, is_filled = counts[:, used].astype(np.float64), depth > 0
         filled = np.flatnonzero(is_filled)
         depth = np.where(depth > 0, depth / depth[filled].mean(), 1.0)
         fitted = filled[spread_rows(len(filled), _FITTED)]
@@ -440,7 +440,7 @@ def _read_counts(
         totals.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
         if keep is not None:
             keep.append(sp.csr_matrix(block))
-    return sp.csr_matrix(sp.vstack(parts)).astype(np.float64), np.concatenate(totals)
+    return sp.csr_matrix(sp.vstack(parts)), np.concatenate(totals)
 
 
 def _states(

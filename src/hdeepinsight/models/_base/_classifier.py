@@ -1,4 +1,4 @@
-"""Base class of hierarchical classifiers that are trained on labelled cells."""
+"""Base classes of hierarchical classifiers that are trained on labelled cells."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.model._utils import parse_device_args
+from scvi.module.base import BaseModuleClass, LossOutput
+from torch import Tensor
 
 from hdeepinsight._errors import counted, examples, invalid
 from hdeepinsight.adaptation import QueryCells, reference_sums
@@ -28,6 +30,7 @@ from hdeepinsight.nn import (
     GenePanels,
     LeafProfiles,
     LeafSums,
+    TreeClassifier,
     fit_temperatures,
     usual_shift,
 )
@@ -44,6 +47,56 @@ CONFORMAL_CELLS = 20_000
 #: Held-out cells stored with the model, for comparison at the genes and depth of a query.
 BANK_CELLS = 400
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
+
+
+class TreeModule(TreeClassifier, BaseModuleClass):  # type: ignore[misc]
+    """Module that augments mini-batches and computes the loss of a hierarchical classifier."""
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
+        counts = tensors[REGISTRY_KEYS.X_KEY]
+        return {
+            "counts": counts,
+            "measured": tensors.get("measured", counts.new_ones(counts.shape[1])),
+            "nodes": tensors.get(REGISTRY_KEYS.LABELS_KEY),
+        }
+
+    def augment(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Thin counts and mask genes, to simulate queries of lower depth and with fewer genes.
+
+        Parameters
+        ----------
+        tensors
+            Mini-batch with raw counts, shape ``(n_cells, n_genes)``; ``measured`` (optional, same
+            shape) is 1 for genes that may stay visible.
+
+        Returns
+        -------
+        The mini-batch with thinned counts, and ``measured`` with the genes that stay visible.
+        """
+        counts = self.thinning.sample_dense(tensors[REGISTRY_KEYS.X_KEY])
+        measured = self.masking.sample(counts.shape[0], counts.shape[1], counts.device)
+        measured = measured * tensors.get("measured", 1)
+        return {**tensors, REGISTRY_KEYS.X_KEY: counts, "measured": measured}
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
+    ) -> dict[str, Any]:
+        return {"logits": inference_outputs["logits"]}
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Tensor],
+        generative_outputs: dict[str, Tensor],
+    ) -> LossOutput:
+        """Compute the hierarchical loss of a mini-batch."""
+        nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
+        loss = self.objective(generative_outputs["conditional"], nodes)
+        return LossOutput(loss=loss, n_obs_minibatch=len(nodes))
+
+    def sample(self, *args: Any, **kwargs: Any) -> None:
+        """Raise an error: a classifier is not generative."""
+        raise NotImplementedError(f"{type(self).__name__} is a classifier and cannot sample.")
 
 
 class HierarchicalClassifierMixin(AnnotatingMixin):

@@ -210,9 +210,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Register an AnnData with the arguments of its set-up; ``other`` is for other objects."""
         others = given.pop("others", ())
         known = [name for name in given if name not in ("cls", "adata", "source_registry")]
-        hint = "The model does not account for further columns. Omit them."
+        hint = "Omit the others; the model does not account for further columns."
         if "batch_key" in known:
-            hint = "Covariates such as donor and assay can be joined to one column for batch_key."
+            hint = "Omit the others; join covariates, such as donor and assay, to one column"
+            hint += " for batch_key."
         check_keywords(f"{cls.__name__}.setup_anndata()", others, known, hint)
         adata, setup = given["adata"], Setup(**cls._get_setup_method_args(**given))
         registration.check_reference(adata, AnnData, other)

@@ -1,4 +1,4 @@
-"""Module and training plans: losses, augmentation, optimiser, schedule and logged metrics."""
+"""Training plans: optimiser, learning rate schedule, losses and logged metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module.base import BaseModuleClass, LossOutput
 from scvi.train import TrainingPlan
 from torch import Tensor, distributed
 from torch.nn import Parameter
@@ -17,65 +16,16 @@ from hdeepinsight._errors import check_number, invalid
 from hdeepinsight.annotation import level_metrics
 from hdeepinsight.models._base._setup import PANEL_KEY
 from hdeepinsight.models._base._training import check_finite
-from hdeepinsight.nn import TreeClassifier
 
 if TYPE_CHECKING:
+    from scvi.module.base import BaseModuleClass
+
     from hdeepinsight.taxonomy import Taxonomy
 
 #: Further arguments of a training plan, and settings for the recipe.
 Prepared: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 #: One-cycle schedule: the learning rate rises in 15 % of the steps, then falls to lr / 1,000.
 ONE_CYCLE: dict[str, Any] = {"pct_start": 0.15, "div_factor": 10.0, "final_div_factor": 100.0}
-
-
-class TreeModule(TreeClassifier, BaseModuleClass):  # type: ignore[misc]
-    """Module that augments mini-batches and computes the loss of a hierarchical classifier."""
-
-    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
-        counts = tensors[REGISTRY_KEYS.X_KEY]
-        return {
-            "counts": counts,
-            "measured": tensors.get("measured", counts.new_ones(counts.shape[1])),
-            "nodes": tensors.get(REGISTRY_KEYS.LABELS_KEY),
-        }
-
-    def augment(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Thin counts and mask genes, to simulate queries of lower depth and with fewer genes.
-
-        Parameters
-        ----------
-        tensors
-            Mini-batch with raw counts, shape ``(n_cells, n_genes)``; ``measured`` (optional, same
-            shape) is 1 for genes that may stay visible.
-
-        Returns
-        -------
-        The mini-batch with thinned counts, and ``measured`` with the genes that stay visible.
-        """
-        counts = self.thinning.sample_dense(tensors[REGISTRY_KEYS.X_KEY])
-        measured = self.masking.sample(counts.shape[0], counts.shape[1], counts.device)
-        measured = measured * tensors.get("measured", 1)
-        return {**tensors, REGISTRY_KEYS.X_KEY: counts, "measured": measured}
-
-    def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
-    ) -> dict[str, Any]:
-        return {"logits": inference_outputs["logits"]}
-
-    def loss(
-        self,
-        tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Tensor],
-        generative_outputs: dict[str, Tensor],
-    ) -> LossOutput:
-        """Compute the hierarchical loss of a mini-batch."""
-        nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
-        loss = self.objective(generative_outputs["conditional"], nodes)
-        return LossOutput(loss=loss, n_obs_minibatch=len(nodes))
-
-    def sample(self, *args: Any, **kwargs: Any) -> None:
-        """Raise an error: a classifier is not generative."""
-        raise NotImplementedError(f"{type(self).__name__} is a classifier and cannot sample.")
 
 
 class OneCyclePlan(TrainingPlan):  # type: ignore[misc]

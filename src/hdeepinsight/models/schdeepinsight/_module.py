@@ -10,7 +10,7 @@ from scvi.module.base import auto_move_data
 from torch import Tensor
 
 from hdeepinsight._keys import FIELD_KEYS
-from hdeepinsight.models._base._plan import TreeModule
+from hdeepinsight.models._base._classifier import TreeModule
 from hdeepinsight.nn import GeneImageClassifier
 
 

@@ -19,7 +19,8 @@ from torch.utils.data import WeightedRandomSampler
 
 from hdeepinsight._errors import batch_column, check_number
 from hdeepinsight.data import AlignedQuery
-from hdeepinsight.models._base._plan import HierarchicalPlan, OneCyclePlan, TreeModule
+from hdeepinsight.models._base._classifier import TreeModule
+from hdeepinsight.models._base._plan import HierarchicalPlan, OneCyclePlan
 from hdeepinsight.models._base._registration import BATCH
 from hdeepinsight.models._base._training import check_finite
 from hdeepinsight.nn import GeneTokenClassifier, TokenSets, choose_tokens, masked_value_losses

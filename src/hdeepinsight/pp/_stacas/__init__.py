@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from hdeepinsight._errors import check_choice, one_column
 from hdeepinsight.data import DataLike
+from hdeepinsight.graph import Exact
 from hdeepinsight.nn import ModelNormalizer
 from hdeepinsight.pp._stacas import _datasets as reading
 from hdeepinsight.pp._stacas._anchors import UNLABELED, Dataset, RunSettings, encode_labels
@@ -22,6 +23,7 @@ from hdeepinsight.taxonomy import Taxonomy, check_labels
 
 Data: TypeAlias = "DataLike | Sequence[DataLike]"
 Mode = Literal["project", "integrate"]
+NeighborSearch = Literal["auto", "exact", "approximate"]
 
 
 def stacas(
@@ -36,6 +38,7 @@ def stacas(
     labels_key: str | None = None,
     query_labels_key: str | None = None,
     taxonomy: Taxonomy | None = None,
+    neighbors: NeighborSearch = "auto",
     random_state: int = 0,
 ) -> StacasResult:
     r"""Remove batch effects with anchors: pairs of cells that are mutual nearest neighbours.
@@ -71,9 +74,10 @@ def stacas(
     taxonomy
         Taxonomy of the cell types, in which a label is consistent with its ancestors and
         descendants.
+    neighbors
+        Neighbour search: ``"exact"``, ``"approximate"``, or ``"auto"``, exact up to 20,000 cells.
     random_state
-        Seed of principal components, and of the neighbour search, which is approximate above 20,000
-        cells.
+        Seed of the approximate neighbour search and of principal components.
 
     Returns
     -------
@@ -114,6 +118,7 @@ def stacas(
     (('GENE0', 'GENE1'), (150, 40))
     """
     check_choice("mode", mode, get_args(Mode))
+    check_choice("neighbors", neighbors, get_args(NeighborSearch))
     given = [
         [] if one is None else list(one) if isinstance(one, list | tuple) else [one]
         for one in (adata_ref, adata_query)
@@ -138,7 +143,8 @@ def stacas(
             columns.append(labels)
     genes = reading.shared_genes(datasets)
     chosen = reading.choose_features(datasets, genes, features)
-    settings = RunSettings(config or StacasConfig(), random_state, taxonomy)
+    exact: Exact = "auto" if neighbors == "auto" else neighbors == "exact"
+    settings = RunSettings(config or StacasConfig(), exact, random_state, taxonomy)
     cells_of = np.split(np.arange(sum(map(len, columns))), np.cumsum([*map(len, columns)])[:-1])
     compared = [
         Dataset(key, one.gather(chosen).astype(np.float64), cells, codes, settings)

@@ -18,7 +18,8 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
 
 from hdeepinsight._errors import check_integer
-from hdeepinsight.graph import nearest_neighbors
+from hdeepinsight.data import InputError
+from hdeepinsight.graph import Exact, nearest_neighbors
 from hdeepinsight.taxonomy import Taxonomy, find_unlabeled
 
 Ints = NDArray[np.int64]
@@ -94,6 +95,7 @@ class RunSettings:
     """Settings of a run."""
 
     config: StacasConfig
+    exact: Exact = "auto"
     seed: int = 0
     taxonomy: Taxonomy | None = None
 
@@ -124,7 +126,19 @@ class Dataset:
 
     @cached_property
     def axes(self) -> Floats:
-        """Uncentred axes of this dataset; see `principal_axes`."""
+        """Uncentred axes of this dataset; see `principal_axes`.
+
+        Raises
+        ------
+        InputError
+            If all cells have the same expression.
+        """
+        if self.values.nnz and not (self.values.max(axis=0) != self.values.min(axis=0)).nnz:
+            raise InputError(
+                f"All {len(self.cells):,} cells of dataset {self.key} have the same expression.",
+                "Anchors require differences between cells.",
+                "Leave it out, or pass other features.",
+            )
         return principal_axes(self.values, self.settings.config.n_dims, seed=self.settings.seed)
 
     @cached_property
@@ -134,7 +148,7 @@ class Dataset:
         if (k := min(settings.config.k_score, len(self.cells)) - 1) < 1:
             return own
         points = self.values @ self.axes
-        found, _ = nearest_neighbors(points, k=k, seed=settings.seed)
+        found, _ = nearest_neighbors(points, k=k, exact=settings.exact, seed=settings.seed)
         return np.concatenate([own, found], axis=1)
 
 
@@ -251,9 +265,9 @@ def find_anchors(datasets: list[Dataset], against: Dataset | None = None) -> pd.
     pairs = [(against, one) for one in datasets] if against else combinations(datasets, 2)
     tables = [pd.DataFrame(columns=list(_COLUMNS)).astype(_COLUMNS)]
     for one, two in pairs:
-        config = one.settings.config
+        config, how = one.settings.config, (one.settings.exact, one.settings.seed)
         spaces = reciprocal_embeddings(one.values, two.values, one.axes, two.axes)
-        found = mutual_neighbors(spaces, config.k_anchor, config.k_score, one.settings.seed)
+        found = mutual_neighbors(spaces, config.k_anchor, config.k_score, *how)
         labels = one.labels[found.first], two.labels[found.second]
         table = pd.DataFrame(
             {
@@ -294,6 +308,7 @@ def mutual_neighbors(
     spaces: Sequence[tuple[Floats, Floats]],
     k_anchor: int,
     k_score: int,
+    exact: Exact = "auto",
     seed: int = 0,
 ) -> MutualNeighbors:
     """Find anchors: pairs of cells that are mutual nearest neighbours.
@@ -307,8 +322,8 @@ def mutual_neighbors(
         Number of neighbours for anchors.
     k_score
         Number of neighbours for `score_anchors`.
-    seed
-        Seed of the approximate search, which is used above 20,000 cells.
+    exact, seed
+        As in `hdeepinsight.graph.nearest_neighbors`.
 
     Returns
     -------
@@ -329,7 +344,7 @@ def mutual_neighbors(
     """
     (x_first, y_first), (x_second, y_second) = spaces
     n_first, n_second = len(x_first), len(y_first)
-    k, search = max(k_anchor, k_score), partial(nearest_neighbors, seed=seed)
+    k, search = max(k_anchor, k_score), partial(nearest_neighbors, exact=exact, seed=seed)
     to_second, d_first = search(x_first, y_first, k=min(k, n_second))
     to_first, d_second = search(y_second, x_second, k=min(k, n_first))
     forward = np.arange(n_first)[:, None] * n_second + to_second[:, :k_anchor]

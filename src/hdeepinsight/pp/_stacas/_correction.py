@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,8 +97,8 @@ class AnchorWeights(NamedTuple):
         """
         settings, n_anchors, n_points = self.settings, len(self.scores), len(self.points)
         k = min(settings.config.k_weight, n_points)
-        search = partial(nearest_neighbors, k=k, seed=settings.seed)
-        found, distance = search(values @ self.axes, self.points)
+        how: Any = {"k": k, "exact": settings.exact, "seed": settings.seed}
+        found, distance = nearest_neighbors(values @ self.axes, self.points, **how)
         is_expressed, last = anchor.is_expressed(values), distance[:, -1:]
         proximity = np.where(last > 0, 1 - distance / np.where(last > 0, last, 1.0), 1.0)
         proximity[~is_expressed] = 0.0
@@ -267,7 +266,8 @@ class Outcome:
 def project(references: list[Dataset], queries: list[Dataset]) -> Outcome:
     """Correct each query towards the references, which are integrated first if several."""
     before = integrate(references)
-    used, skipped = _usable(queries)
+    skipped = _too_small(queries)
+    used = [query for query in queries if query.key not in skipped]
     found = anchor.find_anchors(used, _merged(before.datasets))
     corrections, correction_of = list(before.corrections), {}
     for query in queries:
@@ -289,7 +289,8 @@ def integrate(datasets: list[Dataset]) -> Outcome:
     InputError
         If there are no anchors between two sides of a merge.
     """
-    used, skipped = _usable(datasets)
+    skipped = _too_small(datasets)
+    used = [dataset for dataset in datasets if dataset.key not in skipped]
     found = anchor.find_anchors(used)
     if len(used) < 2:
         return Outcome(found, (), None, {}, skipped, tuple(datasets))
@@ -322,17 +323,8 @@ def integrate(datasets: list[Dataset]) -> Outcome:
     return Outcome(found, tuple(corrections), tree, {}, skipped, tuple(now.values()))
 
 
-def _usable(datasets: Sequence[Dataset]) -> tuple[list[Dataset], dict[int, str]]:
-    """Return the datasets with enough cells, and the reason why each other one is left out."""
-    used = [one for one in datasets if len(one.cells) >= _MIN_CELLS]
-    for one in used:
-        if one.values.nnz and not (one.values.max(axis=0) != one.values.min(axis=0)).nnz:
-            raise InputError(
-                f"All {len(one.cells):,} cells of dataset {one.key} have the same expression.",
-                "Anchors require differences between cells.",
-                "Leave it out, or pass other features.",
-            )
-    return used, {one.key: "too few cells" for one in datasets if one not in used}
+def _too_small(datasets: Sequence[Dataset]) -> dict[int, str]:
+    return {one.key: "too few cells" for one in datasets if len(one.cells) < _MIN_CELLS}
 
 
 def _merged(datasets: Sequence[Dataset]) -> Dataset:
