@@ -29,6 +29,7 @@ from hdeepinsight.data import (
     open_query,
     open_store,
     read_anndata,
+    write_fast_store,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -182,6 +183,20 @@ def test_a_path_gives_what_read_h5ad_gives(small, tmp_path_factory):
             assert (blocks[0] != blocks[1]).nnz == 0
         whole = read_anndata(path)
         pd.testing.assert_frame_equal(whole.obs, ad.read_h5ad(path).obs)
+
+
+def test_a_layer_with_a_slash_in_its_name_is_read(small, tmp_path):
+    """anndata writes it as nested groups, which it then cannot read."""
+    small.layers["of/counts"] = 2 * small.X
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of such names
+        small.write_h5ad(tmp_path / "cells.h5ad")
+    write_fast_store(tmp_path / "cells.h5ad", tmp_path / "fast.h5ad")
+    for name in ("cells.h5ad", "fast.h5ad"):
+        store = open_store(tmp_path / name)
+        assert list(store.slots) == ["X", "layers['of/counts']"]
+        (_, block), *_ = store.matrix("of/counts", use_raw=False).blocks(1000)
+        assert (block != 2 * small.X).nnz == 0
 
 
 def packed_with(path: Path, number: int, name: bytes) -> None:
@@ -529,16 +544,18 @@ def test_the_folder_to_pass_is_named(cells, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # anndata announces its next format
         cells.obs["donor"], cells.obs["Donor"] = "a", "b"
-        for place in ("cells.zarr", "spatial.zarr/tables/table"):
+        places = ["cells.zarr", *(f"spatial_{form}.zarr/tables/table" for form in (2, 3))]
+        for place in places:
             cells.write_zarr(tmp_path / place)
-        for place in ("spatial.zarr", "spatial.zarr/tables"):
-            form = 3 if (tmp_path / "cells.zarr" / "zarr.json").exists() else 2
-            zarr.open_group(tmp_path / place, zarr_format=form)
+        for form in (2, 3):  # one of which is not the version of the table in it
+            for place in (f"spatial_{form}.zarr", f"spatial_{form}.zarr/tables"):
+                zarr.open_group(tmp_path / place, zarr_format=form)
     # Consolidated metadata mix up names that differ only in case.
     assert read_anndata(tmp_path / "cells.zarr").obs["Donor"].tolist() == ["b"] * cells.n_obs
     assert open_store(tmp_path / "cells.zarr").obs["donor"].tolist() == ["a"] * cells.n_obs
-    with pytest.raises(InputError, match=r"has no obs .* but tables\. .*Pass .*tables/table\."):
-        open_store(tmp_path / "spatial.zarr")
+    for form in (2, 3):
+        with pytest.raises(InputError, match=r"has no obs .* but tables\. .*Pass .*tables/table\."):
+            open_store(tmp_path / f"spatial_{form}.zarr")
 
 
 def test_any_object_with_a_path_is_a_path(small, tmp_path):

@@ -50,6 +50,9 @@ def test_a_full_path_comes_before_a_synonym_before_a_bare_name():
 
 def test_a_tuple_is_always_a_full_path(small):
     assert small.resolve(["T", "CD4"]) == 3
+    named = Taxonomy.from_nested({"CD4-positive, alpha-beta T cell": [], "B": []})
+    with pytest.raises(ValueError, match="double quotes around names with a comma"):
+        named.resolve("alpha-beta T cell")
     with pytest.raises(ValueError, match="no node \\('CD4',\\)"):
         small.resolve(("CD4",))
 

@@ -129,8 +129,11 @@ def _form_of(path: Path, unpacking: ExitStack) -> tuple[str, Path]:
             with _open_zarr(path) as root:
                 _check_zarr(root, path)
                 if not {"obs", "var", "X", "mod"} & set(root):
-                    inside = [path / n for n, _ in root.members(max_depth=2) if n.endswith("/obs")]
-                    advice = f"Pass {' or '.join(str(p.parent) for p in inside)}."
+                    # By path, because a store of version 3 may hold tables of version 2.
+                    inside = sorted(
+                        {p.parent for at in ("*/obs", "*/*/obs") for p in path.glob(at)}
+                    )
+                    advice = f"Pass {' or '.join(map(str, inside))}."
                     found = f"{path} has no obs and no var, but {examples(sorted(root))}."
                     raise InputError(found, FORMATS, advice if inside else _WRITE_AGAIN)
             return "zarr", path
@@ -199,12 +202,21 @@ def encoding_of(found: Any) -> str:
     return "array" if is_array and kind in ("", "array") and found.dtype.names is None else kind
 
 
+def layer_names(group: Any) -> list[str]:
+    """Return the names of layers; one with a slash, as ``a/b``, is stored in a nested group."""
+    found = []
+    for name in group if hasattr(group, "keys") else ():
+        held = group[name]
+        is_part = hasattr(held, "keys") and not len(held.attrs)
+        found += [f"{name}/{rest}" for rest in layer_names(held)] if is_part else [name]
+    return found
+
+
 def _is_usual(root: Any) -> bool:
     """Return whether all elements have the encoding of current anndata releases."""
-    raw, layers = root.get("raw"), root.get("layers")
-    tables = [root.get("obs"), root.get("var")]
+    raw, tables = root.get("raw"), [root.get("obs"), root.get("var")]
     matrices = [root["X"]] if "X" in root else []
-    matrices += list(layers.values()) if hasattr(layers, "values") else []
+    matrices += [root[f"layers/{name}"] for name in layer_names(root.get("layers"))]
     if hasattr(raw, "keys"):
         tables.append(raw.get("var"))
         matrices.append(raw.get("X"))

@@ -606,6 +606,8 @@ class Modalities:
     def obs_of(self, mdata: MuData, kind: str | None = None) -> pd.DataFrame:
         """Return the columns of ``mdata.obs``, and further ones of the named modalities.
 
+        Those of each modality are also there with its name, as ``rna:cell_type``.
+
         Parameters
         ----------
         mdata
@@ -615,8 +617,10 @@ class Modalities:
         """
         first, others = kind and getattr(self, f"{kind}_key"), (self.labels_key, self.batch_key)
         tables = {name: mdata.mod[name].obs for name in mdata.mod} | {"": mdata.obs}
+        named = {f"{name}:": mdata.mod[name].obs.add_prefix(f"{name}:") for name in mdata.mod}
+        tables |= named
         obs = pd.DataFrame(index=mdata.obs_names)
-        for name in (first, "", *others, self.find(mdata, "rna")):
+        for name in (first, "", *others, self.find(mdata, "rna"), *named):
             if name in tables:
                 further = tables[name].reindex(mdata.obs_names)
                 obs = obs.join(further[[key for key in further if key not in obs]])

@@ -19,7 +19,15 @@ import pandas as pd
 import scipy.sparse as sp
 
 from hdeepinsight._errors import ARGUMENTS, InputError, invalid
-from hdeepinsight.data._files import FORMATS, ZARR, Opener, encoding_of, in_words, open_file
+from hdeepinsight.data._files import (
+    FORMATS,
+    ZARR,
+    Opener,
+    encoding_of,
+    in_words,
+    layer_names,
+    open_file,
+)
 from hdeepinsight.data._genes import Bools, find_genes, named_by_column
 from hdeepinsight.data._matrix import CHUNK_CELLS, RowMatrix, wrap
 
@@ -339,7 +347,7 @@ def _read(path: Path, opener: Opener, at: str) -> Any:
 
 
 def _from_group(root: Any, path: Path, opener: Opener) -> Store:
-    at = {"X": "X"} | {slot_name(name): f"layers/{name}" for name in root.get("layers", ())}
+    at = {"X": "X"} | {slot_name(n): f"layers/{n}" for n in layer_names(root.get("layers"))}
     at |= {".raw": "raw/X"} if hasattr(root.get("raw"), "keys") else {}
     at = {s: name for s, name in at.items() if name in root and encoding_of(root[name]) != "null"}
     with warnings.catch_warnings():
@@ -428,7 +436,7 @@ def _copy(source: Any, target: Any, options: dict[str, Any]) -> None:
                 else:
                     how |= {"indptr_dtype": np.int64}
                     ad.io.write_elem(target, name, block, dataset_kwargs=how)
-        elif kind in ("dict", "raw"):
+        elif kind in ("dict", "raw") or (not kind and hasattr(part, "keys")):
             _copy(part, target.create_group(name), options)
         else:
             ad.io.write_elem(target, name, ad.io.read_elem(part), dataset_kwargs=options)

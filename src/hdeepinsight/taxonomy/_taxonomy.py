@@ -524,6 +524,10 @@ class Taxonomy:
             near = _forms.close_matches(last, [*self._nodes_named, *self.synonyms])
             hint = f"Similar names: {quoted(near)}. " if near else "No name is similar. "
             hint += "Print the taxonomy to see all names, or add a synonym."
+            whole = (n for n in self._nodes_named if last in map(str.strip, n.split(",")))
+            if (split := next(whole, None)) is not None:
+                hint = f"It is a part of {clipped(split)}: put double quotes around names with a"
+                hint += f" comma on the command line, '\"{split}\"'."
         forms = "full path ('parent > child'), synonym nor bare name"
         raise ValueError(f"The taxonomy has no node {shown}, neither by {forms}. {hint}")
 

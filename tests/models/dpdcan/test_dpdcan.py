@@ -105,7 +105,8 @@ def test_without_privacy_it_parts_the_lineages(heads, max_steps, least, syntheti
 
 def test_counts_of_few_cells_at_a_small_budget_still_part_the_lineages(synthetic_hierarchy):
     model = trained(synthetic_hierarchy, target_epsilon=8.0)
-    found = model.predict(synthetic_hierarchy.copy(), n_clusters=3)
+    with pytest.warns(UserWarning, match="not covered by epsilon"):
+        found = model.predict(n_clusters=3)
     assert adjusted_rand_score(synthetic_hierarchy.obs["lineage"], found) > 0.4
 
 
@@ -205,12 +206,17 @@ def test_depth_may_come_from_a_column(synthetic_hierarchy):
 
 def test_outputs_on_the_training_cells_come_with_a_warning(synthetic_hierarchy):
     model = trained(synthetic_hierarchy)
-    for cells in (None, model.adata):
+    renamed = synthetic_hierarchy[5::-1].copy()
+    renamed.obs_names = list("abcdef")
+    for cells in (None, model.adata, model.adata.copy(), renamed):
         with pytest.warns(UserWarning, match="not covered by epsilon"):
             model.get_latent_representation(cells)
         with pytest.warns(UserWarning, match="not covered by epsilon"):
-            model.predict(cells, n_clusters=2)
-    assert model.get_latent_representation(synthetic_hierarchy[:3].copy()).shape == (3, 8)
+            clusters = model.predict(cells, n_clusters=2)
+    assert clusters.index.tolist() == list("abcdef")
+    others = synthetic_hierarchy[:3].copy()
+    others.X = 2 * others.X
+    assert model.get_latent_representation(others).shape == (3, 8)
 
 
 def test_conditions_state_what_is_not_covered(synthetic_hierarchy):

@@ -253,6 +253,11 @@ def test_nothing_is_written_to_the_users_object(joint, query, paired, fit_joint)
 def test_evaluate_reads_labels_of_a_mudata(joint, paired):
     scores = joint.evaluate(paired[300:])
     assert scores.n_cells == 120
+    cells = subset(paired, slice(300, None))
+    cells.mod["rna"].obs["own"] = paired.obs["cell_type"].to_numpy()[300:]
+    cells.mod["prot"].obs["own"] = "B"
+    own = joint.evaluate(cells, labels_keys=["rna:own"])
+    assert own.levels.loc["cell_type"].equals(scores.levels.loc["cell_type"])
     assert joint.evaluate().n_cells == len(joint.validation_indices)
 
 
@@ -309,6 +314,7 @@ def test_bad_references_are_refused(paired):
             InputError,
             "'rna' is given for both.*there are 'rna', 'prot'",
         ),
+        (None, {"layer": "counts"}, TypeError, r"setup_mudata\(\) got layer; it takes rna_layer, "),
         (None, {"labels_keys": ["typo"]}, KeyError, "no column 'typo'; it has .*cell_type"),
         (None, {"labels_keys": None}, ValueError, "got neither"),
     ]:

@@ -1,5 +1,6 @@
 """Registration of a reference: accepted input, errors, and the repr."""
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -182,7 +183,9 @@ def test_dense_and_integer_references_give_the_same_model(reference):
     assert all(np.array_equal(scale, scales[0]) for scale in scales)
 
 
-def test_known_labels_are_read_from_any_columns_and_from_a_file(model, labelled, truth, tmp_path):
+def test_known_labels_are_read_from_any_columns_and_from_a_file(
+    model, labelled, truth, tmp_path, monkeypatch
+):
     expected = model.taxonomy.encode(truth)
     labelled.write_h5ad(tmp_path / "labelled.h5ad")
     for data in (labelled, tmp_path / "labelled.h5ad"):
@@ -196,6 +199,12 @@ def test_known_labels_are_read_from_any_columns_and_from_a_file(model, labelled,
     half = labelled[::2].copy()
     some = model.evaluate(labelled, indices=slice(None, None, 2))
     assert some.levels.equals(model.evaluate(half).levels)
+    with monkeypatch.context() as counting:
+        opened, read_elem = [], ad.io.read_elem
+        counting.setattr(ad.io, "read_elem", lambda at: opened.append(at.name) or read_elem(at))
+        same = model.evaluate(tmp_path / "labelled.h5ad", indices=slice(None, None, 2))
+    assert same.levels.equals(some.levels)
+    assert opened.count("/obs") == 1
     with pytest.raises(TypeError, match=r"evaluate\(\) got labels_key; it takes labels_keys, "):
         model.evaluate(labelled, labels_key="mine")
     own = model.evaluate(labelled, labels_keys=["mine"], unlabeled_category="?")

@@ -472,7 +472,7 @@ class AnnotatingMixin(_Base):
         ['T', 'B', 'root']
         """
         keys = self._setup.labels_keys if labels_keys is None else as_label_keys(None, labels_keys)
-        obs = self._obs_of(adata)
+        obs = self._setup.obs_of(self._with_obs(adata))
         hint = "Pass the label columns as labels_keys."
         return self._nodes(obs, keys, unlabeled=unlabeled_category, hint=hint)
 
@@ -524,17 +524,19 @@ class AnnotatingMixin(_Base):
         known = dict.fromkeys(["labels_keys", "unlabeled_category"])
         check_keywords("evaluate()", kwargs, known | signature(self.annotate).parameters)
         data = self._held_out() if adata is None else adata
+        is_own = self._query is not None and data is self._query.data  # which is open already
+        cells = self._with_obs(data)
         nodes = self.label_nodes(
-            data, labels_keys=labels_keys, unlabeled_category=unlabeled_category
+            cells, labels_keys=labels_keys, unlabeled_category=unlabeled_category
         )
         if (indices := kwargs.get("indices")) is not None:
-            nodes = nodes[cell_positions(indices, self._obs_of(data).index)]
-        return evaluate_annotation(self.annotate(data, **kwargs), nodes)
+            nodes = nodes[cell_positions(indices, cells.obs.index)]
+        return evaluate_annotation(self.annotate(data if is_own else cells, **kwargs), nodes)
 
-    def _obs_of(self, adata: Any) -> pd.DataFrame:
-        """Return the table of the given cells, with the label columns; of ours by default."""
+    def _with_obs(self, adata: Any) -> Any:
+        """Return the given cells, opened if they are a file; ours by default."""
         data = self._resolve_adata(adata)
-        return self._setup.obs_of(data if hasattr(data, "obs") else open_store(data))
+        return data if hasattr(data, "obs") else open_store(data)
 
     def _open_trained(self, query: Any, indices: Any, **reading: Any) -> AlignedQuery:
         """Open a query of a trained model; reuse the opened query of a query model."""

@@ -208,17 +208,22 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     @classmethod
     def _set_up(cls, given: dict[str, Any], other: str) -> None:
         """Register an AnnData with the arguments of its set-up; ``other`` is for other objects."""
+        adata, setup = given["adata"], cls._setup_of(given, "setup_anndata")
+        registration.check_reference(adata, AnnData, other)
+        source = open_counts(adata, layer=setup.layer, arguments={"layer": "layer"})
+        registration.register(cls, adata, source, adata.obs, setup)
+
+    @classmethod
+    def _setup_of(cls, given: dict[str, Any], method: str) -> Setup:
+        """Return the arguments of a set-up method; raise ``TypeError`` for those of others."""
         others = given.pop("others", ())
-        known = [name for name in given if name not in ("cls", "adata", "source_registry")]
+        known = [name for name in given if name not in ("cls", "adata", "mdata", "source_registry")]
         hint = "Omit the others; the model does not account for further columns."
         if "batch_key" in known:
             hint = "Omit the others; join covariates, such as donor and assay, to one column"
             hint += " for batch_key."
-        check_keywords(f"{cls.__name__}.setup_anndata()", others, known, hint)
-        adata, setup = given["adata"], Setup(**cls._get_setup_method_args(**given))
-        registration.check_reference(adata, AnnData, other)
-        source = open_counts(adata, layer=setup.layer, arguments={"layer": "layer"})
-        registration.register(cls, adata, source, adata.obs, setup)
+        check_keywords(f"{cls.__name__}.{method}()", others, known, hint)
+        return Setup(**cls._get_setup_method_args(**given))
 
     @classmethod
     def _get_most_recent_anndata_manager(cls, adata: Any, required: bool = False) -> AnnDataManager:

@@ -21,7 +21,7 @@ from hdeepinsight._errors import (
     check_number,
     invalid,
 )
-from hdeepinsight.data import log_normalize
+from hdeepinsight.data import check_leakage, log_normalize
 from hdeepinsight.graph import knn_graph, leiden_communities
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._count_model import HASHES, CountModel
@@ -362,15 +362,23 @@ class DPDCAN(UnlabeledMixin, CountModel):
         >>> model.predict(n_clusters=3).cat.categories.tolist()
         ['0', '1', '2']
         """
-        self._warn_of_training_cells(adata)
+        adata = self._warn_of_training_cells(adata)
         return super().get_latent_representation(adata, indices, batch_size)
 
-    def _warn_of_training_cells(self, adata: Any) -> None:
-        """Warn if an output of a private model is computed on its training cells."""
-        if self.privacy_report_ is not None and (adata is None or adata is self.adata):
+    def _warn_of_training_cells(self, adata: Any) -> Any:
+        """Warn if an output of a private model is computed on its training cells.
+
+        Cells with the counts of a training cell are recognised in copies and subsets as well.
+        Returns the cells, opened if they were compared.
+        """
+        if self.privacy_report_ is None or (adata is not None and self.adata is None):
+            return adata
+        own, cells = self.adata_manager.adata, self._validate_anndata(adata)
+        if cells is own or check_leakage(own, cells).same_counts["train"]:
             msg = "Embeddings and clusters of training cells are not covered by epsilon."
             hint = "Release the model, not its outputs on them."
             warnings.warn(f"{msg} {hint}", UserWarning, stacklevel=3)
+        return cells
 
     def predict(
         self, adata: AnnData | None = None, *, n_clusters: int | None = None
@@ -396,8 +404,8 @@ class DPDCAN(UnlabeledMixin, CountModel):
             If ``n_clusters`` is larger than the number of cells.
         """
         check_integer("n_clusters", n_clusters, optional=True)
-        self._warn_of_training_cells(adata)
-        points = normalize(super().get_latent_representation(adata))
+        cells = self._warn_of_training_cells(adata)
+        points = normalize(super().get_latent_representation(cells))
         if n_clusters is None:
             labels = leiden_communities(knn_graph(points, k=15), seed=self.seed)
         elif n_clusters <= len(points):

@@ -38,7 +38,6 @@ from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._registration import BATCH, LABELS, read_counts
-from hdeepinsight.models._base._setup import Setup
 from hdeepinsight.models.schdeepinsight._module import GeneImageModule
 from hdeepinsight.nn import (
     CountThinning,
@@ -202,6 +201,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         unlabeled_category: str = "Unknown",
         modalities: Mapping[str, str] | None = None,
         source_registry: dict[str, Any] | None = None,
+        **others: Any,
     ) -> None:
         """Register a labelled reference of RNA and surface proteins without modifying it.
 
@@ -220,6 +220,8 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             modality. By default common names are tried.
         source_registry
             Registry of a saved model, used when the model is loaded with a new reference.
+        **others
+            Other arguments are refused.
 
         Raises
         ------
@@ -227,6 +229,8 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             If a modality is missing, empty or does not hold counts, or cells lack RNA.
         KeyError
             If a column is missing.
+        TypeError
+            If ``mdata`` is not a MuData, or for other arguments.
         ValueError
             If not exactly one of ``labels_key`` and ``labels_keys`` is given.
 
@@ -238,7 +242,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         ...     modalities={"rna_layer": "rna", "protein_layer": "prot"},
         ... )  # doctest: +SKIP
         """
-        registration.register_paired(cls, mdata, Setup(**cls._get_setup_method_args(**locals())))
+        registration.register_paired(cls, mdata, cls._setup_of(locals(), "setup_mudata"))
 
     @classmethod
     def from_paper(
