@@ -141,7 +141,7 @@ def test_no_cells_have_no_path(taxonomy):
 
 def test_other_thresholds_are_refused(two_levels):
     for threshold in [0.0, 0.49999, 1.00001, float("nan")]:
-        with pytest.raises(ValueError, match=r"number from 0.5 to 1, or None.*threshold=None"):
+        with pytest.raises(ValueError, match=r"number from 0.5 to 1, got .*threshold=None"):
             check_decoding(threshold)
         with pytest.raises(ValueError, match=f"got {threshold}"):
             decode(two_levels, np.ones((1, two_levels.n_nodes)), threshold=threshold)

@@ -19,7 +19,7 @@ from hdeepinsight._keys import ADDED_KEYS, LABEL_COLUMNS, ONTOLOGY_KEY, ONTOLOGY
 from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation import _decode, _external
 from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_text, storable, to_text
-from hdeepinsight.annotation._conformal import Calibration, LabelSets, SetKind, label_sets
+from hdeepinsight.annotation._conformal import Calibration, label_sets
 from hdeepinsight.annotation._verdict import NO_COUNTS, Decision, Verdict
 from hdeepinsight.data import GeneReport, InputReport
 from hdeepinsight.taxonomy import Taxonomy, cell_type, path_distance
@@ -375,6 +375,11 @@ class Annotation:
         return self._series(best - leaves.max(axis=1), ADDED_KEYS.MARGIN)
 
     @cached_property
+    def is_stopped(self) -> np.ndarray:
+        """Whether the label of each cell stops above a type, bool, shape ``(n_cells,)``."""
+        return ~np.isin(self.stop_nodes, self.taxonomy.leaves)
+
+    @cached_property
     def stop_depth(self) -> pd.Series:
         """Depth of each cell's label; 0 is the root."""
         return self._series(self.taxonomy.depth[self.stop_nodes], ADDED_KEYS.STOP_DEPTH)
@@ -385,12 +390,11 @@ class Annotation:
 
         ``stop_reasons`` take precedence over the threshold.
         """
-        stopped = ~np.isin(self.stop_nodes, self.taxonomy.leaves)
-        reasons = np.where(stopped, IMPROBABLE, "").astype(object)
+        reasons = np.where(self.is_stopped, IMPROBABLE, "").astype(object)
         if self.stop_reasons is not None:
             limited = self.stop_depth.to_numpy() == self.supported_depth
             given = self.stop_reasons.astype(str).astype(object)
-            reasons = np.where(stopped & limited & (given != ""), given, reasons)
+            reasons = np.where(self.is_stopped & limited & (given != ""), given, reasons)
         return pd.Series(reasons, self.obs_names, dtype=object, name=ADDED_KEYS.STOP_REASON)
 
     @cached_property
@@ -519,72 +523,7 @@ class Annotation:
             return "not calibrated: no cells were held out in training"
         return ""
 
-    def label_sets(
-        self,
-        alpha: float = 0.1,
-        *,
-        kind: SetKind = "nodes",
-        groups: int | str | None = None,
-        calibration: Calibration | None = None,
-    ) -> LabelSets:
-        r"""Compute conformal sets of types that contain the true one with probability 1 − alpha.
-
-        Parameters
-        ----------
-        alpha
-            Error rate: share of sets that may miss the true type, between 0 and 1.
-        kind
-            ``"nodes"``: all types below one node, the prediction or an ancestor of it.
-            ``"leaves"``: the most probable types, anywhere in the tree.
-        groups
-            Level (depth or name) for coverage within each predicted label; by default, coverage
-            holds for all cells together. Labels with fewer than :math:`1/\alpha - 1` calibration
-            cells share one threshold.
-        calibration
-            Labelled cells scored by :func:`~hdeepinsight.annotation.calibrate`; by default those of
-            the model.
-
-        Raises
-        ------
-        ValueError
-            If there is no calibration, or it is of another taxonomy, or ``alpha``, ``kind`` or
-            ``groups`` is not valid.
-
-        Examples
-        --------
-        Nine calibration cells show that the probabilities do not separate CD4 from CD8:
-
-        >>> import hdeepinsight as hdi
-        >>> import pandas as pd
-        >>> from hdeepinsight.annotation import calibrate
-        >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
-        >>> table = pd.DataFrame({"CD4": [0.6] * 9, "CD8": [0.3] * 9, "B": [0.1] * 9})
-        >>> result = hdi.Annotation.from_probabilities(table, tree)
-        >>> calibration = calibrate(result, tree.encode(["CD4"] * 5 + ["CD8"] * 4))
-        >>> result.label_sets(alpha=0.2, calibration=calibration).sets[0]
-        ('T',)
-
-        Notes
-        -----
-        Coverage is guaranteed for cells that are exchangeable with the calibration cells, so not
-        for other donors, protocols or diseases, nor for types that the reference lacks. Calibrate
-        with :func:`~hdeepinsight.annotation.calibrate` on some labelled cells of the query to
-        restore it.
-
-        References
-        ----------
-        Vovk, Gammerman and Shafer (2005), Algorithmic learning in a random world. The scores on
-        the tree are specific to this package.
-        """
-        calibration = calibration or self.calibration
-        if calibration is None:
-            why = f"It is {self.calibration_note}. " if self.calibration_note else ""
-            raise ValueError(
-                "This annotation has no calibration, which label sets need for their coverage. "
-                f"{why}Annotate with a model that held out cells in training, or pass calibration="
-                "hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
-            )
-        return label_sets(self, calibration, alpha=alpha, kind=kind, groups=groups)
+    label_sets = label_sets
 
     def rejected(
         self, alpha: float = 0.05, *, unknown: Literal["lineage", "type"] = "lineage"
@@ -867,8 +806,7 @@ class Annotation:
         return len(self.obs_names)
 
     def __repr__(self) -> str:
-        above = ~np.isin(self.stop_nodes, self.taxonomy.leaves)
-        stopped = float(above.mean()) if len(self) else 0.0
+        stopped = float(self.is_stopped.mean()) if len(self) else 0.0
         threshold = None if self.threshold is None else round(self.threshold, 6)
         types = counted(self.taxonomy.n_leaves, "type")
         levels = counted(self.taxonomy.max_depth, "level")

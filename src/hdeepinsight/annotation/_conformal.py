@@ -291,8 +291,7 @@ class LabelSets:
     @cached_property
     def sets(self) -> tuple[tuple[str, ...], ...]:
         """Paths of the nodes in each set; complete subtrees are given by their topmost node."""
-        n_inside, n_below = self._n_inside, self.taxonomy.ancestor_matrix.sum(axis=0)
-        whole = n_inside == n_below
+        whole = ~self.contains @ self.taxonomy.ancestor_matrix.astype(np.float32) == 0
         # In a chain of single children, the deepest node is given.
         only_child = np.flatnonzero(self.taxonomy.n_children == 1)
         whole[:, only_child[only_child > 0]] = False
@@ -392,23 +391,73 @@ class LabelSets:
             f"LabelSets of {len(self)} cells ({self.kind}): {coverage} the {self.source}; {sizes}"
         )
 
-    @cached_property
-    def _n_inside(self) -> np.ndarray:
-        """Number of leaves of the set below each node, shape ``(n_cells, n_nodes)``."""
-        matrix = self.taxonomy.ancestor_matrix.astype(np.float32)
-        return np.asarray((self.contains.astype(np.float32) @ matrix).astype(np.int32))
-
 
 def label_sets(
-    annotation: Annotation,
-    calibration: Calibration,
+    self: Annotation,
+    alpha: float = 0.1,
     *,
-    alpha: float,
-    kind: SetKind,
-    groups: int | str | None,
+    kind: SetKind = "nodes",
+    groups: int | str | None = None,
+    calibration: Calibration | None = None,
 ) -> LabelSets:
-    """Build conformal label sets; see :meth:`Annotation.label_sets`."""
-    taxonomy, probabilities = annotation.taxonomy, annotation.node_probabilities
+    r"""Compute conformal sets of types that contain the true one with probability 1 − alpha.
+
+    Parameters
+    ----------
+    alpha
+        Error rate: share of sets that may miss the true type, between 0 and 1.
+    kind
+        ``"nodes"``: all types below one node, the prediction or an ancestor of it.
+        ``"leaves"``: the most probable types, anywhere in the tree.
+    groups
+        Level (depth or name) for coverage within each predicted label; by default, coverage
+        holds for all cells together. Labels with fewer than :math:`1/\alpha - 1` calibration
+        cells share one threshold.
+    calibration
+        Labelled cells scored by :func:`~hdeepinsight.annotation.calibrate`; by default those of
+        the model.
+
+    Raises
+    ------
+    ValueError
+        If there is no calibration, or it is of another taxonomy, or ``alpha``, ``kind`` or
+        ``groups`` is not valid.
+
+    Examples
+    --------
+    Nine calibration cells show that the probabilities do not separate CD4 from CD8:
+
+    >>> import hdeepinsight as hdi
+    >>> import pandas as pd
+    >>> from hdeepinsight.annotation import calibrate
+    >>> tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> table = pd.DataFrame({"CD4": [0.6] * 9, "CD8": [0.3] * 9, "B": [0.1] * 9})
+    >>> result = hdi.Annotation.from_probabilities(table, tree)
+    >>> calibration = calibrate(result, tree.encode(["CD4"] * 5 + ["CD8"] * 4))
+    >>> result.label_sets(alpha=0.2, calibration=calibration).sets[0]
+    ('T',)
+
+    Notes
+    -----
+    Coverage is guaranteed for cells that are exchangeable with the calibration cells, so not
+    for other donors, protocols or diseases, nor for types that the reference lacks. Calibrate
+    with :func:`~hdeepinsight.annotation.calibrate` on some labelled cells of the query to
+    restore it.
+
+    References
+    ----------
+    Vovk, Gammerman and Shafer (2005), Algorithmic learning in a random world. The scores on
+    the tree are specific to this package.
+    """
+    taxonomy, probabilities = self.taxonomy, self.node_probabilities
+    calibration = calibration or self.calibration
+    if calibration is None:
+        why = f"It is {self.calibration_note}. " if self.calibration_note else ""
+        raise ValueError(
+            "This annotation has no calibration, which label sets need for their coverage. "
+            f"{why}Annotate with a model that held out cells in training, or pass calibration="
+            "hdi.annotation.calibrate(annotation_of_labelled_cells, true_nodes)."
+        )
     if not 0.0 < alpha < 1.0:
         hint = "Use 0.1 for a coverage of 90 %."
         raise invalid("alpha", alpha, "a number between 0 and 1, both excluded", hint)
@@ -433,7 +482,7 @@ def label_sets(
         contains = mass_before(taxonomy, probabilities) <= threshold
     return LabelSets(
         taxonomy=taxonomy,
-        obs_names=annotation.obs_names,
+        obs_names=self.obs_names,
         contains=np.asarray(contains),
         alpha=alpha,
         kind=kind,
@@ -454,9 +503,8 @@ def _groups(
     taxonomy = calibration.taxonomy
     if level is None:
         return np.zeros(taxonomy.n_nodes, dtype=np.int64), ["all"]
-    at_level = taxonomy.node_at_level[:, _decode.depth_of_level(taxonomy, level) - 1]
-    # A node above the level is its own group.
-    at_level = np.where(at_level < 0, np.arange(taxonomy.n_nodes), at_level)
+    depth, nodes = _decode.depth_of_level(taxonomy, level), np.arange(taxonomy.n_nodes)
+    at_level = _decode.truncate_to_depth(taxonomy, nodes, depth)
     n_cells = np.bincount(at_level[calibration.predicted], minlength=taxonomy.n_nodes)
     large = np.flatnonzero(n_cells + 1 >= round(1 / alpha, 9))
     group_of = np.full(taxonomy.n_nodes, len(large))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hdeepinsight._errors import check_choice, invalid
+from hdeepinsight._errors import check_choice, check_number
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -57,17 +57,12 @@ def check_decoding(
     >>> check_decoding(0.4)
     Traceback (most recent call last):
         ...
-    ValueError: threshold must be a number from 0.5 to 1, or None to never stop early, got 0.4. ...
+    ValueError: threshold must be a number from 0.5 to 1, got 0.4. Below 0.5, two ...
     """
-    is_number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
-    if threshold is not None and not (is_number and 0.5 <= threshold <= 1.0):
-        raise invalid(
-            "threshold",
-            threshold,
-            "a number from 0.5 to 1, or None to never stop early",
-            "Below 0.5, two branches could reach the threshold, so the label would be ambiguous. "
-            "Pass threshold=None to label more cells with leaves.",
-        )
+    if threshold is not None:
+        hint = "Below 0.5, two branches could reach the threshold, so the label would be ambiguous."
+        hint += " Pass threshold=None to never stop early."
+        check_number("threshold", threshold, 0.5, 1.0, hint=hint)
     hint = "Use 'joint', or 'greedy' to reproduce the published method."
     check_choice("decoder", decoder, get_args(Decoder), hint)
     check_choice("reject", reject, get_args(Reject), "'auto' is a good start.")

@@ -136,7 +136,7 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
         levels=score_levels(taxonomy, annotation.node_probabilities[known], truth, leaf),
         hierarchical=hierarchical_scores(taxonomy, truth, stop),
         mean_path_distance=float(path_distance(taxonomy, truth, stop).mean()),
-        share_stopped=float((~np.isin(stop, taxonomy.leaves)).mean()),
+        share_stopped=float(annotation.is_stopped[known].mean()),
         n_cells=len(known),
     )
 

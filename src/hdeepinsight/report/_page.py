@@ -174,7 +174,7 @@ def write(
         "origin": cells.origin,
         "evidence": _tables.evidence(result, evidence),
         "evidence_summary": [] if evidence is None else evidence.sentences(),
-        "n_stopped": int(_tables.above_a_type(result).sum()),
+        "n_stopped": int(result.is_stopped.sum()),
         "stops": _tables.stops(result),
         "novelty": _tables.novelty(result),
         "sets": sets,
@@ -200,7 +200,7 @@ def _key_figures(result: Annotation) -> list[dict[str, Any]]:
     if n_cells:
         mean, text = float(result.confidence.mean()), "probability of the label or nearest type"
         figures.append(("mean_confidence", mean, "Mean confidence", f"{mean:.3f}", text))
-        above, unknown = _tables.above_a_type(result), result.stop_nodes == 0
+        above, unknown = result.is_stopped, result.stop_nodes == 0
         named = ("stopped", "Stopped above a type", above), ("unknown", "Unknown", unknown)
         for key, name, cells in named:
             share, n = float(cells.mean()), counted(int(cells.sum()), "cell")
@@ -214,7 +214,7 @@ def _key_figures(result: Annotation) -> list[dict[str, Any]]:
 
 def _summary(result: Annotation, evidence: MarkerEvidence | None) -> list[str]:
     """Return the sentences of the verdict, with the most important marker evidence."""
-    n_above = int(_tables.above_a_type(result).sum())
+    n_above = int(result.is_stopped.sum())
     sentences = ["There are no cells."]
     if result.verdict is not None:
         sentences = list(result.verdict.sentences)

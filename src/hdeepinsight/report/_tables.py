@@ -151,7 +151,7 @@ def composition(result: Annotation) -> Table:
 
 def stops(result: Annotation) -> Table:
     """Tabulate the cells whose labels stop above a type, by node and reason."""
-    rows, tree, above = [], result.taxonomy, np.flatnonzero(above_a_type(result))
+    rows, tree, above = [], result.taxonomy, np.flatnonzero(result.is_stopped)
     keys = [result.stop_reason.to_numpy()[above], result.stop_nodes[above]]
     for (reason, node), at in pd.Series(above).groupby(keys, sort=False):
         probabilities, n = result.node_probabilities[at], len(at)
@@ -168,11 +168,6 @@ def stops(result: Annotation) -> Table:
         "Share of that type: share",
         sorted(rows, key=lambda row: -row[2]),
     )
-
-
-def above_a_type(result: Annotation) -> np.ndarray:
-    """Return whether the label of each cell stops above a type, bool, shape ``(n_cells,)``."""
-    return ~np.isin(result.stop_nodes, result.taxonomy.leaves)
 
 
 def label_sets(result: Annotation) -> tuple[LabelSets | None, Table | None]:
@@ -232,7 +227,7 @@ def clusters(result: Annotation, values: Any | None) -> Table | None:
     column: pd.Categorical = pd.Categorical(values)
     names = [*map(str, column.categories), "(no cluster)"]  # code -1 is the last name
     groups = groups_of(np.asarray(column.codes))
-    confidence, above = result.confidence.to_numpy(), above_a_type(result)
+    confidence, above = result.confidence.to_numpy(), result.is_stopped
     rows = []
     for code, cells in groups[:MAX_ROWS]:
         found: list[Any] = []
