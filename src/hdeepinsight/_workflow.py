@@ -10,30 +10,20 @@ from difflib import get_close_matches
 from functools import cache
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 import hdeepinsight as hdi
 from hdeepinsight._distributed import annotate_on, check_workers, connected
-from hdeepinsight._errors import batch_column, check_choice, counted, invalid, missing_column
+from hdeepinsight._errors import batch_column, check_choice, counted, invalid, one_column
 from hdeepinsight._progress import progress as working
 from hdeepinsight._progress import progress_wanted
-from hdeepinsight.annotation import (
-    Decision,
-    Reject,
-    allowed_leaves,
-    check_decoding,
-)
+from hdeepinsight.annotation import Annotation, Decision
+from hdeepinsight.data import AlignedQuery, ScaleMode
 from hdeepinsight.hub import load_annotator
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
-
-    from hdeepinsight.annotation import Annotation, Decoder
-    from hdeepinsight.data import AlignedQuery, ScaleMode
-    from hdeepinsight.models import HierarchicalClassifierMixin
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +50,7 @@ _EQUIVALENT_ARGUMENTS = {
 
 def annotate(
     query: Any,
-    model: HierarchicalClassifierMixin | str | Path = BUNDLED,
+    model: hdi.models.HierarchicalClassifierMixin | str | Path = BUNDLED,
     *,
     markers: hdi.tl.MarkersLike | hdi.tl.MarkerScorer | None = None,
     adapt: Switch = "auto",
@@ -69,9 +59,9 @@ def annotate(
     types: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     batch_key: str | None = None,
-    decoder: Decoder = "joint",
+    decoder: hdi.annotation.Decoder = "joint",
     threshold: float | None = 0.5,
-    reject: Reject = "auto",
+    reject: hdi.annotation.Reject = "auto",
     layer: str | None = None,
     use_raw: bool = False,
     scale: ScaleMode = "auto",
@@ -187,15 +177,23 @@ def annotate(
     if not isinstance(vote, bool | str):
         expected = "True, False, or the name of a column of the query"
         raise invalid("vote", vote, expected, "Pass True to cluster the cells here.")
-    check_decoding(threshold, decoder, reject)
+    hdi.annotation.check_decoding(threshold, decoder, reject)
     if client is not None:
-        _check_distributable(markers, refine, vote)
+        everywhere = {"markers=": markers is not None, "refine='on'": refine == "on"}
+        everywhere[f"vote={vote!r}"] = vote in (True, CLUSTER)
+        _refuse(everywhere, "{} cannot be combined with client=: it needs all cells in memory.")
         query = Path(query).absolute() if isinstance(query, str | os.PathLike) else query
+    scorer = None
+    if markers is not None:
+        of_model = {"a model": str(model) != BUNDLED, "adapt='on'": adapt == "on"}
+        reason = "because the marker genes replace the model"
+        _refuse(of_model, f"markers must be passed without {{}}, {reason}.")
+        is_scorer = isinstance(markers, hdi.tl.MarkerScorer)
+        scorer = markers if is_scorer else hdi.tl.MarkerScorer(markers)
     with progress_wanted(progress), connected(client) as cluster:
-        scorer = None if markers is None else _scorer(markers, model, adapt)
         with working("Loading the model"):
             using: Any = scorer or load_annotator(model)
-        allowed_leaves(using.taxonomy, types, exclude)
+        hdi.annotation.allowed_leaves(using.taxonomy, types, exclude)
         with working("Checking the query"):
             opened = using.open(
                 query, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
@@ -238,34 +236,13 @@ def annotate(
             decisions.append(decision)
     for decision in decisions:
         logger.info("%s", decision)
-    annotation: Annotation = replace(result, decisions=(*result.decisions, *decisions))
-    return annotation
+    return replace(result, decisions=(*result.decisions, *decisions))
 
 
-def _scorer(
-    markers: hdi.tl.MarkersLike | hdi.tl.MarkerScorer, model: Any, adapt: Switch
-) -> hdi.tl.MarkerScorer:
-    """Return the marker scorer; raise if arguments of a model were passed as well."""
-    arguments = {
-        "a model": model is not BUNDLED and model != BUNDLED,
-        "adapt='on'": adapt == "on",
-    }
+def _refuse(arguments: dict[str, bool], problem: str) -> None:
+    """Raise ``ValueError`` with the arguments that were given, if any."""
     if given := " and ".join(name for name, is_given in arguments.items() if is_given):
-        msg = f"markers must be passed without {given}, because the marker genes replace the model."
-        raise ValueError(f"{msg} Omit one or the other.")
-    return markers if isinstance(markers, hdi.tl.MarkerScorer) else hdi.tl.MarkerScorer(markers)
-
-
-def _check_distributable(markers: Any, refine: Switch, vote: bool | str) -> None:
-    """Raise ``ValueError`` for steps that need all cells in memory."""
-    arguments = {
-        "markers=": markers is not None,
-        "refine='on'": refine == "on",
-        f"vote={vote!r}": vote in (True, CLUSTER),
-    }
-    if given := " and ".join(name for name, is_given in arguments.items() if is_given):
-        msg = f"{given} cannot be combined with client=: it needs all cells in memory."
-        raise ValueError(f"{msg} Omit one or the other.")
+        raise ValueError(f"{problem.format(given)} Omit one or the other.")
 
 
 def _unexpected_argument(name: str) -> TypeError:
@@ -284,29 +261,24 @@ def _unexpected_argument(name: str) -> TypeError:
 def _check_columns(opened: AlignedQuery, batch_key: str | None, vote: bool | str) -> None:
     """Raise if a column is missing or has cells without a cluster, before any counts are read."""
     clusters = vote if isinstance(vote, str) and vote != CLUSTER else None
-    if batch_key is not None and batch_key in opened.obs:
+    hint = "Pass vote=True to cluster the cells here."
+    if batch_key is not None:
+        one_column(opened.obs, batch_key, hint="Omit batch_key to treat all cells as one batch.")
         batch_column(opened.obs, batch_key)  # raises if cells have no batch
-    hints = {
-        batch_key: "Omit batch_key to treat all cells as one batch.",
-        clusters: "Pass vote=True to cluster the cells here.",
-    }
-    for name, hint in hints.items():
-        if name is not None and name not in opened.obs:
-            raise missing_column(name, opened.obs, where="The query's obs", hint=hint)
-    if clusters is not None and (n_without := int(opened.obs[clusters].isna().sum())):
+    labels = None if clusters is None else one_column(opened.obs, clusters, hint=hint)
+    if labels is not None and (n_without := int(labels.isna().sum())):
         raise ValueError(
             f"vote={clusters!r} must name a column with a cluster for every cell, got one in which "
-            f"{counted(n_without, 'cell')} of {opened.n_obs:,} have none. Pass vote=True to "
-            "cluster the cells here."
+            f"{counted(n_without, 'cell')} of {opened.n_obs:,} have none. {hint}"
         )
 
 
 def _adapted(
-    model: HierarchicalClassifierMixin,
+    model: hdi.models.HierarchicalClassifierMixin,
     opened: AlignedQuery,
     adapt: Switch,
     batch_key: str | None,
-) -> tuple[HierarchicalClassifierMixin, Decision, bool]:
+) -> tuple[hdi.models.HierarchicalClassifierMixin, Decision, bool]:
     """Return the adapted model, or the model itself if adaptation does not help.
 
     The last value tells whether the query resembles another batch of the reference.

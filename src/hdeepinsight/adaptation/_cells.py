@@ -12,16 +12,8 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from hdeepinsight import nn
 from hdeepinsight.adaptation._layers import use_adapters
-from hdeepinsight.nn import (
-    GenePanels,
-    LeafProfiles,
-    LeafSums,
-    ProfileEnsemble,
-    ProfileMatcher,
-    SparseCounts,
-    thin_counts,
-)
 from hdeepinsight.taxonomy import TreeAlgebra
 
 PART_CELLS = 1024
@@ -78,7 +70,7 @@ class QueryCells:
         """Return the cells with counts thinned to a share of their molecules; 1 keeps all."""
         if share == 1:
             return self
-        return replace(self, counts=thin_counts(self.counts, share, rng))
+        return replace(self, counts=nn.thin_counts(self.counts, share, rng))
 
     def spread(self, n_cells: int) -> QueryCells:
         """Return at most ``n_cells`` of the cells, evenly spaced."""
@@ -102,7 +94,7 @@ class QueryCells:
             name: torch.as_tensor(values).to(measured) for name, values in self.extra.items()
         }
         if sparse:
-            found["counts"] = SparseCounts.of(self.counts, measured.device)
+            found["counts"] = nn.SparseCounts.of(self.counts, measured.device)
         else:
             found["counts"] = torch.from_numpy(self.counts.toarray()).to(measured)
         found["measured"] = measured
@@ -117,7 +109,7 @@ def leaves_under(tree: TreeAlgebra) -> Tensor:
     return torch.tensor(tree.taxonomy.ancestor_matrix.T, device=tree.leaf_index.device)
 
 
-def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor) -> LeafSums:
+def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor) -> nn.LeafSums:
     """Sum the log values of the cells of each leaf.
 
     Parameters
@@ -137,8 +129,8 @@ def leaf_sums(module: Any, counts: csr_matrix, leaves: Tensor, measured: Tensor)
         rows = slice(start, start + PART_CELLS)
         part = torch.from_numpy(counts[rows].toarray()).to(measured.device)
         values = module.normalizer.log_normalize(part, measured).cpu()
-        sums.append(LeafSums.of(values, leaves[rows], len(module.tree.leaf_index), measured))
-    return LeafSums.sum(sums)
+        sums.append(nn.LeafSums.of(values, leaves[rows], len(module.tree.leaf_index), measured))
+    return nn.LeafSums.sum(sums)
 
 
 def reference_sums(
@@ -146,8 +138,8 @@ def reference_sums(
     counts: csr_matrix,
     nodes: np.ndarray,
     batches: np.ndarray | None = None,
-    panels: GenePanels | None = None,
-) -> list[LeafSums]:
+    panels: nn.GenePanels | None = None,
+) -> list[nn.LeafSums]:
     """Sum the log values of the cells of each leaf of a reference, separately for each batch.
 
     Parameters
@@ -176,20 +168,25 @@ def reference_sums(
     [1, 2]
     """
     leaves = torch.from_numpy(pd.Index(module.tree.taxonomy.leaves).get_indexer(nodes))
-    panels = GenePanels.one(*counts.shape) if panels is None else panels
+    panels = nn.GenePanels.one(*counts.shape) if panels is None else panels
     device, every = module.temperature.device, np.arange(len(nodes))
     parts = [every] if batches is None else [every[batches == b] for b in np.unique(batches)]
 
-    def sums_of(rows: np.ndarray, measured: np.ndarray) -> LeafSums:
+    def sums_of(rows: np.ndarray, measured: np.ndarray) -> nn.LeafSums:
         mask = torch.tensor(measured, dtype=torch.float32, device=device)
         return leaf_sums(module, counts[rows], leaves[rows], mask)
 
-    return [LeafSums.sum([sums_of(p[rows], m) for rows, m in panels[p]]) for p in parts]
+    return [nn.LeafSums.sum([sums_of(p[rows], m) for rows, m in panels[p]]) for p in parts]
 
 
 @torch.no_grad()
 def profile_probs(
-    profiles: LeafProfiles, cells: QueryCells, measured: Tensor, network: Tensor, *, skip: int = 0
+    profiles: nn.LeafProfiles,
+    cells: QueryCells,
+    measured: Tensor,
+    network: Tensor,
+    *,
+    skip: int = 0,
 ) -> Tensor:
     """Compute leaf probabilities by rank correlation with mean profiles.
 
@@ -207,7 +204,7 @@ def profile_probs(
     skip
         Number of the best marker sets to skip; 1 selects markers that are not used otherwise.
     """
-    matcher = ProfileMatcher(profiles, measured.cpu(), skip=skip).to(measured.device)
+    matcher = nn.ProfileMatcher(profiles, measured.cpu(), skip=skip).to(measured.device)
     if not matcher.is_useful:
         return network
     found = []
@@ -220,7 +217,7 @@ def profile_probs(
 
 @torch.no_grad()
 def combined_probs(
-    ensemble: ProfileEnsemble | None,
+    ensemble: nn.ProfileEnsemble | None,
     cells: QueryCells,
     measured: Tensor,
     network: Tensor,
@@ -231,7 +228,7 @@ def combined_probs(
         return network
     found = []
     for rows, part in cells.parts():
-        counts = SparseCounts.of(part.counts, measured.device)
+        counts = nn.SparseCounts.of(part.counts, measured.device)
         combined = ensemble.reading(counts, batch=part.batch)
         found.append(combined(network[rows], discriminant))
     return torch.cat(found)

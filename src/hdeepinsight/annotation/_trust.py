@@ -9,20 +9,8 @@ import pandas as pd
 import torch
 from scipy import sparse
 
+from hdeepinsight.annotation import _novelty as novelty
 from hdeepinsight.annotation._decode import most_probable_leaf
-from hdeepinsight.annotation._novelty import (
-    MIN_REACHED,
-    UNLIKE,
-    DoubletDetector,
-    Explained,
-    MarkerEvidence,
-    ReferenceBank,
-    TypeProfiles,
-    log_correlation,
-    mean_share,
-    thin,
-    upper_share,
-)
 from hdeepinsight.nn import LeafProfiles, ProfileMatcher
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -131,7 +119,7 @@ class QueryComparison:
 
     def __init__(
         self,
-        bank: ReferenceBank,
+        bank: novelty.ReferenceBank,
         taxonomy: Taxonomy,
         measured: np.ndarray,
         sample: sparse.csr_matrix,
@@ -152,7 +140,7 @@ class QueryComparison:
         kept = np.unique(sums, return_index=True)[1]
         kept = kept[sums[kept] > 0]
         counts, sample, probabilities = counts[kept], sample[kept], probabilities[kept]
-        self.profiles = TypeProfiles(bank, taxonomy, self.genes, counts)
+        self.profiles = novelty.TypeProfiles(bank, taxonomy, self.genes, counts)
         self.variation = self.profiles.variation(counts)
         depth = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
         self.edges = np.quantile(depth, np.linspace(0, 1, N_DEPTHS + 1)[1:-1])
@@ -160,14 +148,14 @@ class QueryComparison:
         self.nodes, self.position = bank.nodes, pd.Index(self.leaves).get_indexer(bank.nodes)
         held_out = sparse.csr_matrix(bank.counts @ sparse.diags(measured.astype(np.float32)))
         thinned = [
-            thin(held_out, float(np.median(own if len(own) else depth)), self.rng)
+            novelty.thin(held_out, float(np.median(own if len(own) else depth)), self.rng)
             for own in (depth[bins == b] for b in range(N_DEPTHS))
         ]
         self.held_out = [cells[:, self.genes] for cells in thinned]
         self.known = [np.asarray(predict(cells)) for cells in thinned]
         self._fit_null()
         found = self._fit_shift(counts, probabilities[:, self.leaves], bins)
-        self.evidence = MarkerEvidence(self.profiles, counts, found)
+        self.evidence = novelty.MarkerEvidence(self.profiles, counts, found)
         excess = np.median(self.evidence.measure(found)[1]) - self.usual_excess
         self.study_excess = max(float(excess), 0.0)
         self._simulate_droplets(found.depth)
@@ -198,7 +186,7 @@ class QueryComparison:
         leaf, gain = [each.leaf for each in found], [each.gain for each in found]
         bins = np.repeat(np.arange(N_DEPTHS), len(self.nodes))
         by_depth = [
-            MarkerEvidence(self.profiles, cells, each).measure(each)
+            novelty.MarkerEvidence(self.profiles, cells, each).measure(each)
             for cells, each in zip(self.held_out, found, strict=True)
         ]
         self.null_evidence = [missing + EXCESS_WEIGHT * excess for missing, excess in by_depth]
@@ -209,7 +197,7 @@ class QueryComparison:
 
     def _fit_shift(
         self, counts: sparse.csr_matrix, by_network: np.ndarray, bins: np.ndarray
-    ) -> Explained:
+    ) -> novelty.Explained:
         """Estimate how the query shifts profiles and gains; return how its cells are explained."""
         low, middle, upper = np.quantile(self.null_gain, [0.25, 0.5, 0.75])
         spread, limit = np.array([middle - low, upper - middle]), np.quantile(self.null_gain, 0.95)
@@ -231,15 +219,15 @@ class QueryComparison:
             if kept.sum() < MIN_CELLS:
                 kept[:] = True
             by_profile = np.bincount(found.leaf[kept], minlength=n_leaves) / kept.sum()
-            mean, by_called = mean_share(counts[kept]), by_network[kept].mean(axis=0)
+            mean, by_called = novelty.mean_share(counts[kept]), by_network[kept].mean(axis=0)
             # All droplets of a file of empty ones may get one label, so a mixture competes.
             by_mean = self.profiles.unmix(mean, (by_called + by_profile) / 2)
             mixtures = by_called, by_profile, by_mean
-            fits = [log_correlation(mean, each @ self.profiles.base) for each in mixtures]
+            fits = [novelty.log_correlation(mean, each @ self.profiles.base) for each in mixtures]
             weights = mixtures[int(np.argmax(fits))]
         found = self.profiles.explain(counts)
         self.is_pure = self.profiles.is_pure(weights)
-        self.doublets = DoubletDetector(self.profiles, counts, found, kept, self.rng)
+        self.doublets = novelty.DoubletDetector(self.profiles, counts, found, kept, self.rng)
         return found
 
     def _simulate_droplets(self, depth: np.ndarray) -> None:
@@ -249,10 +237,10 @@ class QueryComparison:
         self.droplets = self.profiles.empty_droplets(depths, N_SIMULATED, self.rng)
         self.droplet_edges = np.sqrt(depths[1:] * depths[:-1])
 
-    def _distinctness(self, found: Explained, bins: np.ndarray) -> float:
+    def _distinctness(self, found: novelty.Explained, bins: np.ndarray) -> float:
         median = np.array([np.median(droplets) for droplets in self.droplets])
 
-        def excess(cells: Explained) -> np.ndarray:
+        def excess(cells: novelty.Explained) -> np.ndarray:
             usual = median[np.searchsorted(self.droplet_edges, cells.depth)]
             return np.asarray(cells.ambient - usual)
 
@@ -279,7 +267,7 @@ class QueryComparison:
         usual = self.usual_gain[bins, leaf]
         return np.asarray((gain - usual[:, 0]) / usual[:, 1])
 
-    def _score(self, found: Explained) -> np.ndarray:
+    def _score(self, found: novelty.Explained) -> np.ndarray:
         """Return gains in spreads of the held-out cells, corrected for the shift of the query."""
         scaled = self._scaled(found.leaf, found.gain, self._bin(found.depth))
         return np.asarray((scaled - self.centre[found.leaf]) / self.stretch[found.leaf])
@@ -312,17 +300,17 @@ class QueryComparison:
         found = self.profiles.explain(sparse.csr_matrix(counts)[:, self.genes])
         score, (missing, excess) = self._score(found), self.evidence.measure(found)
         evidence = missing - STUDY_EFFECT + EXCESS_WEIGHT * (excess - self.study_excess)
-        p_type = upper_share(score, self.null_gain)
+        p_type = novelty.upper_share(score, self.null_gain)
         uncertainty = self._uncertainty(probabilities, found.leaf)
-        p_uncertain = upper_share(uncertainty, self.null_uncertainty)
+        p_uncertain = novelty.upper_share(uncertainty, self.null_uncertainty)
         p_uncertain[uncertainty < MIN_UNCERTAINTY] = 1.0
         p_lineage, p_ambient = np.ones((2, len(score)))
         bins = self._bin(found.depth)
         for b, null in enumerate(self.null_evidence):
-            p_lineage[bins == b] = upper_share(evidence[bins == b], null)
+            p_lineage[bins == b] = novelty.upper_share(evidence[bins == b], null)
         nearest = np.searchsorted(self.droplet_edges, found.depth)
         for i, droplets in enumerate(self.droplets):
-            p_ambient[nearest == i] = upper_share(found.ambient[nearest == i], droplets)
+            p_ambient[nearest == i] = novelty.upper_share(found.ambient[nearest == i], droplets)
         doublet_score = self.doublets.score(found)
         is_doublet = doublet_score > 0
         lacks_markers = (p_lineage <= ALPHA_MARKERS) & (missing >= MIN_MISSING)
@@ -487,20 +475,22 @@ class QueryComparison:
         return found
 
     def _similarity(self, counts: sparse.csr_matrix, weights: np.ndarray) -> float:
-        found = log_correlation(mean_share(counts), weights @ self.profiles.base)
+        found = novelty.log_correlation(novelty.mean_share(counts), weights @ self.profiles.base)
         # As many held-out cells of the same types at the same depths.
         chance = np.where(self.position >= 0, weights[self.position] + 1e-6, 1e-6)
         size = N_DEPTHS, -(-counts.shape[0] // N_DEPTHS)
         drawn = self.rng.choice(len(self.nodes), size=size, p=chance / chance.sum())
-        known = mean_share(sparse.vstack([a[b] for a, b in zip(self.held_out, drawn, strict=True)]))
+        known = novelty.mean_share(
+            sparse.vstack([a[b] for a, b in zip(self.held_out, drawn, strict=True)])
+        )
         mixed = np.bincount(self.position[drawn].ravel().clip(0), minlength=len(self.leaves))
-        reached = log_correlation(known, mixed / mixed.sum() @ self.profiles.base)
-        return min(found / max(reached, MIN_REACHED), 1.0)
+        reached = novelty.log_correlation(known, mixed / mixed.sum() @ self.profiles.base)
+        return min(found / max(reached, novelty.MIN_REACHED), 1.0)
 
 
 def looks_foreign(figures: Mapping[str, float]) -> bool:
     """Return whether a figure of a comparison is so low that no label is reliable."""
-    limits = {"similarity": UNLIKE, "distinctness": INDISTINCT, "variation": MIN_VARIATION}
+    limits = {"similarity": novelty.UNLIKE, "distinctness": INDISTINCT, "variation": MIN_VARIATION}
     return any(figures.get(name, limit) < limit for name, limit in limits.items())
 
 

@@ -13,23 +13,18 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
+from hdeepinsight import graph
 from hdeepinsight._errors import check_choice, check_integer, check_key, counted, examples
 from hdeepinsight.annotation import check_same_cells
 from hdeepinsight.data import DataLike
-from hdeepinsight.graph import (
-    CorrectedGram,
-    Estimator,
-    PanelScores,
-    leading_eigenpairs,
-    regress_panels,
-)
-from hdeepinsight.pp._masks import Mask, entry_mask, is_lazy, open_layer, reader
+from hdeepinsight.pp._masks import Mask, entry_mask, open_layer, reader
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 Components = int | Literal["proportion", "scree"]
 Scale = Literal["pca", "gram"]
+Floats = NDArray[np.float64]
 #: Number of eigenvalues for the rules for the number of components, if there are many cells.
 _MAX_COMPS, _FEW_CELLS = 100, 1_000
 _PROPORTION = 0.95
@@ -40,10 +35,10 @@ def corrected_gram(
     mask: Mask | None = None,
     *,
     layer: str | None = None,
-    estimator: Estimator = "auto",
+    estimator: graph.Estimator = "auto",
     center: bool = False,
     drop_empty: bool = False,
-) -> CorrectedGram:
+) -> graph.CorrectedGram:
     r"""Estimate the inner products between cells without missing entries.
 
     If missing entries are filled with zeros or means, inner products shrink with the observation
@@ -102,12 +97,12 @@ def corrected_gram(
         values: Any = Y if hasattr(Y, "shape") else np.asarray(Y)
         Y = ad.AnnData(sp.csr_matrix(values) if sp.issparse(values) else values)
     store, matrix = open_layer(Y, layer)
-    return CorrectedGram(
+    return graph.CorrectedGram(
         reader(matrix),
         entry_mask(mask, matrix.shape, (store.obs.index, store.var.index) if has_names else ()),
         estimator=estimator,
         center=center,
-        keep=not is_lazy(matrix),
+        keep=not matrix.is_on_disk,
         drop_empty=drop_empty,
         obs_names=list(store.obs.index),
         var_names=list(store.var.index),
@@ -149,17 +144,17 @@ class CorrectedPCA:
     """
 
     obs_names: pd.Index
-    embedding: NDArray[np.float64]
-    eigenvalues: NDArray[np.float64]
+    embedding: Floats
+    eigenvalues: Floats
     loadings: pd.DataFrame | None
     coverage: pd.Series
-    estimator: Estimator
+    estimator: graph.Estimator
     notes: tuple[str, ...] = ()
-    _gram: CorrectedGram
+    _gram: graph.CorrectedGram
     _var_names: pd.Index
     _layer: str | None
-    _weights: NDArray[np.float64] | PanelScores | None
-    _shift: NDArray[np.float64]
+    _weights: Floats | graph.PanelScores | None
+    _shift: Floats
 
     def __repr__(self) -> str:
         low, high = self.coverage.min(), self.coverage.max()
@@ -171,7 +166,7 @@ class CorrectedPCA:
 
     def transform(
         self, adata: DataLike, mask: Mask | None = None, *, layer: str | None = None
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Compute the coordinates of new cells; those of the fitted cells do not change.
 
         Parameters
@@ -208,7 +203,7 @@ class CorrectedPCA:
             )
         observed = entry_mask(mask, matrix.shape, (store.obs.index, store.var.index))
         weights = self._weights
-        if isinstance(weights, PanelScores):
+        if isinstance(weights, graph.PanelScores):
             if not observed.is_panels:
                 msg = "New cells of a result for panels must have panels, got a mask of single"
                 raise ValueError(f"{msg} entries. Pass a PanelMask, or None for all genes.")
@@ -237,7 +232,7 @@ def corrected_gram_pca(
     layer: str | None = None,
     mask: Mask | None = None,
     mask_key: str | None = None,
-    estimator: Estimator = "auto",
+    estimator: graph.Estimator = "auto",
     n_comps: Components = 50,
     scale: Scale = "pca",
     center: bool = False,
@@ -359,24 +354,15 @@ def corrected_gram_pca(
 
 
 def _coordinates(
-    gram: CorrectedGram,
-    values: NDArray[np.float64],
-    vectors: NDArray[np.float64],
-    unit: float,
-    center: bool,
-) -> tuple[
-    NDArray[np.float64],
-    NDArray[np.float64] | None,
-    NDArray[np.float64] | PanelScores | None,
-    NDArray[np.float64],
-]:
+    gram: graph.CorrectedGram, values: Floats, vectors: Floats, unit: float, center: bool
+) -> tuple[Floats, Floats | None, Floats | graph.PanelScores | None, Floats]:
     """Return coordinates and, for estimators of operator form, loadings and weights of new cells.
 
     The last value is the shift that is subtracted from the coordinates of new cells.
     """
     roots, shift = np.sqrt(values), np.zeros(len(values))
     if gram.estimator == "pairwise" and gram.mask.is_panels:
-        embedding, loadings, scores = regress_panels(gram, vectors * roots)
+        embedding, loadings, scores = graph.regress_panels(gram, vectors * roots)
         shift = embedding.mean(axis=0) * unit if center else shift
         scores = replace(scores, rotation=scores.rotation * unit)
         return embedding * unit - shift, loadings, scores, shift
@@ -393,13 +379,13 @@ def _coordinates(
 
 
 def _components(
-    gram: CorrectedGram, n_comps: Components, seed: int, notes: list[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    gram: graph.CorrectedGram, n_comps: Components, seed: int, notes: list[str]
+) -> tuple[Floats, Floats]:
     """Compute leading positive eigenvalues and eigenvectors; their number may follow a rule."""
     n_cells = gram.shape[0]
     considered = n_cells if n_cells <= _FEW_CELLS else _MAX_COMPS
     wanted = considered if isinstance(n_comps, str) else n_comps
-    values, vectors = leading_eigenpairs(gram, wanted, random_state=seed)
+    values, vectors = graph.leading_eigenpairs(gram, wanted, random_state=seed)
     n_positive = int((values > 1e-10 * max(values[0], 0.0)).sum()) if values[0] > 0 else 0
     if not isinstance(n_comps, str):
         if n_comps > n_positive:

@@ -177,14 +177,9 @@ def open_layer(data: DataLike, layer: str | None) -> tuple[Store, RowMatrix]:
     return store, store.matrix(layer, use_raw=False, arguments={"layer": "layer"})
 
 
-def is_lazy(matrix: RowMatrix) -> bool:
-    """Return whether a matrix is read in blocks, from a file or with dask."""
-    return matrix.storage.startswith(("h5ad", "zarr", "dask"))
-
-
 def reader(matrix: RowMatrix) -> Reader:
     """Return a reader of a matrix, as a whole if it is in memory, else in blocks."""
-    return partial(matrix.blocks, _ROWS if is_lazy(matrix) else max(matrix.shape[0], 1))
+    return partial(matrix.blocks, _ROWS if matrix.is_on_disk else max(matrix.shape[0], 1))
 
 
 def panel_mask(
@@ -315,7 +310,7 @@ def estimate_dropout_mask(
         codes, names = _codes(batch_column(store.obs, groups_key))
         return DropoutMask(codes, dropouts(codes, len(names)), names)
     unmasked = entry_mask(None, matrix.shape)
-    gram = CorrectedGram(reader(matrix), unmasked, keep=not is_lazy(matrix), drop_empty=True)
+    gram = CorrectedGram(reader(matrix), unmasked, keep=not matrix.is_on_disk, drop_empty=True)
     n_comps = max(1, min(_N_COMPS, min(matrix.shape) - 1))
     values, vectors = leading_eigenpairs(gram, n_comps, random_state=random_state)
     points = vectors * np.sqrt(np.maximum(values, 0.0))

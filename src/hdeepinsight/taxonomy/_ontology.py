@@ -68,23 +68,19 @@ def from_cell_ontology(
     >>> Taxonomy.from_cell_ontology(obo, ["CD4 T", "CL:0000084"]).names
     ((), ('T cell',), ('T cell', 'CD4 T'))
     """
-    import networkx as nx
-
     check_choice("on_multiple", on_multiple, ("raise", "first"))
     requested = _find_terms(_read_obo(obo_path), terms, str(obo_path))
-    lineage = nx.DiGraph()
-    lineage.add_nodes_from(requested)
-    for term in requested.values():
-        above = {other.id for other in term.superclasses(with_self=False)} - {term.id}
-        lineage.add_edges_from((a, term.id) for a in requested if a in above)
-    if not nx.is_directed_acyclic_graph(lineage):
-        found = f"a cycle at {_shown(requested[nx.find_cycle(lineage)[0][0]])}"
-        raise ValueError(f"A term must not be its own ancestor, got {found}. Use another release.")
-    closest = nx.transitive_reduction(lineage)  # keeps the edges to the most specific ancestors
-    rank = {term: i for i, term in enumerate(requested)}
+    above = {
+        name: {a.id for a in term.superclasses(with_self=False)} & requested.keys() - {name}
+        for name, term in requested.items()
+    }
     path_of: dict[str, Path] = {}
-    for term in nx.topological_sort(closest):
-        parents = sorted(closest.predecessors(term), key=rank.__getitem__)
+    for term in sorted(requested, key=lambda name: len(above[name])):  # parents come first
+        if any(term in above[a] for a in above[term]):
+            found = f"a cycle at {_shown(requested[term])}. Use another release."
+            raise ValueError(f"A term must not be its own ancestor, got {found}")
+        indirect = set().union(*(above[a] for a in above[term]))
+        parents = [a for a in requested if a in above[term] - indirect]
         if len(parents) > 1 and on_multiple == "raise":
             found = f"{len(parents)} parents of {_shown(requested[term])}: "
             found += quoted(f"{requested[a].name} ({a})" for a in parents)

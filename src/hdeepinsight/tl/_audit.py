@@ -169,11 +169,12 @@ def audit_labels(
             f"probabilities must be numbers from 0 to 1 of shape (n_obs, n_nodes) = {shape}, got "
             f"{given}. Pass one column per node, in the order of the taxonomy."
         )
-    found = learning.find_contradictions(taxonomy, nodes, p, judged, least_margin=least_margin)
-    contradicted, rival = found.rival >= 0, found.rival.clip(0)
-    suspicious = learning.within_share(found.margin, nodes, contradicted, max_share)
+    rival, margin, weight, recognised = learning.find_contradictions(
+        taxonomy, nodes, p, judged, least_margin
+    )
+    contradicted, rival = rival >= 0, rival.clip(0)
+    suspicious = learning.within_share(margin, nodes, contradicted, max_share)
     suggested = learning.most_probable_below(taxonomy, p, rival)
-    recognised = found.recognised
     return LabelAudit(
         taxonomy=taxonomy,
         obs_names=pd.Index(adata.obs_names),
@@ -181,10 +182,10 @@ def audit_labels(
         suggested_nodes=np.where(contradicted, suggested, nodes),
         agreed_nodes=np.where(suspicious, taxonomy.parent[rival], nodes),
         probability=np.where(judged, p[np.arange(len(nodes)), nodes], np.nan),
-        margin=found.margin,
+        margin=margin,
         judged=judged,
         suspicious=suspicious,
-        weight=np.where(suspicious, found.weight, 1.0),
+        weight=np.where(suspicious, weight, 1.0),
         classes=learning.class_table(taxonomy, nodes, judged, suspicious, recognised, batches),
         settings={"n_folds": n_folds, "least_margin": least_margin, "max_share": max_share},
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
@@ -131,29 +129,13 @@ def out_of_fold_probabilities(
     return probabilities
 
 
-class Contradictions(NamedTuple):
-    """Result of `find_contradictions`.
-
-    Per cell, shape ``(n_cells,)``: ``rival`` is the contradicting sibling, -1 for none; ``margin``
-    the smallest lead of a node of the label over its siblings, NaN for cells not audited;
-    ``weight`` the ratio of the probabilities of the label's node and of its rival. Per node, shape
-    ``(n_nodes,)``: ``recognised`` is the smallest fraction of cells recognised on its path.
-    """
-
-    rival: np.ndarray
-    margin: np.ndarray
-    weight: np.ndarray
-    recognised: np.ndarray
-
-
 def find_contradictions(
     taxonomy: Taxonomy,
     nodes: np.ndarray,
     probabilities: np.ndarray,
     judged: np.ndarray,
-    *,
     least_margin: float,
-) -> Contradictions:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Compare each label with its siblings from the root down, until it is contradicted.
 
     Parameters
@@ -168,6 +150,13 @@ def find_contradictions(
         Cells to audit, bool, shape ``(n_cells,)``.
     least_margin
         Smallest lead of a rival over the label's node that is a contradiction.
+
+    Returns
+    -------
+    Per cell, shape ``(n_cells,)``: the contradicting sibling, -1 for none; the smallest lead of a
+    node of the label over its siblings, NaN for cells not audited; the ratio of the probabilities
+    of the label's node and of its rival. Per node, shape ``(n_nodes,)``: the smallest fraction of
+    cells recognised on its path.
 
     Notes
     -----
@@ -202,7 +191,7 @@ def find_contradictions(
         weight[cells[wrong]] = (own / np.maximum(values[rows, best], 1e-12))[wrong]
     for node, above in enumerate(taxonomy.parent[1:].tolist(), start=1):
         recognised[node] = min(recognised[node], recognised[above])
-    return Contradictions(rival, margin, weight, recognised)
+    return rival, margin, weight, recognised
 
 
 def most_probable_below(taxonomy: Taxonomy, p: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -38,18 +38,31 @@ RareClasses = Literal["error", "keep_real", "drop"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelledCells:
-    """Labelled cells of a reference in memory."""
+    """Labelled cells of a reference in memory.
+
+    Attributes
+    ----------
+    counts
+        Counts of all genes, shape ``(n_cells, n_genes)``.
+    codes
+        Class of each cell, as a position in ``classes``, shape ``(n_cells,)``.
+    classes
+        Names of the classes, in the order of the categories.
+    rows
+        Positions of the cells in the reference, shape ``(n_cells,)``.
+    all_names
+        Names of all cells of the reference, including unlabelled ones.
+    obs, var
+        Annotation of the cells, and of the genes.
+    labels_key
+        Column of the classes.
+    """
 
     counts: sp.csr_matrix
-    """Counts of all genes, shape ``(n_cells, n_genes)``."""
     codes: NDArray[np.int64]
-    """Class of each cell, as a position in ``classes``, shape ``(n_cells,)``."""
     classes: tuple[str, ...]
-    """Names of the classes, in the order of the categories."""
     rows: NDArray[np.int64]
-    """Positions of the cells in the reference, shape ``(n_cells,)``."""
     all_names: pd.Index
-    """Names of all cells of the reference, including unlabelled ones."""
     obs: pd.DataFrame
     var: pd.DataFrame
     labels_key: str

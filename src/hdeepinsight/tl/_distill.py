@@ -15,16 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import entropy
 from sklearn.decomposition import PCA
 
+from hdeepinsight import nn
 from hdeepinsight._errors import batch_column, check_choice, check_integer, check_number, examples
 from hdeepinsight.data import DataLike
-from hdeepinsight.nn import (
-    ComponentDecoder,
-    ConditionalDenoiser,
-    MatchingNetwork,
-    distribution_loss,
-    gradient_loss,
-    regression_loss,
-)
 from hdeepinsight.tl._coresets import (
     LabelledCells,
     RareClasses,
@@ -239,7 +232,9 @@ def _batch_entropy(cells: LabelledCells, batch_key: str) -> dict[str, float]:
     return found
 
 
-def _fit_generator(train: LabelledCells, seed: int) -> tuple[ComponentDecoder, ConditionalDenoiser]:
+def _fit_generator(
+    train: LabelledCells, seed: int
+) -> tuple[nn.ComponentDecoder, nn.ConditionalDenoiser]:
     """Fit the components and the denoiser to the training cells, and freeze them."""
     logged, n_classes = train.logged, len(train.classes)
     n_latent = min(N_LATENT, min(logged.shape) - 1)
@@ -249,9 +244,9 @@ def _fit_generator(train: LabelledCells, seed: int) -> tuple[ComponentDecoder, C
     sizes = np.maximum(np.bincount(train.codes, minlength=n_classes), 1)
     means = (member @ logged).toarray() / sizes[:, None]
     tables = pca.components_, np.ravel(pca.mean_), np.sqrt(pca.explained_variance_), means
-    decoder = ComponentDecoder(*(torch.tensor(np.ascontiguousarray(t)).float() for t in tables))
+    decoder = nn.ComponentDecoder(*(torch.tensor(np.ascontiguousarray(t)).float() for t in tables))
     latent = torch.tensor(pca.transform(logged)).float() / decoder.scale
-    denoiser = ConditionalDenoiser(n_latent, n_classes)
+    denoiser = nn.ConditionalDenoiser(n_latent, n_classes)
     label, steps = torch.from_numpy(train.codes), _DENOISER_STEPS
     optimiser = torch.optim.AdamW(denoiser.parameters(), _DENOISER_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _DENOISER_RATE, total_steps=steps)
@@ -267,7 +262,7 @@ def _fit_generator(train: LabelledCells, seed: int) -> tuple[ComponentDecoder, C
 def _optimise(
     code: torch.Tensor,
     label: torch.Tensor,
-    generator: tuple[ComponentDecoder, ConditionalDenoiser],
+    generator: tuple[nn.ComponentDecoder, nn.ConditionalDenoiser],
     train: LabelledCells,
     valid: LabelledCells,
     *,
@@ -304,15 +299,15 @@ def _optimise(
         optimiser.zero_grad()
         real_label = torch.from_numpy(train.codes[rows])
         if matching == "regression":
-            loss = regression_loss(real, real_label, cells, label, n_classes, penalty)
+            loss = nn.regression_loss(real, real_label, cells, label, n_classes, penalty)
         else:
-            net = MatchingNetwork(real.shape[1], n_classes)  # new random weights in each step
+            net = nn.MatchingNetwork(real.shape[1], n_classes)  # new random weights in each step
             if matching == "gradient":
-                loss = gradient_loss(net, real, real_label, cells, label, n_classes)
+                loss = nn.gradient_loss(net, real, real_label, cells, label, n_classes)
             else:
                 features = net.features(real).detach()
                 own = net.features(cells)
-                loss = distribution_loss(features, real_label, own, label, n_classes)
+                loss = nn.distribution_loss(features, real_label, own, label, n_classes)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(code, 1.0)
         optimiser.step()

@@ -11,14 +11,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
+from hdeepinsight import nn
 from hdeepinsight._errors import check_integer, invalid
 from hdeepinsight.data import AlignedQuery, DataLike, log_normalize, open_query, open_store
-from hdeepinsight.nn import (
-    check_delta,
-    gaussian_noise_sd,
-    privacy_conditions,
-    private_directions,
-)
 from hdeepinsight.tl._representation import as_anndata
 
 #: Maximum number of genes; the square matrix takes half a gigabyte in double precision.
@@ -203,7 +198,7 @@ def dp_pca(
     target = as_anndata(cells, key_added)
     check_integer("n_comps", n_comps, hint="Omit it to use 16.")
     check_integer("noise_seed", noise_seed, 0, optional=True)
-    noise_sd = gaussian_noise_sd(epsilon, delta)
+    noise_sd = nn.gaussian_noise_sd(epsilon, delta)
     if isinstance(cells, AlignedQuery) and genes is None:
         opened = cells
     else:
@@ -216,8 +211,8 @@ def dp_pca(
         raise invalid("genes", f"{d:,} names", f"at most {_MAX_GENES:,} names", hint)
     if n_comps > d:
         raise invalid("n_comps", n_comps, f"at most the number of genes, {d:,}", "Lower it.")
-    check_delta(delta, n)
-    centre, components, eigenvalues = private_directions(
+    nn.check_delta(delta, n)
+    centre, components, eigenvalues = nn.private_directions(
         lambda: _unit_rows(opened),
         n,
         noise_sd,
@@ -233,7 +228,7 @@ def dp_pca(
         epsilon=float(epsilon) if noise_seed is None else None,
         delta=float(delta),
         noise_sd=noise_sd,
-        conditions=privacy_conditions(
+        conditions=nn.privacy_conditions(
             _COVERED, genes_are_public=genes_are_public, noise_seed=noise_seed
         ),
     )

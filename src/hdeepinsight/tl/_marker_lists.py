@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from io import StringIO
 from pathlib import Path
@@ -27,7 +27,7 @@ _LEVELS: Final = {
     3: ("lineage", "cell_type", "subtype"),
 }
 _COLUMNS: Final = ["type", "gene", "sign", "source", "ontology_id"]
-_SIGNS: Final = {"+": 1, "-": -1, "1": 1, "-1": -1, "+1": 1, "positive": 1, "negative": -1}
+_SIGNS: Final = {"": 1, "+": 1, "-": -1, "1": 1, "-1": -1, "+1": 1, "positive": 1, "negative": -1}
 #: Suffixes of gene set names that give the sign.
 _SET_SIGNS: Final = (("_UP", 1), ("_DN", -1), ("+", 1), ("-", -1))
 _MAX_BYTES: Final = 16 * 2**20
@@ -75,8 +75,9 @@ def read_markers(markers: MarkersLike = BLOOD) -> pd.DataFrame:
     >>> blood["type"].nunique(), blood.loc[blood["type"] == "T", "gene"].tolist()
     (24, ['CD3D', 'CD3E', 'CD3G', 'TRAC', 'CD2'])
     """
-    rows = [*_rows(markers)]
-    table = pd.DataFrame(rows, columns=_COLUMNS).drop_duplicates(["type", "gene", "sign"])
+    table = pd.DataFrame(_rows(_as_table(markers)), columns=_COLUMNS).drop_duplicates(
+        ["type", "gene", "sign"]
+    )
     if table.empty:
         is_name = isinstance(markers, str | os.PathLike)
         shown = str(markers) if is_name else f"a {type(markers).__name__}"
@@ -116,27 +117,24 @@ def markers_taxonomy(table: pd.DataFrame) -> Taxonomy:
     )
 
 
-def _rows(markers: MarkersLike) -> Iterator[tuple[Any, ...]]:
-    """Yield type, gene, sign, source and ontology id of each marker."""
+def _as_table(markers: MarkersLike) -> pd.DataFrame:
+    """Return a table with the given types, genes and signs, which may list several genes a row."""
     if isinstance(markers, pd.DataFrame):
-        yield from _table_rows(markers)
-    elif isinstance(markers, Mapping):
-        for name, genes in markers.items():
-            signed = genes if isinstance(genes, Mapping) else {"positive": genes}
-            for word, listed in signed.items():
-                sign = _sign(word, f"the markers of {name!r}")
-                yield from ((str(name), gene, sign, "", "") for gene in _genes(listed))
-    elif markers == BLOOD:
+        return markers
+    if isinstance(markers, Mapping):
+        signed = {k: own if isinstance(own, Mapping) else {"+": own} for k, own in markers.items()}
+        rows = [(name, genes, sign) for name in signed for sign, genes in signed[name].items()]
+        return pd.DataFrame(rows, columns=_COLUMNS[:3])
+    if markers == BLOOD:
         text = (files("hdeepinsight.tl") / "blood_markers.tsv").read_text(encoding="utf-8")
-        yield from _table_rows(pd.read_csv(StringIO(text), sep="\t", comment="#", dtype=str))
-    elif isinstance(markers, str | os.PathLike):
-        yield from _file_rows(Path(markers))
-    else:
-        found = f"a {type(markers).__name__}. Pass {{'type': ['gene', ...]}}."
-        raise TypeError(f"markers must be a dict, a table, a path or 'blood', got {found}")
+        return pd.read_csv(StringIO(text), sep="\t", comment="#", dtype=str)
+    if isinstance(markers, str | os.PathLike):
+        return _read(Path(markers))
+    found = f"a {type(markers).__name__}. Pass {{'type': ['gene', ...]}}."
+    raise TypeError(f"markers must be a dict, a table, a path or 'blood', got {found}")
 
 
-def _file_rows(path: Path) -> Iterator[tuple[Any, ...]]:
+def _read(path: Path) -> pd.DataFrame:
     if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".gmt") or not path.is_file():
         problem = "has another suffix" if path.exists() else "does not exist"
         raise ValueError(
@@ -145,6 +143,7 @@ def _file_rows(path: Path) -> Iterator[tuple[Any, ...]]:
         )
     text = read_bounded(path, _MAX_BYTES).decode("utf-8-sig", errors="replace")
     if path.suffix.lower() == ".gmt":
+        rows = []
         for number, line in enumerate(text.splitlines(), start=1):
             name, *fields = (field.strip() for field in line.split("\t"))
             genes = [gene for gene in fields[1:] if gene]
@@ -156,18 +155,18 @@ def _file_rows(path: Path) -> Iterator[tuple[Any, ...]]:
                 raise ValueError(f"{expected}, got {found}. Correct it.")
             suffixes = (each for each in _SET_SIGNS if name.endswith(each[0]))
             suffix, sign = next(suffixes, ("", 1))
-            yield from ((name.removesuffix(suffix).rstrip(), gene, sign, "", "") for gene in genes)
-        return
+            rows.append((name.removesuffix(suffix).rstrip(), genes, sign))
+        return pd.DataFrame(rows, columns=_COLUMNS[:3])
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
-        table = pd.read_csv(StringIO(text), sep=separator, comment="#", dtype=str)
+        return pd.read_csv(StringIO(text), sep=separator, comment="#", dtype=str)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         expected = f"{path} must be a table with the columns type and gene"
         raise ValueError(f"{expected}, got an invalid line ({error}). Correct it.") from error
-    yield from _table_rows(table)
 
 
-def _table_rows(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+def _rows(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """Yield type, gene, sign, source and ontology id of each marker."""
     column = "genes" if "genes" in table else "gene"
     for wanted in ("type", column):
         if wanted not in table:
@@ -180,19 +179,12 @@ def _table_rows(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
         if not str(name).strip():
             found = f"none in row {number} with the genes {genes!r}. Fill it in."
             raise ValueError(f"Each row of a table of markers must have a type, got {found}")
-        value = _sign(sign, f"row {number} of the table of markers") if str(sign).strip() else 1
-        for gene in _genes(genes):
-            yield str(name).strip(), gene, value, str(source), str(ontology_id)
-
-
-def _genes(genes: Any) -> Sequence[str]:
-    listed = re.split(r"[\s,;]+", genes) if isinstance(genes, str) else genes
-    return [str(gene).strip() for gene in listed if str(gene).strip()]
-
-
-def _sign(word: Any, where: str) -> int:
-    text = str(word).strip().lower().removesuffix(".0")
-    if text not in _SIGNS:
-        found = f"{word!r} in {where}. Correct it."
-        raise ValueError(f"The sign of a marker must be +, -, positive or negative, got {found}")
-    return _SIGNS[text]
+        word = str(sign).strip().lower().removesuffix(".0")
+        if word not in _SIGNS:
+            found = f"{sign!r} in row {number} of the markers. Correct it."
+            raise ValueError(
+                f"The sign of a marker must be +, -, positive or negative, got {found}"
+            )
+        listed = re.split(r"[\s,;]+", genes) if isinstance(genes, str) else genes
+        for gene in filter(None, (str(gene).strip() for gene in listed)):
+            yield str(name).strip(), gene, _SIGNS[word], str(source), str(ontology_id)

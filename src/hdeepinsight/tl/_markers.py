@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,33 +12,11 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from hdeepinsight import annotation, data
 from hdeepinsight._errors import counted, examples
-from hdeepinsight.annotation import (
-    NO_COUNTS,
-    NO_LIMIT,
-    Annotation,
-    Decoder,
-    Verdict,
-    check_decoding,
-    class_nodes,
-    next_above,
-    node_probabilities,
-)
-from hdeepinsight.data import (
-    AlignedQuery,
-    CountSource,
-    ExtraInputs,
-    GeneMatchError,
-    InputError,
-    ScaleMode,
-    open_counts,
-    spread_rows,
-)
+from hdeepinsight.taxonomy import Taxonomy
 from hdeepinsight.tl._inputs import rna_of
 from hdeepinsight.tl._marker_lists import BLOOD, MarkersLike, markers_taxonomy, read_markers
-
-if TYPE_CHECKING:
-    from hdeepinsight.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
 
@@ -147,7 +124,6 @@ def _exponent(cells: _MarkerCounts, rates: Floats, shares: Floats) -> float:
     return float(_EXPONENTS[gain.argmax()])
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class MarkerScorer:
     """Annotator based on a list of marker genes, for use in `hdeepinsight.annotate`.
 
@@ -180,17 +156,12 @@ class MarkerScorer:
     (300, ('lineage', 'cell_type', 'subtype'))
     """
 
-    markers: MarkersLike = BLOOD
-    taxonomy: Taxonomy = field(default=None)  # type: ignore[assignment]
-    table: pd.DataFrame = field(init=False)
-
-    def __post_init__(self) -> None:
-        table = read_markers(self.markers)
-        tree = self.taxonomy or markers_taxonomy(table)
+    def __init__(self, markers: MarkersLike = BLOOD, taxonomy: Taxonomy | None = None) -> None:
+        self.markers, table = markers, read_markers(markers)
+        self.taxonomy = taxonomy or markers_taxonomy(table)
         names = table["type"].unique()
-        nodes = dict(zip(names, class_nodes(tree, names).tolist(), strict=True))
-        object.__setattr__(self, "taxonomy", tree)
-        object.__setattr__(self, "table", table.assign(node=table["type"].map(nodes)))
+        nodes = dict(zip(names, annotation.class_nodes(self.taxonomy, names), strict=True))
+        self.table = table.assign(node=table["type"].map(nodes))
 
     def __repr__(self) -> str:
         types, genes = self.table["type"].nunique(), self.table["gene"].nunique()
@@ -207,9 +178,9 @@ class MarkerScorer:
         *,
         layer: str | None = None,
         use_raw: bool = False,
-        scale: ScaleMode = "auto",
+        scale: data.ScaleMode = "auto",
         fold_case: bool = False,
-    ) -> AlignedQuery:
+    ) -> data.AlignedQuery:
         """Open a query for the genes of the list, up to 90 % of which may be missing.
 
         Parameters
@@ -232,15 +203,15 @@ class MarkerScorer:
         ('NOT_A_GENE',)
         """
         genes = self.table["gene"].unique().tolist()
-        if isinstance(adata, AlignedQuery):
-            source: CountSource = adata.source
+        if isinstance(adata, data.AlignedQuery):
+            source: data.CountSource = adata.source
         else:
             rna = rna_of(adata)
-            source = open_counts(rna, layer=layer, use_raw=use_raw, scale=scale, sampled=True)
+            source = data.open_counts(rna, layer=layer, use_raw=use_raw, scale=scale, sampled=True)
         try:
             aligned = source.align(genes, min_coverage=0.0, warn_coverage=0.0, fold_case=fold_case)
-        except GeneMatchError as error:
-            raise InputError(
+        except data.GeneMatchError as error:
+            raise data.InputError(
                 f"None of the {counted(len(genes), 'marker gene')} ({examples(genes)}) is in the "
                 f"file, which has {examples(source.var_names)}.",
                 "At least one gene for each of two types is required.",
@@ -248,23 +219,23 @@ class MarkerScorer:
             ) from error
         report = aligned.report
         if report.coverage < MIN_COVERAGE:
-            raise InputError(
+            raise data.InputError(
                 f"Only {report.n_measured:,} of the {counted(len(genes), 'marker gene')} are in "
                 f"the file ({report.coverage:.1%}); missing: {examples(report.missing)}.",
                 f"At least {MIN_COVERAGE:.0%} are required.",
                 "Check that the list matches the tissue and species, or remove types that cannot "
                 "occur and genes that were not measured.",
             )
-        return AlignedQuery(source, aligned, ExtraInputs(), tuple(genes))
+        return data.AlignedQuery(source, aligned, data.ExtraInputs(), tuple(genes))
 
     def annotate(
         self,
         adata: Any,
         *,
-        decoder: Decoder = "joint",
+        decoder: annotation.Decoder = "joint",
         threshold: float | None = 0.5,
         keep: list[sp.csr_matrix] | None = None,
-    ) -> Annotation:
+    ) -> annotation.Annotation:
         """Annotate cells; see `score_markers`.
 
         Parameters
@@ -283,7 +254,7 @@ class MarkerScorer:
         >>> len(scorer.annotate(hdi.datasets.demo().query))
         210
         """
-        check_decoding(threshold, decoder)
+        annotation.check_decoding(threshold, decoder)
         opened, tree = self.open(adata), self.taxonomy
         genes = pd.Index(opened.genes)
         measured = dict(zip(genes, opened.alignment.measured, strict=True))
@@ -299,7 +270,7 @@ class MarkerScorer:
         counts, is_filled = counts[:, used].astype(np.float64), depth > 0
         filled = np.flatnonzero(is_filled)
         depth = np.where(depth > 0, depth / depth[filled].mean(), 1.0)
-        fitted = filled[spread_rows(len(filled), _FITTED)]
+        fitted = filled[data.spread_rows(len(filled), _FITTED)]
         sample = _MarkerCounts(counts[fitted], depth[fitted])
         rates, shares = _fit(sample, signs[:, used])
         exponent = _exponent(sample, rates, shares)
@@ -310,23 +281,25 @@ class MarkerScorer:
         belongs = softmax(logits[:, :-1], axis=1)
         mass = tree.roll_up(belongs @ shared)
         # A type divided equally among children must not be labelled below its node.
-        depth_of = np.where(shared.max(axis=1) < 1.0, tree.depth[states], NO_LIMIT)
+        depth_of = np.where(shared.max(axis=1) < 1.0, tree.depth[states], annotation.NO_LIMIT)
         supported = np.where(is_none, 0, depth_of[belongs.argmax(axis=1)])
-        reasons = np.where(supported < NO_LIMIT, np.where(is_none, _NO_TYPE, _NO_MARKER), "")
-        supported[~is_filled], reasons = 0, np.where(is_filled, reasons, NO_COUNTS)
+        reasons = np.where(
+            supported < annotation.NO_LIMIT, np.where(is_none, _NO_TYPE, _NO_MARKER), ""
+        )
+        supported[~is_filled], reasons = 0, np.where(is_filled, reasons, annotation.NO_COUNTS)
         names = [*map(tree.path_name, states.tolist()), "none of these"]
         verdict, without = None, is_none.mean() if len(is_none) else 0.0
         if without > _SOME:
-            verdict = Verdict(
+            verdict = annotation.Verdict(
                 light="red" if without > _MOST else "yellow",
                 sentences=(f"{without:.1%} of the cells express the markers of no listed type.",),
                 figures={"none": without},
             )
-        return Annotation(
+        return annotation.Annotation(
             taxonomy=tree,
             obs_names=opened.obs_names,
-            node_probabilities=node_probabilities(tree, mass),
-            threshold=next_above(threshold),
+            node_probabilities=annotation.node_probabilities(tree, mass),
+            threshold=annotation.next_above(threshold),
             decoder=decoder,
             supported_depth=supported,
             stop_reasons=reasons.astype(object),
@@ -348,12 +321,12 @@ def score_markers(
     taxonomy: Taxonomy | None = None,
     *,
     threshold: float | None = 0.5,
-    decoder: Decoder = "joint",
+    decoder: annotation.Decoder = "joint",
     layer: str | None = None,
     use_raw: bool = False,
-    scale: ScaleMode = "auto",
+    scale: data.ScaleMode = "auto",
     fold_case: bool = False,
-) -> Annotation:
+) -> annotation.Annotation:
     r"""Annotate cells by marker genes, with probabilities calibrated without labels.
 
     Parameters
@@ -423,14 +396,14 @@ def score_markers(
     >>> result.labels["cell_type"].value_counts().to_dict()
     {'Mono': 109, 'T': 68, 'B': 33}
     """
-    scorer = MarkerScorer(markers, taxonomy)  # type: ignore[arg-type]
+    scorer = MarkerScorer(markers, taxonomy)
     reading: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "scale": scale}
     opened = scorer.open(adata, fold_case=fold_case, **reading)
     return scorer.annotate(opened, decoder=decoder, threshold=threshold)
 
 
 def _read_counts(
-    opened: AlignedQuery, keep: list[sp.csr_matrix] | None
+    opened: data.AlignedQuery, keep: list[sp.csr_matrix] | None
 ) -> tuple[sp.csr_matrix, Floats]:
     """Return counts of the listed genes, and total counts per cell; append the blocks to `keep`."""
     parts = [sp.csr_matrix((0, len(opened.genes)), dtype=np.float32)]
