@@ -161,11 +161,19 @@ def write(
     sets, set_sizes = _tables.label_sets(result)
     confidence, absent = result.confidence.to_numpy(), result.taxonomy.leaves
     absent = np.setdiff1d(absent, result.stop_nodes).tolist()
+    n_types = int(np.isin(result.taxonomy.leaves, result.stop_nodes).sum())
+    figures: dict[str, float] = {"n_cells": len(result), "n_types": n_types}
+    if len(result):
+        figures["mean_confidence"] = float(confidence.mean())
+        figures["share_stopped"] = float(result.is_stopped.mean())
+        figures["share_unknown"] = float((result.stop_nodes == 0).mean())
+    if result.gene_report:
+        figures["gene_coverage"] = result.gene_report.coverage
     page = {  # None for parts without data
         "unread": unread,
         "light": "" if result.verdict is None else str(result.verdict.light),
         "verdict": _summary(result, evidence),
-        "key_figures": _key_figures(result),
+        "key_figures": figures,
         "composition": _tables.composition(result),
         "absent": list(map(result.taxonomy.label, absent)),
         "bins": _tables.bins_of(confidence),
@@ -187,29 +195,6 @@ def write(
     content = _render(result, page, head, created)
     with atomic_write(path) as unfinished:
         unfinished.write_text(content, encoding="utf-8")
-
-
-def _key_figures(result: Annotation) -> list[dict[str, Any]]:
-    """Return the key figures, each with a key, value, name, formatted value and explanation."""
-    n_cells, tree = len(result), result.taxonomy
-    n_types = int(np.isin(tree.leaves, result.stop_nodes).sum())
-    figures: list[tuple[Any, ...]] = [
-        ("n_cells", n_cells, "Cells", f"{n_cells:,}", "annotated"),
-        ("n_types", n_types, "Types found", f"{n_types:,}", f"of {tree.n_leaves:,}"),
-    ]
-    if n_cells:
-        mean, text = float(result.confidence.mean()), "probability of the label or nearest type"
-        figures.append(("mean_confidence", mean, "Mean confidence", f"{mean:.3f}", text))
-        above, unknown = result.is_stopped, result.stop_nodes == 0
-        named = ("stopped", "Stopped above a type", above), ("unknown", "Unknown", unknown)
-        for key, name, cells in named:
-            share, n = float(cells.mean()), counted(int(cells.sum()), "cell")
-            figures.append((f"share_{key}", share, name, f"{share:.1%}", n))
-    if genes := result.gene_report:
-        text, share = f"{genes.n_measured:,} of {genes.n_model:,} genes", genes.coverage
-        figures.append(("gene_coverage", share, "Gene coverage", f"{share:.1%}", text))
-    names = ("key", "value", "name", "shown", "explanation")
-    return [dict(zip(names, figure, strict=True)) for figure in figures]
 
 
 def _summary(result: Annotation, evidence: MarkerEvidence | None) -> list[str]:
@@ -333,7 +318,7 @@ def _render(
         "levels": result.taxonomy.level_names,
         "calibration_note": result.calibration_note,
         "verdict": {"light": page["light"], "sentences": page["verdict"]},
-        "key_figures": {figure["key"]: figure["value"] for figure in page["key_figures"]},
+        "key_figures": page["key_figures"],
         **{name: report and report.to_dict() for name, report in reports.items()},
         "decisions": [decision.to_dict() for decision in result.decisions],
         "evaluation": page["evaluation"] and page["evaluation"].to_dict(),
