@@ -181,7 +181,12 @@ def most_probable_leaf(taxonomy: Taxonomy, probabilities: np.ndarray) -> np.ndar
     >>> most_probable_leaf(tree, np.array([[1.0, 0.6, 0.4, 0.35, 0.25]]))
     array([2])
     """
-    return np.asarray(taxonomy.leaves[probabilities[:, taxonomy.leaves].argmax(axis=1)])
+    return most_probable(probabilities, taxonomy.leaves)
+
+
+def most_probable(probabilities: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """Return the most probable of some nodes for each cell, shape ``(n_cells,)``."""
+    return np.asarray(nodes[probabilities[:, nodes].argmax(axis=1)])
 
 
 def _walk_down(taxonomy: Taxonomy, probabilities: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -10,14 +10,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight.annotation._anndata_io import check_same_cells
-from hdeepinsight.taxonomy import Taxonomy, check_labels
+from hdeepinsight.taxonomy import Taxonomy, check_labels, nodes_of
 
 Floats = NDArray[np.float64]
 
 #: Labels of unlabelled cells in this package, CellTypist, popV and CELLxGENE.
 _UNLABELED: Final = ("Unknown", "unknown", "Unassigned", "unassigned", "Heterogeneous")
-#: Classes without a node that an error lists.
-_LISTED: Final = 10
 
 
 def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
@@ -58,20 +56,12 @@ def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]
     >>> class_nodes(tree, ["B", "T > CD8"])
     array([2, 4])
     """
-    nodes, problems = np.zeros(len(classes), dtype=np.int64), []
-    for i, name in enumerate(classes):
-        try:
-            nodes[i] = taxonomy.resolve(name)
-        except ValueError as error:
-            problems.append(f"- {name!r}: {error}")
-    if problems:
-        text = "Classes must be names, synonyms or paths of the taxonomy, got classes that do not "
-        text += "lead to a node. Rename or omit them, or add synonyms."
-        if not set(_UNLABELED).isdisjoint(classes):
-            text += " For a table with a class of unlabelled cells, use Annotation.from_labels("
-            text += "table.idxmax(axis=1), taxonomy, confidence=table.max(axis=1))."
-        more = ["- and more"] if len(problems) > _LISTED else []
-        raise ValueError("\n".join([text, *problems[:_LISTED], *more]))
+    expected = "Classes must be names, synonyms or paths of the taxonomy, got classes that do not "
+    expected += "lead to a node. Rename or omit them, or add synonyms."
+    if not set(_UNLABELED).isdisjoint(classes):
+        expected += " For a table with a class of unlabelled cells, use Annotation.from_labels("
+        expected += "table.idxmax(axis=1), taxonomy, confidence=table.max(axis=1))."
+    nodes = nodes_of(classes, taxonomy.resolve, expected)[:-1]
     given = set(nodes.tolist())
     for i, node in enumerate(nodes.tolist()):
         name, below = taxonomy.label(node), [node]

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from hdeepinsight.nn import GenePanels, SparseCounts
+from hdeepinsight.nn import GenePanels, SparseCounts, thin_counts
 from hdeepinsight.taxonomy import Taxonomy
 
 #: Share of ambient RNA, the mean of all types, in every profile.
@@ -362,9 +362,8 @@ class TypeProfiles:
             partner = leaves[np.arange(len(depth)), column]
             pairs, pair = np.unique(best * len(self.sizes) + partner, return_inverse=True)
             one, other = np.divmod(pairs, len(self.sizes))
-            share = (self.sizes[one] / self.sizes[other]).astype(np.float32)[
-                :, None
-            ]  # of molecules
+            # Share of the molecules of the first cell.
+            share = (self.sizes[one] / self.sizes[other]).astype(np.float32)[:, None]
             share /= 1 + share
             mixed = np.log(share + (1 - share) * (self.profiles[other] / self.profiles[one]))
             first = (pair * counts.shape[1]).astype(counts.indices.dtype)
@@ -575,15 +574,10 @@ def thin(counts: sparse.csr_matrix, depth: float, rng: np.random.Generator) -> s
     >>> thin(cells, 100, np.random.default_rng(0)).toarray().sum(1).tolist()
     [89.0, 3.0]
     """
-    counts = sparse.csr_matrix(counts, copy=True)
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    kept = np.minimum(1.0, depth / np.maximum(total, 1.0))
-    molecules = np.rint(counts.data).astype(np.int64)
-    counts.data = rng.binomial(molecules, np.repeat(kept, np.diff(counts.indptr))).astype(
-        np.float32
-    )
-    counts.eliminate_zeros()
-    return counts
+    thinned = thin_counts(counts, np.minimum(1.0, depth / np.maximum(total, 1.0)), rng)
+    thinned.eliminate_zeros()
+    return thinned
 
 
 def upper_share(values: np.ndarray, null: np.ndarray) -> np.ndarray:

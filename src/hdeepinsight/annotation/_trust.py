@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 from hdeepinsight.annotation import _novelty as novelty
-from hdeepinsight.annotation._decode import most_probable_leaf
+from hdeepinsight.annotation._decode import most_probable, most_probable_leaf
 from hdeepinsight.nn import LeafProfiles, ProfileMatcher
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -341,7 +341,7 @@ class QueryComparison:
         bins = np.repeat(np.arange(N_DEPTHS), len(self.nodes))
         path = np.column_stack([np.zeros(len(nodes), dtype=int), tree.node_at_level[nodes]])
         for parent, children in zip(tree.inner_nodes, tree.groups, strict=True):
-            called = _most_probable(probabilities, children)
+            called = most_probable(probabilities, children)
             truth = path[:, min(tree.depth[parent] + 1, path.shape[1] - 1)]
             is_inside = path[:, tree.depth[parent]] == parent
             is_labelled = (nodes > 0) & (~is_inside | np.isin(truth, children))
@@ -360,9 +360,9 @@ class QueryComparison:
         """Find types that markers contradict more often in the query than in the reference."""
         tree, null = self.taxonomy, np.concatenate(self.known)
         for parent, children in zip(tree.inner_nodes[1:], tree.groups[1:], strict=True):
-            called, null_called = (_most_probable(each, children) for each in (by_network, null))
-            differs = called != _most_probable(by_markers, children)
-            null_differs = null_called != _most_probable(null_by_markers, children)
+            called, null_called = (most_probable(each, children) for each in (by_network, null))
+            differs = called != most_probable(by_markers, children)
+            null_differs = null_called != most_probable(null_by_markers, children)
             given, null_given = (each[:, parent] >= 0.5 for each in (by_network, null))
             names = " and ".join(tree.label(int(child)) for child in children)
             text = f"{names} cannot be told apart in this query: markers contradict {{}} of the"
@@ -542,10 +542,6 @@ def marker_predictor(
         return np.asarray(torch.cat(found).numpy())
 
     return predict
-
-
-def _most_probable(probabilities: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-    return np.asarray(nodes[probabilities[:, nodes].argmax(axis=1)])
 
 
 def _threshold(confidence: np.ndarray, wrong: np.ndarray, weight: np.ndarray) -> float:

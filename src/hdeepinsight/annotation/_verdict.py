@@ -225,22 +225,17 @@ def verdict(
             "The query was not compared with the reference: "
             "the model has no held-out cells, or the query no RNA."
         )
-    sentences = [summary]
-    if similarity < ALIKE:
-        sentences.append(
-            f"Its mean expression has correlation {similarity:.2f} with its labels; "
-            f"below {UNLIKE}, no label is reliable."
-        )
-    if distinctness < INDISTINCT:
-        sentences.append(
-            f"Its cells differ {distinctness:.2f} times as much from the mixture of all types as "
-            f"those of the reference; below {INDISTINCT}, they may be empty droplets."
-        )
-    if variation < MIN_VARIATION:
-        sentences.append(
-            f"Its cells vary {variation:.2f} times as much as draws from their mean; "
-            f"below {MIN_VARIATION}, they may be empty droplets."
-        )
+    low = {
+        f"Its mean expression has correlation {similarity:.2f} with its labels; "
+        f"below {UNLIKE}, no label is reliable.": similarity < ALIKE,
+        f"Its cells differ {distinctness:.2f} times as much from the mixture of all types as "
+        f"those of the reference; below {INDISTINCT}, they may be empty droplets.": (
+            distinctness < INDISTINCT
+        ),
+        f"Its cells vary {variation:.2f} times as much as draws from their mean; "
+        f"below {MIN_VARIATION}, they may be empty droplets.": variation < MIN_VARIATION,
+    }
+    sentences = [summary, *(text for text, is_low in low.items() if is_low)]
     for name, text in SHARES.items():
         share = figures.get(name, 0.0)
         if share >= MIN_SHARE and (not is_foreign or name == "unrecognised"):

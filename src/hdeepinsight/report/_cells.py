@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,9 @@ from hdeepinsight._errors import invalid, missing_column
 from hdeepinsight._io import escape_controls
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight._palette import MISSING, label_colors
-from hdeepinsight.annotation import check_same_cells
+from hdeepinsight.annotation import Annotation, check_same_cells
 from hdeepinsight.data import AlignedQuery, is_paired, open_paired, open_store
 from hdeepinsight.report._tables import shown_nodes
-
-if TYPE_CHECKING:
-    from hdeepinsight.annotation import Annotation
-    from hdeepinsight.tl import MarkerEvidence
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +128,9 @@ def _computed(result: Annotation, query: Any) -> tuple[np.ndarray | None, str]:
     )
 
 
-def scatter(result: Annotation, info: CellInfo, evidence: MarkerEvidence | None) -> dict[str, Any]:
+def scatter(
+    result: Annotation, info: CellInfo, evidence: tl.MarkerEvidence | None
+) -> dict[str, Any]:
     """Return the plotted cells in plain types; arrays are base64 of little-endian bytes.
 
     Among many cells, those read for the marker evidence are drawn, so that they can be coloured by
@@ -170,7 +168,7 @@ def scatter(result: Annotation, info: CellInfo, evidence: MarkerEvidence | None)
 
 
 def _fields(
-    result: Annotation, info: CellInfo, evidence: MarkerEvidence | None, rows: np.ndarray
+    result: Annotation, info: CellInfo, evidence: tl.MarkerEvidence | None, rows: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     """Yield the values that cells can be coloured by, beginning with the assigned label."""
     tree, labels = result.taxonomy, result.labels.iloc[rows]

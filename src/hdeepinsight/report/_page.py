@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.axes import Axes
 
-    from hdeepinsight.tl import MarkerEvidence
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def write(
     *,
     query: Any | None = None,
     reference: Any = None,
-    evidence: MarkerEvidence | None = None,
+    evidence: tl.MarkerEvidence | None = None,
     title: str | None = None,
     model: str | None = None,
     clusters: Any | None = None,
@@ -197,7 +196,7 @@ def write(
         unfinished.write_text(content, encoding="utf-8")
 
 
-def _summary(result: Annotation, evidence: MarkerEvidence | None) -> list[str]:
+def _summary(result: Annotation, evidence: tl.MarkerEvidence | None) -> list[str]:
     """Return the sentences of the verdict, with the most important marker evidence."""
     n_above = int(result.is_stopped.sum())
     sentences = ["There are no cells."]
@@ -221,7 +220,7 @@ def _summary(result: Annotation, evidence: MarkerEvidence | None) -> list[str]:
 
 
 def _figures(
-    result: Annotation, evidence: MarkerEvidence | None, true_nodes: np.ndarray | None
+    result: Annotation, evidence: tl.MarkerEvidence | None, true_nodes: np.ndarray | None
 ) -> dict[str, dict[str, Any]]:
     """Draw the figures, by name, each with an alternative text that contains its numbers."""
     tree, found = result.taxonomy, {}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,7 @@ import pandas as pd
 from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight.annotation import Annotation, Evaluation, LabelSets
 from hdeepinsight.taxonomy import CellType, Taxonomy, cell_type
-
-if TYPE_CHECKING:
-    from hdeepinsight.tl import MarkerEvidence
+from hdeepinsight.tl import MarkerEvidence
 
 #: Maximum number of rows, which limits the size of the report.
 MAX_ROWS: Final = 1_000

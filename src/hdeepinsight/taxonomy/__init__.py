@@ -6,6 +6,7 @@ from hdeepinsight.taxonomy._labels import LabelWarning as LabelWarning
 from hdeepinsight.taxonomy._labels import check_labels as check_labels
 from hdeepinsight.taxonomy._labels import column_nodes as column_nodes
 from hdeepinsight.taxonomy._labels import find_unlabeled as find_unlabeled
+from hdeepinsight.taxonomy._labels import nodes_of as nodes_of
 from hdeepinsight.taxonomy._metrics import HierarchicalScores as HierarchicalScores
 from hdeepinsight.taxonomy._metrics import check_nodes as check_nodes
 from hdeepinsight.taxonomy._metrics import hierarchical_scores as hierarchical_scores

@@ -210,17 +210,40 @@ def _combinations(
     return labels, inverse.reshape(-1), counts
 
 
-def _nodes_of(
-    labels: list[Any], counts: NDArray[np.int64], find: Callable[[Any], int], expected: str
+def nodes_of(
+    labels: Sequence[Any],
+    find: Callable[[Any], int],
+    expected: str,
+    counts: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the node of each distinct label; labels without a node are listed in the error."""
-    nodes = np.zeros(len(labels) + 1, dtype=np.int64)  # code -1 takes the last entry
+    """Return the node of each distinct label, and 0 at the end, for code -1.
+
+    Parameters
+    ----------
+    labels
+        Distinct labels.
+    find
+        Function that returns the node of a label, or raises ``ValueError``.
+    expected
+        Beginning of the error, which lists the labels without a node.
+    counts
+        Number of cells of each label, for the error.
+
+    Examples
+    --------
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> nodes_of(["CD4", "B"], tree.resolve, "Labels must be in the taxonomy.")
+    array([3, 2, 0])
+    """
+    nodes = np.zeros(len(labels) + 1, dtype=np.int64)
     problems: list[str] = []
     for i, label in enumerate(labels):
         try:
             nodes[i] = find(label)
         except ValueError as error:
-            problems.append(f"- {label!r} ({counted(int(counts[i]), 'cell')}): {error}")
+            n_cells = "" if counts is None else f" ({counted(int(counts[i]), 'cell')})"
+            problems.append(f"- {label!r}{n_cells}: {error}")
         if len(problems) > _LISTED:
             problems[_LISTED:] = ["- and more"]
             break
@@ -273,7 +296,7 @@ def encode(
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     expected = "Labels must be names, synonyms or paths of the taxonomy, got labels that do not "
     expected += "lead to a node. Rename them, add synonyms, or pass them as `unlabeled`."
-    return _nodes_of(names, counts, lambda name: self.resolve(name, level), expected)[codes]
+    return nodes_of(names, lambda name: self.resolve(name, level), expected, counts)[codes]
 
 
 def encode_levels(
@@ -328,7 +351,7 @@ def encode_levels(
     rows, inverse, counts = _combinations(frame, unlabeled, self._candidates)
     expected = "The labels of a cell must form a path from coarse to fine, got combinations that "
     expected += "are not a path of the taxonomy. Correct them, or set labels to missing."
-    return _nodes_of(rows, counts, lambda row: _descend(self, row, levels), expected)[inverse]
+    return nodes_of(rows, lambda row: _descend(self, row, levels), expected, counts)[inverse]
 
 
 def _descend(tree: Taxonomy, row: tuple[Any, ...], levels: list[int]) -> int:

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from functools import reduce
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from hdeepinsight._errors import check_number, counted, examples, invalid, need_extra
@@ -20,9 +21,6 @@ from hdeepinsight.annotation import Annotation, check_decoding, label_nodes
 from hdeepinsight.data import AlignedQuery
 from hdeepinsight.taxonomy import Taxonomy, term_members
 from hdeepinsight.tl._inputs import class_scores
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 #: Patterns of label columns, and the columns of their confidence, by tool. The first pattern that
 #: matches is used, for all columns that it matches.
