@@ -5,6 +5,7 @@ from hdeepinsight.annotation._anndata_io import check_cells as check_cells
 from hdeepinsight.annotation._anndata_io import check_same_cells as check_same_cells
 from hdeepinsight.annotation._anndata_io import recorded as recorded
 from hdeepinsight.annotation._anndata_io import storable as storable
+from hdeepinsight.annotation._anndata_io import target_of as target_of
 from hdeepinsight.annotation._annotation import Annotation as Annotation
 from hdeepinsight.annotation._annotation import allowed_leaves as allowed_leaves
 from hdeepinsight.annotation._annotation import check_level_names as check_level_names

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from hdeepinsight._errors import check_key
+from hdeepinsight._errors import check_key, invalid
 
 #: Entry of ``uns["<key>"]`` that lists the added names, so that a later result can replace them.
 _RECORD = "added"
@@ -116,6 +116,28 @@ def storable(name: str) -> str:
     'Megakaryocytes|platelets'
     """
     return name.replace("/", "|")
+
+
+def target_of(cells: object, key_added: str | None) -> AnnData | None:
+    """Return the AnnData to write a result to, or None without a key.
+
+    Raises
+    ------
+    ValueError
+        If the key is not a name, or the cells are not an AnnData.
+
+    Examples
+    --------
+    >>> print(target_of("cells.h5ad", None))
+    None
+    """
+    if key_added is None:
+        return None
+    check_key("key_added", key_added)
+    if not hasattr(cells, "obsm"):
+        expected = f"None for cells of type {type(cells).__name__}, which are read-only"
+        raise invalid("key_added", key_added, expected, "Write the result to an AnnData yourself.")
+    return cells
 
 
 def check_cells(obs_names: pd.Index, adata: AnnData, noun: str, verb: str) -> None:

@@ -22,7 +22,7 @@ from hdeepinsight.annotation._anndata_io import Additions, check_cells, from_tex
 from hdeepinsight.annotation._conformal import Calibration, label_sets
 from hdeepinsight.annotation._verdict import NO_COUNTS, Decision, Verdict
 from hdeepinsight.data import GeneReport, InputReport
-from hdeepinsight.taxonomy import Taxonomy, cell_type, path_distance
+from hdeepinsight.taxonomy import Taxonomy, cell_type, shared_depth
 
 #: Columns of ``novelty`` that are always exported, and those exported with details.
 NOVELTY_COLUMNS = ("lineage_p_value", "type_p_value", "is_doublet", "is_ambient")
@@ -214,9 +214,7 @@ class Annotation:
             threshold=_external.next_above(threshold),
         )
         # The remaining probability may add up to the threshold in another branch.
-        depth, edges = taxonomy.depth, path_distance(taxonomy, result.stop_nodes, nodes)
-        common = (depth[result.stop_nodes] + depth[nodes] - edges) // 2
-        return replace(result, supported_depth=common)
+        return replace(result, supported_depth=shared_depth(taxonomy, result.stop_nodes, nodes))
 
     @classmethod
     def from_probabilities(

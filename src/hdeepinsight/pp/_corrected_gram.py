@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight import graph
 from hdeepinsight._errors import check_choice, check_integer, check_key, counted, examples
-from hdeepinsight.annotation import check_same_cells
+from hdeepinsight.annotation import check_same_cells, target_of
 from hdeepinsight.data import DataLike
 from hdeepinsight.pp._masks import Mask, entry_mask, open_layer, reader
 
@@ -304,11 +304,7 @@ def corrected_gram_pca(
         check_choice("n_comps", n_comps, ("proportion", "scree"), "Or pass a number.")
     else:
         check_integer("n_comps", n_comps, hint="Omit it to use 50.")
-    if key_added is not None:
-        check_key("key_added", key_added)
-        if not isinstance(adata, ad.AnnData):
-            msg = "key_added requires an AnnData, got a file. Use the embedding of the result."
-            raise ValueError(msg)
+    target = target_of(adata, key_added)
     if mask_key is not None:
         if mask is not None:
             raise ValueError("At most one of mask and mask_key must be given, got both. Omit one.")
@@ -348,8 +344,8 @@ def corrected_gram_pca(
         _weights=weights,
         _shift=shift,
     )
-    if key_added is not None:
-        result.to_adata(adata, key_added)
+    if target is not None and key_added is not None:
+        result.to_adata(target, key_added)
     return result
 
 

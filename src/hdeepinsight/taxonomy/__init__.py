@@ -12,6 +12,7 @@ from hdeepinsight.taxonomy._metrics import check_nodes as check_nodes
 from hdeepinsight.taxonomy._metrics import hierarchical_scores as hierarchical_scores
 from hdeepinsight.taxonomy._metrics import level_scores as level_scores
 from hdeepinsight.taxonomy._metrics import path_distance as path_distance
+from hdeepinsight.taxonomy._metrics import shared_depth as shared_depth
 from hdeepinsight.taxonomy._ontology import CellType as CellType
 from hdeepinsight.taxonomy._ontology import cell_type as cell_type
 from hdeepinsight.taxonomy._ontology import term_members as term_members

@@ -133,7 +133,7 @@ def hierarchical_scores(
     n_true, n_pred = int(taxonomy.depth[true].sum()), int(taxonomy.depth[pred].sum())
     if n_true == 0:
         return HierarchicalScores(np.nan, np.nan, np.nan, n_cells=0)
-    shared = int(_shared_depth(taxonomy, true, pred).sum())
+    shared = int(shared_depth(taxonomy, true, pred).sum())
     precision, f1 = shared / n_pred if n_pred else 0.0, 2 * shared / (n_true + n_pred)
     return HierarchicalScores(precision, shared / n_true, f1, n_cells=len(true))
 
@@ -167,11 +167,20 @@ def path_distance(taxonomy: Taxonomy, y_true: ArrayLike, y_pred: ArrayLike) -> N
     """
     true, pred = check_nodes(taxonomy, y_true=y_true, y_pred=y_pred)
     depth = taxonomy.depth
-    return depth[true] + depth[pred] - 2 * _shared_depth(taxonomy, true, pred)
+    return depth[true] + depth[pred] - 2 * shared_depth(taxonomy, true, pred)
 
 
-def _shared_depth(taxonomy: Taxonomy, true: Nodes, pred: Nodes) -> NDArray[np.int64]:
-    """Return the depth of the lowest common ancestor of each pair, shape ``(n_cells,)``."""
+def shared_depth(taxonomy: Taxonomy, true: Nodes, pred: Nodes) -> NDArray[np.int64]:
+    """Return the depth of the lowest common ancestor of each pair, shape ``(n_cells,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hdeepinsight.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested({"T": ["CD4", "CD8"], "B": []})
+    >>> shared_depth(tree, np.array([3, 3, 3]), np.array([3, 4, 2]))
+    array([2, 1, 0])
+    """
     shared = np.zeros(len(true), dtype=np.int64)
     for here in taxonomy.node_at_level.T:  # level by level, to save memory
         shared += (here[true] >= 0) & (here[true] == here[pred])

@@ -17,7 +17,7 @@ from hdeepinsight._errors import check_integer, check_number, counted, one_colum
 from hdeepinsight._keys import AUDIT_KEYS
 from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.data import AlignedQuery
-from hdeepinsight.taxonomy import Taxonomy, check_labels, column_nodes
+from hdeepinsight.taxonomy import Taxonomy, check_labels, column_nodes, shared_depth
 from hdeepinsight.tl import _confident_learning as learning
 from hdeepinsight.tl._inputs import batches_of
 from hdeepinsight.tl._representation import counts_of
@@ -273,10 +273,9 @@ class LabelAudit:
         1 means a different lineage, a larger depth a sibling further down, and 0 that the label is
         not contradicted.
         """
-        given = self.taxonomy.node_at_level[self.nodes]
-        suggested = self.taxonomy.node_at_level[self.suggested_nodes]
-        differs = (given != suggested) & (given >= 0) & (suggested >= 0)
-        return np.where(differs.any(axis=1), differs.argmax(axis=1) + 1, 0)
+        shared = shared_depth(self.taxonomy, self.nodes, self.suggested_nodes)
+        least = np.minimum(*(self.taxonomy.depth[x] for x in (self.nodes, self.suggested_nodes)))
+        return np.where(shared < least, shared + 1, 0)
 
     @cached_property
     def cells(self) -> pd.DataFrame:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import entropy
 from sklearn.decomposition import PCA
 
@@ -150,32 +150,27 @@ def distill(
     check_number("lr", lr)
     check_integer("seed", seed, 0)
     cells = read_labelled(adata, labels_key, layer=layer)
-    if validation_indices is None:
-        held_out = _tenth_of_each_class(cells, seed)
-    else:
+    if validation_indices is not None:
         held_out = cells.chosen(validation_indices)
+    else:  # a tenth of each class
+        order, held_out = np.random.default_rng(seed).permutation(len(cells.codes)), cells.codes < 0
+        rank = pd.Series(order).groupby(cells.codes[order]).cumcount()
+        held_out[order] = rank < np.bincount(cells.codes)[cells.codes[order]] // 10
     train, valid = (cells.subset(np.flatnonzero(part)) for part in (~held_out, held_out))
     numbers, kept = class_numbers(train, cells_per_class, rare, least=_LEAST)
     batches = {} if batch_key is None else _batch_entropy(train, batch_key)
     codes = np.repeat(np.arange(len(numbers)), numbers)
+    how: dict[str, Any] = {"matching": str(matching), "n_iter": int(n_iter), "lr": float(lr)}
+    how["seed"] = int(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = decoder, denoiser = _fit_generator(train, seed)
         code = torch.randn(len(codes), decoder.components.shape[0])
-        code, before, after, best = _optimise(
-            code,
-            torch.from_numpy(codes),
-            generator,
-            train,
-            valid,
-            matching=matching,
-            n_iter=n_iter,
-            lr=lr,
-            seed=seed,
-        )
+        label = torch.from_numpy(codes)
+        code, before, after, best = _optimise(code, label, generator, train, valid, **how)
         with torch.no_grad():
-            latent = denoiser.generate(code, torch.from_numpy(codes))
-            logged = decoder(latent, torch.from_numpy(codes)).numpy()
+            latent = denoiser.generate(code, label)
+            logged = decoder(latent, label).numpy()
     real = np.flatnonzero(np.isin(train.codes, kept))
     real = real[np.argsort(train.codes[real], kind="stable")]
     all_codes = np.concatenate([codes, train.codes[real]])
@@ -189,11 +184,8 @@ def distill(
         np.concatenate([np.full(len(codes), -1), real]),
         {
             "method": "distill",
-            "matching": str(matching),
-            "n_iter": int(n_iter),
-            "lr": float(lr),
+            **how,
             "best_iter": best,
-            "seed": int(seed),
             "n_reference": len(train.codes),
             "n_validation": len(valid.codes),
             "generator_score": before,
@@ -210,13 +202,6 @@ def distill(
     small.obsm["X_distill_latent"] = np.concatenate([latent.numpy(), own])
     small.obsm["X_distill_code"] = np.concatenate([code.numpy(), np.full_like(own, np.nan)])
     return small
-
-
-def _tenth_of_each_class(cells: LabelledCells, seed: int) -> NDArray[np.bool_]:
-    order = np.random.default_rng(seed).permutation(len(cells.codes))
-    parts = [order[cells.codes[order] == code] for code in range(len(cells.classes))]
-    chosen = np.concatenate([part[: len(part) // 10] for part in parts])
-    return np.isin(np.arange(len(order)), chosen)
 
 
 def _batch_entropy(cells: LabelledCells, batch_key: str) -> dict[str, float]:

@@ -13,8 +13,8 @@ from sklearn.preprocessing import normalize
 
 from hdeepinsight import nn
 from hdeepinsight._errors import check_integer, invalid
+from hdeepinsight.annotation import target_of
 from hdeepinsight.data import AlignedQuery, DataLike, log_normalize, open_query, open_store
-from hdeepinsight.tl._representation import as_anndata
 
 #: Maximum number of genes; the square matrix takes half a gigabyte in double precision.
 _MAX_GENES = 8192
@@ -195,7 +195,7 @@ def dp_pca(
     >>> cells.obsm["X_dp"].shape, round(result.noise_sd, 2)
     ((200, 5), 1.08)
     """
-    target = as_anndata(cells, key_added)
+    target = target_of(cells, key_added)
     check_integer("n_comps", n_comps, hint="Omit it to use 16.")
     check_integer("noise_seed", noise_seed, 0, optional=True)
     noise_sd = nn.gaussian_noise_sd(epsilon, delta)

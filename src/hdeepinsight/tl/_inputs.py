@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hdeepinsight import annotation
-from hdeepinsight._errors import check_choice, one_column
+from hdeepinsight._errors import check_choice, missing_column, one_column
 from hdeepinsight.data import AlignedQuery, InputError, Modalities, is_paired, open_paired
 from hdeepinsight.graph import batch_graphs, check_graph, knn_graph
 from hdeepinsight.taxonomy import Taxonomy
@@ -82,10 +82,8 @@ def class_scores(
     if isinstance(probabilities, str):
         stored = getattr(adata, "obsm", {})
         if probabilities not in stored:
-            raise KeyError(
-                f"adata.obsm has no {probabilities!r}; it has {list(stored)}. Pass one of these "
-                "keys, a table, an array with `classes`, or an Annotation."
-            )
+            hint = "Pass one of these, a table, an array with `classes`, or an Annotation."
+            raise missing_column(probabilities, stored, where="adata.obsm", hint=hint)
         probabilities = stored[probabilities]
     if isinstance(probabilities, pd.Series):
         return _label_scores(probabilities, names, taxonomy)

@@ -13,8 +13,8 @@ from sklearn.decomposition import PCA
 from sklearn.utils import check_array
 from sklearn.utils.sparsefuncs import incr_mean_variance_axis
 
-from hdeepinsight._errors import check_integer, check_key, invalid
-from hdeepinsight.annotation import check_same_cells
+from hdeepinsight._errors import check_integer, invalid, missing_column
+from hdeepinsight.annotation import check_same_cells, target_of
 from hdeepinsight.data import (
     AlignedQuery,
     CountSource,
@@ -92,7 +92,7 @@ def expression_pca(
     >>> hdi.tl.expression_pca(ad.AnnData(counts), n_comps=5).shape
     (40, 5)
     """
-    target = as_anndata(cells, key_added)
+    target = target_of(cells, key_added)
     check_integer("n_top_genes", n_top_genes, 3, hint="Omit it to use 2000.")
     check_integer("n_comps", n_comps, hint="Omit it to use 50.")
     if isinstance(cells, Sequence) and not isinstance(cells, str):
@@ -155,17 +155,6 @@ def counts_of(
     return open_counts(cells, layer=layer, scale=scale, arguments={"layer": "layer"})
 
 
-def as_anndata(cells: object, key_added: str | None) -> AnnData | None:
-    """Return the AnnData to write a result to, None without a key; ``ValueError`` for others."""
-    if key_added is None:
-        return None
-    check_key("key_added", key_added)
-    if not hasattr(cells, "obsm"):
-        expected = f"None for cells of type {type(cells).__name__}, which are read-only"
-        raise invalid("key_added", key_added, expected, "Write the result to an AnnData yourself.")
-    return cells
-
-
 def coordinates(
     cells: AnnData | AlignedQuery, use_rep: str | NDArray[np.floating]
 ) -> NDArray[np.floating]:
@@ -190,11 +179,9 @@ def coordinates(
             return expression_pca(cells)
         stored = getattr(cells, "obsm", {})
         if use_rep not in stored:
-            hint = f"Compute it by hdi.tl.expression_pca(adata, key_added={use_rep!r})"
-            raise KeyError(
-                f"adata.obsm has no {use_rep!r}; it has {list(stored)}. {hint}, or pass another "
-                "key as `use_rep`."
-            )
+            hint = f"Compute it by hdi.tl.expression_pca(adata, key_added={use_rep!r}), or pass "
+            hint += "another key as `use_rep`."
+            raise missing_column(use_rep, stored, where="adata.obsm", hint=hint)
         use_rep = stored[use_rep]
     if isinstance(use_rep, pd.DataFrame):
         check_same_cells(pd.Index(cells.obs_names), use_rep, "use_rep")

@@ -20,7 +20,7 @@ from sklearn.utils import gen_batches
 from hdeepinsight._errors import check_integer
 from hdeepinsight.data import InputError
 from hdeepinsight.graph import Exact, nearest_neighbors
-from hdeepinsight.taxonomy import Taxonomy, find_unlabeled
+from hdeepinsight.taxonomy import Taxonomy, find_unlabeled, shared_depth
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -482,6 +482,5 @@ def consistent_labels(
     """
     if taxonomy is None:
         return np.asarray((first == second) | (first == 0) | (second == 0))
-    pairs, inverse = np.unique(np.stack([first, second], axis=1), axis=0, return_inverse=True)
-    agree = [taxonomy.lca(a, b) in (a, b) for a, b in pairs.tolist()]
-    return np.asarray(agree, dtype=bool)[inverse.reshape(-1)]
+    shared, depth = shared_depth(taxonomy, first, second), taxonomy.depth
+    return np.asarray(shared == np.minimum(depth[first], depth[second]))
