@@ -401,10 +401,7 @@ class Annotation:
 
         Labels without an id have that of their nearest ancestor with one, or ``"unknown"``.
         """
-        ids = [UNKNOWN_TERM] * self.taxonomy.n_nodes
-        for node in range(1, self.taxonomy.n_nodes):
-            own = self.taxonomy.ontology_ids.get(self.taxonomy.names[node])
-            ids[node] = own or ids[self.taxonomy.parent[node]]
+        ids = [each or UNKNOWN_TERM for each in self.taxonomy.closest_ids]
         return self._series(_decode.node_categories(ids, self.stop_nodes), ONTOLOGY_KEY)
 
     @cached_property

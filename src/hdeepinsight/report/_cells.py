@@ -20,7 +20,6 @@ from hdeepinsight._keys import LABEL_COLUMNS
 from hdeepinsight._palette import MISSING, label_colors
 from hdeepinsight.annotation import Annotation, check_same_cells
 from hdeepinsight.data import AlignedQuery, is_paired, open_paired, open_store
-from hdeepinsight.report._tables import shown_nodes
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +171,7 @@ def _fields(
 ) -> Iterator[dict[str, Any]]:
     """Yield the values that cells can be coloured by, beginning with the assigned label."""
     tree, labels = result.taxonomy, result.labels.iloc[rows]
-    order = [*dict.fromkeys(map(tree.label, shown_nodes(tree))), LABEL_COLUMNS.ROOT]
+    order = [*dict.fromkeys(map(tree.label, tree.distinct_nodes)), LABEL_COLUMNS.ROOT]
     for name in (LABEL_COLUMNS.STOP, *tree.level_names):
         title = "assigned label" if name == LABEL_COLUMNS.STOP else f"level {name}"
         yield _labels(title, "Labels", labels[name].cat.set_categories(order), result.colors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -126,9 +125,9 @@ def plain(value: Any) -> Any:
 
 def composition(result: Annotation) -> Table:
     """Tabulate the cells at or below each node, in the order of the tree."""
-    tree, stops, first = result.taxonomy, result.stop_nodes, first_of_label(result.taxonomy)
+    tree, stops, first = result.taxonomy, result.stop_nodes, result.taxonomy.first_of_label
     rows: list[tuple[Any, ...]] = []
-    for node in shown_nodes(tree):
+    for node in tree.distinct_nodes:
         cells = np.flatnonzero(tree.node_at_level[stops, tree.depth[node] - 1] == node)
         if len(cells):
             values, here = result.node_probabilities[cells, node], first[stops[cells]] == node
@@ -281,29 +280,10 @@ def evidence(result: Annotation, found: MarkerEvidence | None) -> tuple[Table, .
     )
 
 
-def shown_nodes(tree: Taxonomy) -> list[int]:
-    """Return the nodes in tree order, without those that repeat the label of their parent."""
-    first = first_of_label(tree)
-    nodes = (node for node in range(1, tree.n_nodes) if first[node] == node)
-    return sorted(nodes, key=lambda node: tree.ancestors(node).tolist())
-
-
-@lru_cache(maxsize=8)
-def first_of_label(tree: Taxonomy) -> np.ndarray:
-    """Return the topmost node with the same label on the path to each node."""
-    first = np.arange(tree.n_nodes)
-    for node in range(1, tree.n_nodes):  # parents come before their children
-        if tree.label(node) == tree.label(int(tree.parent[node])):
-            first[node] = first[tree.parent[node]]
-    return first
-
-
 def groups_of(nodes: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """Return the values with the positions of their cells, the most frequent first."""
-    order = np.argsort(nodes, kind="stable")
-    values, starts = np.unique(nodes[order], return_index=True)
-    groups = zip(values.tolist(), np.split(order, starts[1:]), strict=False)
-    return sorted(groups, key=lambda group: -len(group[1]))
+    groups = pd.Series(nodes).groupby(nodes).indices
+    return sorted(groups.items(), key=lambda group: -len(group[1]))
 
 
 def _term(tree: Taxonomy, node: int) -> CellType | None:
@@ -314,7 +294,7 @@ def label_of(result: Annotation, node: int) -> Label:
     """Return the label of a node with its colour; ``"Unknown"`` for the root."""
     tree, term = result.taxonomy, _term(result.taxonomy, node)
     name = tree.label(node) if node else LABEL_COLUMNS.ROOT
-    depth = len(set(first_of_label(tree)[tree.ancestors(node)].tolist()))
+    depth = len(set(tree.first_of_label[tree.ancestors(node)].tolist()))
     return Label(name, max(1, depth), result.colors.get(name), term and term.link)
 
 

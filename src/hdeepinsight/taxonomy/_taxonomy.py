@@ -224,6 +224,29 @@ class Taxonomy:
         return _frozen(table)
 
     @cached_property
+    def first_of_label(self) -> NDArray[np.int64]:
+        """Topmost of the nodes with the same label above each node, shape ``(n_nodes,)``."""
+        first = np.arange(self.n_nodes)
+        for node, above in enumerate(self.parent[1:].tolist(), start=1):
+            if self.labels[node] == self.labels[above]:
+                first[node] = first[above]
+        return _frozen(first)
+
+    @cached_property
+    def distinct_nodes(self) -> tuple[int, ...]:
+        """Nodes below the root, depth first, without those that repeat their parent's label."""
+        nodes = np.flatnonzero(self.first_of_label == np.arange(self.n_nodes))[1:]
+        return tuple(sorted(nodes.tolist(), key=lambda node: self.ancestors(node).tolist()))
+
+    @cached_property
+    def closest_ids(self) -> tuple[str, ...]:
+        """Cell Ontology id of each node or of its nearest ancestor with one; ``""`` for none."""
+        ids = [""]
+        for path, above in zip(self.names[1:], self.parent[1:].tolist(), strict=True):
+            ids.append(self.ontology_ids.get(path) or ids[above])
+        return tuple(ids)
+
+    @cached_property
     def ancestor_matrix(self) -> NDArray[np.bool_]:
         """Whether leaf ``i`` is node ``v`` or below it, bool, shape ``(n_leaves, n_nodes)``.
 

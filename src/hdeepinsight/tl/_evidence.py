@@ -293,9 +293,7 @@ def marker_evidence(
     if model is not None and model.taxonomy.names != tree.names:
         reference = None  # the nodes of model and annotation differ
     n_under = tree.roll_up(np.bincount(result.stop_nodes, minlength=tree.n_nodes))
-    # A node with the same label as its parent is not assessed twice.
-    own = (v for v in range(1, tree.n_nodes) if tree.label(v) != tree.label(int(tree.parent[v])))
-    nodes = sorted((v for v in own if n_under[v]), key=lambda v: tree.ancestors(v).tolist())
+    nodes = [node for node in tree.distinct_nodes if n_under[node]]
     rows = sample_cells(result.stop_nodes, max_cells, seed=seed)
     listed = _listed_markers(tree, markers)
     known = [gene for own_genes in listed.values() for gene in own_genes]

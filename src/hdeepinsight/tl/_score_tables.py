@@ -362,15 +362,11 @@ def term_probabilities(
     a   0.9
     """
     tree = result.taxonomy
-    ids = {tree.resolve(path): term for path, term in tree.ontology_ids.items()}
-    if not ids:
+    if not tree.ontology_ids:
         hint = "Add them with taxonomy.with_annotations(ontology_ids={'B': 'CL:0000236', ...})."
         raise invalid("result.taxonomy", tree, "a tree with Cell Ontology ids", hint)
-    below = term_members(obo_path, terms, ids.values())
-    own = [
-        next((ids[node] for node in reversed(tree.ancestors(leaf).tolist()) if node in ids), "")
-        for leaf in tree.leaves.tolist()
-    ]
+    below = term_members(obo_path, terms, tree.ontology_ids.values())
+    own = [tree.closest_ids[leaf] for leaf in tree.leaves]
     leaves = np.asarray(result.node_probabilities)[:, tree.leaves]
     found = {
         term: leaves[:, [each in members for each in own]].sum(axis=1)

@@ -205,9 +205,13 @@ def vote(
         groups = np.asarray(column.astype(str), dtype=str)
     mass = annotation.node_mass(tree, scores.probabilities(), scores.nodes)
     chosen = np.where(scores.values.any(axis=1), scores.nodes[scores.values.argmax(axis=1)], 0)
-    found = np.unique(groups)
-    rows = [_descend(tree, chosen[groups == group], threshold) for group in found]
-    table = pd.DataFrame(rows, index=pd.Index(found, name="cluster"))
+    counts = pd.crosstab(groups, chosen, rownames=["cluster"])
+    sums = tree.roll_up(counts.reindex(columns=range(tree.n_nodes), fill_value=0).to_numpy())
+    shares = sums / sums[:, :1]
+    node = annotation.decode(tree, shares, threshold=annotation.next_above(threshold)).stop
+    share = shares[np.arange(len(node)), node]
+    columns = {"n_cells": sums[:, 0], "node": node, "path": list(map(tree.path_name, node))}
+    table = pd.DataFrame(columns, index=counts.index).assign(share=share)
     before = annotation.node_probabilities(tree, mass)
     return Vote(
         taxonomy=tree,
@@ -219,19 +223,6 @@ def vote(
         before=before,
         table=table,
     )
-
-
-def _descend(taxonomy: Taxonomy, nodes: NDArray[np.int64], threshold: float) -> dict[str, Any]:
-    """Return the node of a cluster, given the nodes of its cells, as a row of the table."""
-    share = taxonomy.roll_up(np.bincount(nodes, minlength=taxonomy.n_nodes)) / len(nodes)
-    node = 0
-    while len(children := taxonomy.children(node)):
-        best = children[share[children].argmax()]
-        if share[best] <= threshold:
-            break
-        node = int(best)
-    path = taxonomy.path_name(node)
-    return {"n_cells": len(nodes), "node": node, "path": path, "share": float(share[node])}
 
 
 def _voted(taxonomy: Taxonomy, before: Floats, rows: pd.DataFrame) -> Floats:
