@@ -47,8 +47,6 @@ class AuditKeys(NamedTuple):
 class FieldKeys(NamedTuple):
     """Names of fields in the registry of scvi-tools' data manager, besides ``X``."""
 
-    LABELS: str = "labels"
-    BATCH: str = "batch"
     PROTEINS: str = "proteins"
 
 

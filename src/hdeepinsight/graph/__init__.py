@@ -11,8 +11,12 @@ from hdeepinsight.graph._neighbors import BatchGraphs as BatchGraphs
 from hdeepinsight.graph._neighbors import Exact as Exact
 from hdeepinsight.graph._neighbors import NumbaCacheError as NumbaCacheError
 from hdeepinsight.graph._neighbors import batch_graphs as batch_graphs
+from hdeepinsight.graph._neighbors import degree_summary as degree_summary
 from hdeepinsight.graph._neighbors import knn_graph as knn_graph
+from hdeepinsight.graph._neighbors import leiden_communities as leiden_communities
+from hdeepinsight.graph._neighbors import mutual_neighbors as mutual_neighbors
 from hdeepinsight.graph._neighbors import nearest_neighbors as nearest_neighbors
+from hdeepinsight.graph._neighbors import neighbors_within as neighbors_within
 from hdeepinsight.graph._smooth import LaplacianKind as LaplacianKind
 from hdeepinsight.graph._smooth import LocalPrior as LocalPrior
 from hdeepinsight.graph._smooth import check_graph as check_graph
@@ -21,7 +25,3 @@ from hdeepinsight.graph._smooth import dirichlet_energy as dirichlet_energy
 from hdeepinsight.graph._smooth import laplacian as laplacian
 from hdeepinsight.graph._smooth import refine_by_local_prior as refine_by_local_prior
 from hdeepinsight.graph._smooth import smooth as smooth
-from hdeepinsight.graph._structure import degree_summary as degree_summary
-from hdeepinsight.graph._structure import leiden_communities as leiden_communities
-from hdeepinsight.graph._structure import mutual_neighbors as mutual_neighbors
-from hdeepinsight.graph._structure import neighbors_within as neighbors_within

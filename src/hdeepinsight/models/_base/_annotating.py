@@ -37,10 +37,13 @@ if TYPE_CHECKING:
     from hdeepinsight.data import AlignedQuery, ScaleMode
     from hdeepinsight.models._base._count_model import CountModel as _Base
     from hdeepinsight.pp import StacasResult
-    from hdeepinsight.taxonomy import Taxonomy
 else:
     _Base = object
 
+NO_HEAD = (
+    "This model is an encoder without a head. Create a model of labelled cells with "
+    "SCLabelNet.from_encoder(encoder, adata), or use get_latent_representation()."
+)
 #: Arguments that define how a query is read.
 READING = "layer", "use_raw", "scale", "fold_case"
 PROFILES_NOTE = "The network is explained, without the profiles that it is combined with."
@@ -66,7 +69,7 @@ class AnnotatingMixin(_Base):
 
     _saved_values: ClassVar[tuple[str, ...]] = ("shift_",)
 
-    taxonomy: Taxonomy
+    taxonomy: Any  # a Taxonomy, or None for an encoder without a head
     calibration_: Calibration | None = None
     bank_: ReferenceBank | None = None
     profiles_: LeafProfiles | None = None
@@ -120,6 +123,8 @@ class AnnotatingMixin(_Base):
     ) -> np.ndarray:
         """Return the node of each cell's label, by default for the registered reference."""
         obs = self.adata_manager.adata.obs if obs is None else obs
+        if self.taxonomy is None:  # of an encoder without a head
+            return np.zeros(len(obs), dtype=np.int64)
         keys = self._setup.labels_keys if keys is None else keys
         keys = [keys] if isinstance(keys, str) else keys
         for key in keys:
@@ -428,8 +433,8 @@ class AnnotatingMixin(_Base):
         >>> len(model.get_latent_representation(query)) == query.n_obs
         True
         """
-        reader = QueryReader(self, self._open_trained(adata, indices, **reading))
-        found = reader.read(("latent",), batch_size)
+        opened = self._open_trained(adata, indices, needs_head=False, **reading)
+        found = QueryReader(self, opened).read(("latent",), batch_size)
         return found.get("latent", np.zeros((0, 0), dtype=np.float32))
 
     def label_nodes(
@@ -538,8 +543,12 @@ class AnnotatingMixin(_Base):
         data = self._resolve_adata(adata)
         return data if hasattr(data, "obs") else open_store(data)
 
-    def _open_trained(self, query: Any, indices: Any, **reading: Any) -> AlignedQuery:
+    def _open_trained(
+        self, query: Any, indices: Any, *, needs_head: bool = True, **reading: Any
+    ) -> AlignedQuery:
         """Open a query of a trained model; reuse the opened query of a query model."""
+        if needs_head and self.taxonomy is None:
+            raise ValueError(NO_HEAD)
         check_keywords("This call", reading, READING)
         self._check_if_trained(warn=False)
         own = self._query

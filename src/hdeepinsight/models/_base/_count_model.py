@@ -619,7 +619,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             n_train, n_val = training.sizes_of(datamodule)
         else:
             self._check_reference()
-            split, share = self._given_parts(given, loading.pop("external_indexing", None))
+            split, share = self._split(given, loading.pop("external_indexing", None))
             n_train, n_val = len(split[0]), len(split[1])
             self._warn_of_seen_cells(split[1])
             batch_size = int(batch_size or np.clip(n_train // 8, *self._batch_size_bounds))
@@ -700,31 +700,21 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         x = None if is_paired(data) else data.layers.get(layer, data.X)
         registration.check_unchanged(self.adata_manager, self._setup.obs_of(data), x, keys)
 
-    def _given_parts(self, given: Mapping[str, Any], parts: Any) -> tuple[list[np.ndarray], float]:
+    def _split(self, given: Mapping[str, Any], parts: Any = None) -> tuple[list[np.ndarray], float]:
         """Return training, held-out and unused cells, and the share that was to be held out."""
         if parts is not None:
             training.refuse_without_effect(given, SPLITTING, "with external_indexing")
             return given_split(parts, self.summary_stats.n_cells), 0.0
-        sizes = train_size, validation_size = given["train_size"], given["validation_size"]
-        split = self._split(*sizes, given["shuffle_set_split"], given["split_key"])
-        rest = 0.1 if train_size is None else 1 - train_size
-        return split, rest if validation_size is None else validation_size
-
-    def _split(
-        self,
-        train_size: float | None,
-        validation_size: float | None,
-        shuffle: bool,
-        split_key: str | None,
-    ) -> list[np.ndarray]:
-        """Return the positions of the training, held-out and unused cells."""
+        train_size, validation_size, shuffle, split_key = (given[name] for name in SPLITTING)
+        if (train_size, validation_size, split_key) == (None, None, None):
+            train_size = self._default_train_size
         groups, rng = self._groups(split_key), np.random.default_rng(self.seed)
         obs = self.adata_manager.adata.obs
         labels = obs.get(LABELS, pd.Series(1, index=obs.index)).to_numpy()
-        if (train_size, validation_size, split_key) == (None, None, None):
-            train_size = self._default_train_size
         sizes = train_size, validation_size
-        return split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle)
+        split = split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle)
+        rest = 0.1 if train_size is None else 1 - train_size
+        return split, rest if validation_size is None else validation_size
 
     def _warn_of_seen_cells(self, held_out: np.ndarray) -> None:
         """Warn if an earlier training used cells that are now held out."""

@@ -97,19 +97,21 @@ class QueryReader:
         names: Sequence[str],
         batch_size: int | None = None,
         *,
+        counts: list[sparse.csr_matrix] | None = None,
         keep: list[sparse.csr_matrix] | None = None,
-    ) -> Iterator[tuple[slice, sparse.csr_matrix, Outputs]]:
-        """Iterate over chunks: rows, counts, and outputs by name.
+    ) -> Iterator[tuple[slice, Outputs]]:
+        """Iterate over chunks: rows, and outputs by name.
 
-        With a comparison, which requires probabilities, its measures are included.
+        With a comparison, which requires probabilities, its measures are included. The counts of
+        the model's genes are appended to ``counts``, those of all genes to ``keep``.
         """
         check_integer("batch_size", batch_size, optional=True)
         batch = self.network.adapter.batch_of(self.opened.obs)
         numbers = np.arange(self.rows.stop) if isinstance(self.rows, slice) else self.rows
 
         def outputs(chunk: tuple[slice, sparse.csr_matrix]) -> Outputs:
-            rows, counts = chunk
-            cells = query_cells(self.opened, rows, counts, batch[rows])
+            rows, block = chunk
+            cells = query_cells(self.opened, rows, block, batch[rows])
             extra = dict(cells.extra)
             if self.shift is not None:
                 extra["shift"] = self.shift(numbers[rows])
@@ -117,49 +119,33 @@ class QueryReader:
                 extra[PANEL_KEY] = self.panel[numbers[rows]]
             found = self.network(replace(cells, extra=extra), names, batch_size)
             if self.comparison is not None:
-                found |= self.comparison.measure(counts, found["probabilities"])
+                found |= self.comparison.measure(block, found["probabilities"])
             return found
 
         chunks = self.opened.chunks(self.network.n_cells, keep=keep)
         chunks = tracked(chunks, "Annotating", self.opened.n_obs)
-        for (rows, counts), found in in_order(outputs, chunks, self.network.n_workers):
-            yield rows, counts, found
+        for (rows, block), found in in_order(outputs, chunks, self.network.n_workers):
+            if counts is not None:
+                counts.append(block)
+            yield rows, found
 
-    def read(
-        self,
-        names: Sequence[str],
-        batch_size: int | None = None,
-        *,
-        counts: list[sparse.csr_matrix] | None = None,
-        keep: list[sparse.csr_matrix] | None = None,
-    ) -> Outputs:
-        """Return outputs of all cells by name; append their counts to ``counts``."""
-
-        def parts() -> Iterator[tuple[slice, Outputs]]:
-            for rows, block, part in self.chunks(names, batch_size, keep=keep):
-                if counts is not None:
-                    counts.append(block)
-                yield rows, part
-
-        return gather(parts(), self.opened.n_obs)
+    def read(self, names: Sequence[str], batch_size: int | None = None, **lists: Any) -> Outputs:
+        """Return outputs of all cells by name; ``lists`` as in `chunks`."""
+        return gather(self.chunks(names, batch_size, **lists), self.opened.n_obs)
 
     def annotate(
-        self,
-        batch_size: int | None = None,
-        *,
-        counts: list[sparse.csr_matrix] | None = None,
-        keep: list[sparse.csr_matrix] | None = None,
+        self, batch_size: int | None = None, *, keep: list[sparse.csr_matrix] | None = None
     ) -> Annotation:
         """Annotate the query in one pass; compare all cells, or a sample, with the reference.
 
-        The counts of the model's genes are appended to ``counts``, those of all genes to ``keep``.
+        The counts of all genes are appended to ``keep``.
         """
         compares_all = self.model.bank_ is not None and self.opened.n_obs <= CHUNK_CELLS
         if not compares_all:
             self.compare_sample()
-        counts = [] if compares_all and counts is None else counts
+        counts: list[sparse.csr_matrix] | None = [] if compares_all else None
         found = self.read(self._names, batch_size, counts=counts, keep=keep)
-        if compares_all and counts:
+        if counts:
             read = sparse.vstack(counts, format="csr"), found["probabilities"]
             self.comparison = self.compare(*read)
             found |= {} if self.comparison is None else self.comparison.measure(*read)
@@ -180,7 +166,7 @@ class QueryReader:
         """Annotate some cells, by default all, 4,096 at a time; ``names`` replaces their names."""
         reader = self if rows is None else self.subset(np.arange(rows.start, rows.stop))
         first, parts = 0, []
-        for read, _, part in reader.chunks(self._names):
+        for read, part in reader.chunks(self._names):
             parts.append((slice(read.start - first, read.stop - first), part))
             if read.stop - first < CHUNK_CELLS and read.stop < reader.opened.n_obs:
                 continue
@@ -206,22 +192,23 @@ class QueryReader:
     def _annotation(self, opened: AlignedQuery, found: Outputs, **whole: Any) -> Annotation:
         """Return the annotation of cells from their outputs, with results for the whole query."""
         probabilities = found.pop("probabilities", np.zeros((0, 0)))
-        seen = found.pop("seen", np.ones(0, dtype=bool))
-        reject, taxonomy = self.how.get("reject", "auto"), self.model.taxonomy
-        about: dict[str, Any] = {name: how for name, how in self.how.items() if name != "reject"}
-        about |= {"disagreement": found.pop("disagreement", None), "recipe": self.model.recipe}
-        about |= assess_query(
-            self.comparison,
-            found,
-            probabilities,
-            taxonomy=taxonomy,
-            opened=opened,
-            seen=seen,
-            reject=reject,
+        model, disagreement = self.model, found.pop("disagreement", None)
+        how = {
+            "taxonomy": model.taxonomy,
+            "opened": opened,
+            "seen": found.pop("seen", np.ones(0, dtype=bool)),
+            "reject": self.how.get("reject", "auto"),
+        }
+        about = assess_query(self.comparison, found, probabilities, **how)
+        about |= {name: how for name, how in self.how.items() if name != "reject"}
+        return Annotation(
+            taxonomy=model.taxonomy,
+            node_probabilities=probabilities,
+            disagreement=disagreement,
+            recipe=model.recipe,
+            calibration=model.calibration,
+            **about | whole,
         )
-        calibration = self.model.calibration
-        about |= {"taxonomy": taxonomy, "calibration": calibration, **whole}
-        return Annotation(node_probabilities=probabilities, **about)
 
     def compare(
         self, counts: sparse.csr_matrix, probabilities: np.ndarray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import os
@@ -32,7 +33,6 @@ from hdeepinsight.nn import seeded as seeded
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
-    from torch import Tensor
 
 CHECKPOINT_FILE = "training.ckpt"
 LOSS = "train_loss"
@@ -210,7 +210,8 @@ class KeepBest(pl.Callback):
         value = float(trainer.callback_metrics[self.monitor])
         if value < self.best["value"]:
             epoch = trainer.current_epoch
-            self.best = {"value": value, "epoch": epoch, "weights": _copied(pl_module.module)}
+            weights = copy.deepcopy(pl_module.module.state_dict())
+            self.best = {"value": value, "epoch": epoch, "weights": weights}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best epoch so far, for a checkpoint."""
@@ -344,20 +345,14 @@ def unchanged_if_interrupted(model: BaseModelClass) -> Iterator[None]:
     ``KeyboardInterrupt`` and ends the process with SIGTERM, so that a scheduler does not regard
     the job as completed.
     """
-    module = model.module
-    weights, buffers = _copied(module), {n: b.clone() for n, b in module.named_buffers()}
-    names = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
-    before = {name: getattr(model, name) for name in names}
-    before["history_"] = model.history_ and dict(model.history_)
+    before = {**vars(model), "history_": model.history_ and dict(model.history_)}
+    module = copy.deepcopy(model.module).eval()
     is_main = threading.current_thread() is threading.main_thread()
     handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except BaseException as error:
-        module.load_state_dict(weights)
-        for name, buffer in buffers.items():  # some are not part of the state
-            module.get_buffer(name).copy_(buffer)
-        module.eval()
+        vars(model.module).update(vars(module))  # in place: other models may share it
         vars(model).update(before)
         if isinstance(error, SIGTERMException):
             signal.signal(signal.SIGTERM, handlers[signal.SIGTERM] or signal.SIG_DFL)
@@ -377,10 +372,6 @@ def _as_list(given: Any) -> list[Any]:
     if given is None:
         return []
     return list(given) if isinstance(given, Iterable) else [given]
-
-
-def _copied(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 def _log_of(trainer: pl.Trainer) -> dict[str, pd.DataFrame]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
@@ -142,13 +142,12 @@ class PrivacyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, for the model file."""
-        return {**asdict(self), "conditions": list(self.conditions)}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PrivacyReport:
         """Return the report for a dict from :meth:`to_dict`."""
-        known = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**known | {"conditions": tuple(known["conditions"])})
+        return cls(**values | {"conditions": tuple(values["conditions"])})
 
 
 def planned_noise(

@@ -37,8 +37,14 @@ from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._registration import BATCH, names_of
 from hdeepinsight.models._base._unlabeled import UnlabeledMixin, embedding_of, totals_of
-from hdeepinsight.models.scagc._module import Cells, GraphAutoencoder, Sampler
-from hdeepinsight.models.scagc._plan import AdaptiveGraphPlan, CellBlocks, PlanOptions
+from hdeepinsight.models.scagc._module import (
+    AdaptiveGraphPlan,
+    CellBlocks,
+    Cells,
+    GraphAutoencoder,
+    PlanOptions,
+    Sampler,
+)
 from hdeepinsight.nn import Similarity, SparseFeatures, union_graph
 
 Propagation = Literal["auto", "full", "blocks"]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,10 @@ from hdeepinsight.data import select_genes, split_three
 from hdeepinsight.explanation import Explanation, TargetKind, Targets, collect_attributions
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _training as training
+from hdeepinsight.models._base._annotating import NO_HEAD
 from hdeepinsight.models._base._classifier import HierarchicalClassifierMixin
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._plan import Prepared
-from hdeepinsight.models._base._reader import QueryReader
 from hdeepinsight.models.sclabelnet._plan import (
     GROUP,
     SCORES,
@@ -47,9 +47,6 @@ from hdeepinsight.nn import (
 )
 from hdeepinsight.taxonomy import Taxonomy
 
-if TYPE_CHECKING:
-    from hdeepinsight.data import AlignedQuery
-
 #: Learning rate of a pretrained encoder, as a fraction of that of the head.
 ENCODER_RATE = 0.1
 HELD_OUT = 0.05
@@ -60,8 +57,6 @@ EXPLAINED_CELLS = 32
 BASELINE = "the same genes with masked values"
 LEAKY = "Leaky protocol: {} of {:,} have a copy among the training cells. These scores measure the"
 LEAKY += " leak, not the model."
-NO_HEAD = "This model is an encoder without a head. Create a model of labelled cells with"
-NO_HEAD += " SCLabelNet.from_encoder(encoder, adata), or use get_latent_representation()."
 Protocol = Literal["held_out", "published_leaky"]
 logger = logging.getLogger(__name__)
 
@@ -148,7 +143,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
     # Each step takes longer than with gene images; more steps did not improve the combination.
     _batch_size_bounds, _default_steps = (16, 32), 600
 
-    taxonomy: Taxonomy | None  # type: ignore[assignment]
+    taxonomy: Taxonomy | None
     pretraining_: dict[str, Any] | None = None
 
     def __init__(
@@ -342,7 +337,8 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         if adata is None:
             self._resolve_adata(None)
             manager, measured = self.adata_manager, np.ones((1, len(self.genes)))
-            split = CountModel._split(self, None, None, True, split_key)
+            how = dict.fromkeys(training.SPLITTING) | {"shuffle_set_split": True}
+            split, _ = self._split(how | {"split_key": split_key})
         else:
             given = list(adata) if isinstance(adata, list | tuple) else [adata]
             shell, measured = joined([self.open(each) for each in given], split_key)
@@ -498,24 +494,6 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         note = LEAKY.format(counted(n_leaked, "test cell"), len(test))
         return replace(model.evaluate(), note=note)
 
-    def get_latent_representation(
-        self,
-        adata: Any = None,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
-        **reading: Any,
-    ) -> np.ndarray:
-        """Return the latent representation of each cell, shape ``(n_cells, n_latent)``.
-
-        Parameters
-        ----------
-        adata, indices, batch_size, **reading
-            As in :meth:`hdeepinsight.models.SCHDeepInsight.get_latent_representation`.
-        """
-        opened = super()._open_trained(adata, indices, **reading)  # also without a head
-        found = QueryReader(self, opened).read(("latent",), batch_size)
-        return found.get("latent", np.zeros((0, 0), dtype=np.float32))
-
     def explain(
         self,
         query: Any = None,
@@ -615,14 +593,3 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             lines[-1] += f": validation loss {loss:.3f}, baseline of single genes {base:.3f}"
         text = f"{type(self).__name__}: {size} transformer on tokens of {len(self.genes):,} genes"
         return "\n".join([f"{text}, {sum(p.numel() for p in weights):,} weights", *lines])
-
-    def _nodes(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        if self.taxonomy is None:
-            obs = args[0] if args else self.adata_manager.adata.obs
-            return np.zeros(len(obs), dtype=np.int64)
-        return super()._nodes(*args, **kwargs)
-
-    def _open_trained(self, query: Any, indices: Any, **reading: Any) -> AlignedQuery:
-        if self.taxonomy is None:
-            raise ValueError(NO_HEAD)
-        return super()._open_trained(query, indices, **reading)
