@@ -6,7 +6,7 @@ import shap
 import torch
 from torch import nn
 
-from hdeepinsight.explanation import Draws, Targets, balanced_draws, expected_gradients
+from hdeepinsight.explanation import Targets, balanced_draws, expected_gradients
 from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
 
 N_GENES = 12
@@ -81,7 +81,7 @@ def test_shap_finds_the_same_from_the_same_draws(network, cells, background):
     np.random.seed(5)  # shap draws a row and a position for every sample, cell by cell
     pairs = [(np.random.choice(6), np.random.uniform()) for _ in range(4 * n_samples)]
     rows, times = (np.array(part).reshape(4, n_samples) for part in zip(*pairs, strict=True))
-    draws = Draws(torch.from_numpy(rows), torch.from_numpy(times.astype(np.float32)))
+    draws = torch.from_numpy(rows), torch.from_numpy(times.astype(np.float32))
     weights = torch.eye(5).unsqueeze(1).expand(5, 4, 5)
     found = expected_gradients(network, cells, background, draws, weights)
     np.testing.assert_allclose(found.permute(1, 2, 0), expected, atol=1e-6)
@@ -105,10 +105,7 @@ def test_balanced_draws_miss_by_less_than_independent_ones(network, cells, backg
 
     balanced = np.mean([error(draw(cells, background, n_samples, seed)) for seed in range(30)])
     independent = np.mean(
-        [
-            error(Draws(torch.randint(6, (4, n_samples)), torch.rand(4, n_samples)))
-            for _ in range(30)
-        ]
+        [error((torch.randint(6, (4, n_samples)), torch.rand(4, n_samples))) for _ in range(30)]
     )
     assert balanced < independent / 3
 

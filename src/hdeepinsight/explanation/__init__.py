@@ -4,7 +4,6 @@ from hdeepinsight.explanation._explanation import CellChoice as CellChoice
 from hdeepinsight.explanation._explanation import Explanation as Explanation
 from hdeepinsight.explanation._explanation import Statistic as Statistic
 from hdeepinsight.explanation._run import AttributionAccumulator as AttributionAccumulator
-from hdeepinsight.explanation._run import Draws as Draws
 from hdeepinsight.explanation._run import ExplanationRun as ExplanationRun
 from hdeepinsight.explanation._run import balanced_draws as balanced_draws
 from hdeepinsight.explanation._run import collect_attributions as collect_attributions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,33 +23,10 @@ from hdeepinsight.explanation._targets import Background, Targets
 GOLDEN = (5**0.5 - 1) / 2
 
 
-class Draws(NamedTuple):
-    """Points on the lines from background cells to explained cells.
-
-    Parameters
-    ----------
-    rows
-        Background cell of each point, int64, shape ``(n_cells, n_samples)``.
-    times
-        Position of each point from 0 (background) to 1 (explained cell), of the same shape.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from hdeepinsight.explanation import Draws
-    >>> draws = Draws(rows=torch.tensor([[0, 1]]), times=torch.tensor([[0.25, 0.75]]))
-    >>> draws.rows.shape == draws.times.shape
-    True
-    """
-
-    rows: Tensor
-    times: Tensor
-
-
 def balanced_draws(
     content: np.ndarray, per_stratum: int, n_strata: int, *, n_samples: int, seed: int = 0
-) -> Draws:
-    """Draw points that are balanced over background types and over positions.
+) -> tuple[Tensor, Tensor]:
+    """Draw points between explained and background cells, balanced over types and positions.
 
     Parameters
     ----------
@@ -61,6 +38,12 @@ def balanced_draws(
         Number of points per cell.
     seed
         Random seed.
+
+    Returns
+    -------
+    rows, times
+        Background cell of each point, int64, and its position from 0 (background) to 1 (explained
+        cell), both of shape ``(n_cells, n_samples)``.
 
     Notes
     -----
@@ -76,8 +59,8 @@ def balanced_draws(
     --------
     >>> import numpy as np
     >>> from hdeepinsight.explanation import balanced_draws
-    >>> draws = balanced_draws(np.ones((1, 4)), 2, 3, n_samples=6, seed=0)
-    >>> draws.rows[0].tolist(), draws.times.shape
+    >>> rows, times = balanced_draws(np.ones((1, 4)), 2, 3, n_samples=6, seed=0)
+    >>> rows[0].tolist(), times.shape
     ([0, 1, 2, 3, 4, 5], torch.Size([1, 6]))
     """
     check_integer("n_samples", n_samples, hint="Use 50.")
@@ -92,14 +75,14 @@ def balanced_draws(
         ]
         rows[i] = np.sort(np.concatenate(shuffled)[:n_samples])
         times[i] = (rng.random() + GOLDEN * np.arange(n_samples)) % 1.0
-    return Draws(torch.from_numpy(rows).long(), torch.from_numpy(times).float())
+    return torch.from_numpy(rows).long(), torch.from_numpy(times).float()
 
 
 def expected_gradients(
     scores: Callable[[Tensor], Tensor],
     cells: Tensor,
     background: Tensor,
-    draws: Draws,
+    draws: tuple[Tensor, Tensor],
     weights: Tensor,
     *,
     batch_size: int = 1024,
@@ -116,7 +99,7 @@ def expected_gradients(
     background
         Expression of the background cells, shape ``(n_background, n_genes)``.
     draws
-        Points at which gradients are computed, shape ``(n_cells, n_samples)``.
+        Points at which gradients are computed, as from :func:`balanced_draws`.
     weights
         Weights of the scores per target, shape ``(n_targets, n_cells, n_scores)``.
     batch_size
@@ -143,9 +126,9 @@ def expected_gradients(
     Examples
     --------
     >>> import torch
-    >>> from hdeepinsight.explanation import Draws, expected_gradients
+    >>> from hdeepinsight.explanation import expected_gradients
     >>> slope = torch.tensor([[2.0], [-1.0]])
-    >>> draws = Draws(torch.tensor([[0]]), torch.tensor([[0.3]]))
+    >>> draws = torch.tensor([[0]]), torch.tensor([[0.3]])
     >>> cell, background = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])
     >>> expected_gradients(lambda s: s @ slope, cell, background, draws, torch.ones(1, 1, 1))
     tensor([[[2., 2.]]])

@@ -36,7 +36,6 @@ from hdeepinsight.nn._edge_sampler import union_graph as union_graph
 from hdeepinsight.nn._folded import FoldedClassifier as FoldedClassifier
 from hdeepinsight.nn._folded import SparseCounts as SparseCounts
 from hdeepinsight.nn._heads import CountHeads as CountHeads
-from hdeepinsight.nn._heads import CountParameters as CountParameters
 from hdeepinsight.nn._heads import LinearHead as LinearHead
 from hdeepinsight.nn._heads import PerParentHead as PerParentHead
 from hdeepinsight.nn._heads import fit_temperatures as fit_temperatures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -166,32 +166,6 @@ MEAN_BOUNDS = (1e-5, 1e6)
 DISPERSION_BOUNDS = (1e-4, 1e4)
 
 
-class CountParameters(NamedTuple):
-    """Parameters of a zero-inflated negative binomial per cell and gene.
-
-    Parameters
-    ----------
-    mean
-        Mean at the depth of the cell, shape ``(n_cells, n_genes)``.
-    dispersion
-        Inverse dispersion, shape ``(n_cells, n_genes)`` or ``(n_genes,)``.
-    zero_logits
-        Logits of zero inflation, of the same shapes.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from hdeepinsight.nn import CountParameters
-    >>> found = CountParameters(torch.ones(2, 5), torch.ones(5), torch.zeros(5))
-    >>> found.mean.shape
-    torch.Size([2, 5])
-    """
-
-    mean: Tensor
-    dispersion: Tensor
-    zero_logits: Tensor
-
-
 class CountHeads(nn.Module):
     """Output layers from hidden features to a zero-inflated negative binomial.
 
@@ -221,12 +195,18 @@ class CountHeads(nn.Module):
             one_each = nn.Parameter(torch.zeros(n_genes))
             setattr(self, name, nn.Linear(n_hidden, n_genes) if per_cell else one_each)
 
-    def forward(self, hidden: Tensor, size_factor: Tensor) -> CountParameters:
-        """Compute parameters from features ``(n_cells, n_hidden)`` and depths ``(n_cells, 1)``."""
+    def forward(self, hidden: Tensor, size_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute parameters from features ``(n_cells, n_hidden)`` and depths ``(n_cells, 1)``.
+
+        Returns
+        -------
+        Mean at the depth of the cell, shape ``(n_cells, n_genes)``; inverse dispersion and logits
+        of zero inflation, each of the same shape or ``(n_genes,)``.
+        """
         mean = self.mean(hidden).exp().clamp(*MEAN_BOUNDS) * size_factor
         dispersion, zeros = (
             part(hidden) if isinstance(part, nn.Linear) else part
             for part in (self.dispersion, self.zeros)
         )
         dispersion = nn.functional.softplus(dispersion).clamp(*DISPERSION_BOUNDS)
-        return CountParameters(mean, dispersion, zeros)
+        return mean, dispersion, zeros

@@ -651,25 +651,17 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             checkpoints = training.Checkpoints(checkpoint, self._fingerprint(started, split))
             options = checkpoints.added_to(options)
         options |= {"max_epochs": epochs, "accelerator": accelerator, "devices": devices}
-        self._fit(plan, loaders, options, settings, sizes=(n_train, n_val))
+        self._run(plan, loaders, options)
+        self._record_recipe(n_train, n_val, settings)
         self._finish(plan, datamodule)
         if checkpoints is not None:
             checkpoints.path.unlink(missing_ok=True)
 
-    def _fit(
-        self,
-        plan: Any,
-        loaders: Any,
-        options: Mapping[str, Any],
-        settings: Mapping[str, Any],
-        *,
-        sizes: tuple[int, int],
-    ) -> None:
-        """Run a training plan and record its recipe."""
-        self._run(plan, loaders, options)
+    def _record_recipe(self, n_train: int, n_held_out: int, settings: Mapping[str, Any]) -> None:
+        """Record the cells, settings and package versions of a training."""
         self.recipe_ = {
-            "n_cells": sum(sizes),
-            "n_held_out": sizes[1],
+            "n_cells": n_train + n_held_out,
+            "n_held_out": n_held_out,
             "n_genes": len(self.genes),
             "seed": self.seed,
             **settings,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -301,23 +300,22 @@ class DPDCAN(UnlabeledMixin, CountModel):
             ).with_ratio(self.module.network, batch)
         # Each epoch is one step.
         loading: Any = {"devices": 1, "validation_size": 0, "batch_size": batch}
-        super().train(max_steps, **loading, report=report, noise_seed=noise_seed, **kwargs)
+        with training.unchanged_if_interrupted(self):
+            super().train(max_steps, **loading, report=report, noise_seed=noise_seed, **kwargs)
         self.privacy_report_ = report and report.after(self.trainer.global_step)
 
     def _prepare(self, split: Any, datamodule: Any, **options: Any) -> Prepared:
         report, seed = options.get("report"), options.get("noise_seed")
-        noise = (report and report.projection_noise) or 0.0
-        start = partial(self._set_directions, noise, seed)
+        if self.heads == "projected":
+            self._set_directions((report and report.projection_noise) or 0.0, seed)
         settings = {"heads": self.heads, "noise_seed": seed}
-        return (report, self.adata_manager.adata.n_obs, seed, start), settings
+        return (report, self.adata_manager.adata.n_obs, seed), settings
 
     def _splitter(self, settings: Mapping[str, Any], **loading: Any) -> PoissonSplitter:
         return PoissonSplitter(self.adata_manager, noise_seed=settings["noise_seed"], **loading)
 
     def _set_directions(self, noise: float, seed: int | None) -> None:
         """Compute the private directions of projected heads."""
-        if self.heads != "projected":
-            return
         network, shell = self.module.network, self.adata_manager.adata
         totals = np.maximum(totals_of(shell), 1.0)
         unit = normalize(log_normalize(shell.X, TARGET_DEPTH, totals=totals).astype(np.float64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -210,8 +210,6 @@ class DPDCANPlan(TrainingPlan):  # type: ignore[misc]
         Number of cells; sums are divided by the expected, not the actual, number per step.
     noise_seed
         Seed of the noise, for tests.
-    start
-        Function called before the first step.
     lr
         Learning rate.
     """
@@ -222,24 +220,18 @@ class DPDCANPlan(TrainingPlan):  # type: ignore[misc]
         report: PrivacyReport | None,
         n_cells: int,
         noise_seed: int | None = None,
-        start: Callable[[], object] = tuple,
         *,
         lr: float = 1e-3,
     ) -> None:
         check_number("lr", lr, hint="Omit it to use 1e-3.")
         super().__init__(module, lr=float(lr), weight_decay=0.0, eps=1e-8)
-        self.report, self.n_cells, self.start = report, n_cells, start
+        self.report, self.n_cells = report, n_cells
         self.noise_seed, self.n_steps = noise_seed, 0
         self.automatic_optimization = report is None
         self._generator: torch.Generator | None = None
         is_fixed = report is not None and report.mode == "partial_safe"
         for name, parameter in module.network.named_parameters():
             parameter.requires_grad_(not is_fixed or name.startswith("encoder."))
-
-    def on_fit_start(self) -> None:
-        """Call ``start``."""
-        super().on_fit_start()
-        self.start()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """Take one step; with privacy, the loss is not logged."""

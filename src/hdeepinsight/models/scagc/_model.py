@@ -232,7 +232,8 @@ class SCAGC(UnlabeledMixin, CountModel):
                 blocks = means.fit_predict(cells.points)
             plan = AdaptiveGraphPlan(self.module, cells, self._first_centres, phases, options)
             settings = {"propagation": "blocks" if blocks.any() else "full", **vars(options)}
-            self._fit(plan, CellBlocks(blocks), how, settings | epochs, sizes=(n_cells, 0))
+            self._run(plan, CellBlocks(blocks), how)
+        self._record_recipe(n_cells, 0, settings | epochs)
 
     def _standardize(self) -> None:
         """Compute depth, means, standard deviations and principal components of the cells."""
