@@ -393,11 +393,10 @@ def open_counts(
     CountSource(2 cells × 2 genes, counts in X, dense)
     """
     check_choice("scale", scale, get_args(ScaleMode))
-    store = open_store(data)
-    matrix = store.matrix(layer, use_raw, arguments=arguments)
-    options = {"layer": layer, "use_raw": use_raw, "arguments": arguments}
+    store = replace(open_store(data), arguments=arguments)
+    matrix = store.matrix(layer, use_raw)
     is_known = ("report", slot_name(layer, use_raw)) in store.known
-    inspect = partial(_inspect, store, scale, coverage, options)
+    inspect = partial(_inspect, store, layer, use_raw, scale, coverage)
     return CountSource(
         matrix=matrix,
         obs=store.obs.copy(deep=False),
@@ -409,23 +408,25 @@ def open_counts(
 
 def _inspect(
     store: Store,
+    layer: str | None,
+    use_raw: bool,
     scale: ScaleMode,
     coverage: Callable[[pd.DataFrame], float] | None,
-    options: Mapping[str, Any],
     scan: Scan | None,
 ) -> Inspection:
     """Inspect a matrix by a scan of some cells, or by all; raise an error if it cannot be used."""
-    report = inspect_store(store, **options, scan=scan)
-    if error := refusal(report, options["arguments"], scale):
+    inspect = partial(_inspect, store, layer, use_raw, scale, coverage)
+    report = inspect_store(store, layer, use_raw, scan)
+    if error := refusal(report, store.arguments, scale):
         if scan is not None:  # the message describes all cells
-            return _inspect(store, scale, coverage, options, None)
-        hint = where_counts_are(store, report.layer, options["arguments"], coverage)
+            return inspect(None)
+        hint = where_counts_are(store, report.layer, coverage)
         raise InputError(error.found, error.valid, " ".join([error.do_next, *hint]))
     denormalizer: Denormalizer | Rescaler | None = None
     text = ""
     if scale == "recover" or (scale == "auto" and report.scale == "log1p_counts"):
         form: Normalisation = "normalized" if report.scale == "normalized" else "log1p"
-        dtype = store.matrix(options["layer"], options["use_raw"]).dtype
+        dtype = store.matrix(layer, use_raw).dtype
         denormalizer = Denormalizer(form, dtype, report.rounding, report.log_base)
     if scale == "as_is" and report.scale == "normalized" and report.largest <= 1:
         denormalizer = Rescaler(TARGET_SUM)  # depth would be below one count
@@ -436,9 +437,7 @@ def _inspect(
         text = "Counts are recovered from the normalised values of each cell."
     if text:
         report = replace(report, problems=(), repairs=(*report.repairs, text))
-    return Inspection(
-        report, denormalizer, scan, partial(_inspect, store, scale, coverage, options)
-    )
+    return Inspection(report, denormalizer, scan, inspect)
 
 
 def recover_counts(data: Any, *, layer: str | None = None, use_raw: bool = False) -> ad.AnnData:

@@ -301,18 +301,13 @@ def inspect_input(
 
 
 def inspect_store(
-    store: Store,
-    layer: str | None,
-    use_raw: bool,
-    *,
-    arguments: Mapping[str, str] = ARGUMENTS,
-    scan: Scan | None = None,
+    store: Store, layer: str | None, use_raw: bool, scan: Scan | None = None
 ) -> InputReport:
     """Return the report on one matrix of an open store, which is scanned once; see `refusal`.
 
     With a ``scan`` of a sample of cells, the report covers only these.
     """
-    matrix, slot = store.matrix(layer, use_raw, arguments=arguments), slot_name(layer, use_raw)
+    matrix, slot = store.matrix(layer, use_raw), slot_name(layer, use_raw)
     if scan is None and ("report", slot) in store.known:
         known: InputReport = store.known["report", slot]
         return known
@@ -458,12 +453,10 @@ def readable(
 
 
 def where_counts_are(
-    store: Store,
-    here: str,
-    arguments: Mapping[str, str] = ARGUMENTS,
-    coverage: Callable[[pd.DataFrame], float] | None = None,
+    store: Store, here: str, coverage: Callable[[pd.DataFrame], float] | None = None
 ) -> list[str]:
     """Return a sentence that recommends another matrix with counts, if there is one."""
+    arguments = store.arguments
     found = readable(store, [slot for slot in store.slots if slot != here], coverage)
     if not found:
         return []

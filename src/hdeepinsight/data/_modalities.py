@@ -298,13 +298,14 @@ def read_proteins(
     """
     rows = np.arange(adata.n_obs) if rows is None else rows
     alignment = align_proteins(list(map(str, adata.var_names)), proteins)
-    store, unusable, n = open_store(adata).all_columns(), "", len(proteins)
+    store = replace(open_store(adata).all_columns(), arguments=arguments)
+    unusable, n = "", len(proteins)
     if not adata.n_obs or not adata.n_vars:
         unusable = f"The protein modality is empty ({adata.n_obs} × {adata.n_vars})."
     elif not alignment.measured.any():
         own = f"{adata.n_vars} proteins ({examples(adata.var_names.tolist())})"
         unusable = f"None of the {own} is one of the model's {n} ({examples(list(proteins))})."
-    elif inspect_store(store, layer, False, arguments=arguments).scale == "empty":
+    elif inspect_store(store, layer, False).scale == "empty":
         unusable = "All values of the protein modality are zero."
     if unusable:
         message = f"{unusable} The cells are annotated from their RNA alone."

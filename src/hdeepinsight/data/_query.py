@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -344,7 +344,6 @@ def open_query(
     modalities: Modalities | None = None,
     preferred_layer: str | None = None,
     warn: bool = True,
-    arguments: Mapping[str, str] = ARGUMENTS,
 ) -> AlignedQuery:
     """Open a query, detect the scale of its values, and align it to the genes of a model.
 
@@ -375,9 +374,6 @@ def open_query(
         the layer that the reference was registered with.
     warn
         Whether to warn, once, about genes and proteins that the query lacks.
-    arguments
-        Names of ``layer``, ``use_raw``, ``scale`` and ``fold_case`` in the calling function.
-        Errors recommend only these.
 
     Returns
     -------
@@ -446,7 +442,6 @@ def open_query(
             layer=layer,
             use_raw=use_raw,
             scale=scale,
-            arguments=arguments,
             coverage=coverage,
             sampled=True,
         )
@@ -457,7 +452,6 @@ def open_query(
             weights=weights,
             fold_case=fold_case,
             warn_coverage=WARN_COVERAGE if warn else 0.0,
-            arguments=arguments,
         )
     if mdata is None:
         return AlignedQuery(source, alignment, ExtraInputs(), genes, proteins)

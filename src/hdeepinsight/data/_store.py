@@ -69,6 +69,11 @@ class Store:
         Sentences on how the file was read.
     genes_only
         Whether columns that are not genes according to ``var`` are dropped.
+    arguments
+        Names of ``layer``, ``use_raw`` and ``scale`` in the function that reads the store. Errors
+        recommend only these.
+    known
+        Cache of opened matrices, tables and reports.
 
     Examples
     --------
@@ -90,19 +95,17 @@ class Store:
     log_base: float | None = None
     notes: tuple[str, ...] = ()
     genes_only: bool = True
-    #: Cache of opened matrices, tables and reports.
-    known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    arguments: Mapping[str, str] = ARGUMENTS
+    known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    def matrix(
-        self, layer: str | None, use_raw: bool, *, arguments: Mapping[str, str] = ARGUMENTS
-    ) -> RowMatrix:
+    def matrix(self, layer: str | None, use_raw: bool) -> RowMatrix:
         """Open the genes of one matrix; repeated calls return the same object.
 
         Raises
         ------
         InputError
-            If there is no such matrix; the message lists the matrices and the caller's
-            ``arguments`` to select one.
+            If there is no such matrix; the message lists the matrices and the arguments to select
+            one.
 
         Examples
         --------
@@ -116,6 +119,7 @@ class Store:
         if layer == "X" and name not in self.slots:
             name = "X"
         if name not in self.slots:
+            arguments = self.arguments
             layers = [at.removeprefix("layers[")[:-1] for at in self.slots if at[0] == "l"]
             ways = [f"{arguments['layer']}={at}" for at in layers if "layer" in arguments]
             if ".raw" in self.slots and "use_raw" in arguments:
@@ -151,7 +155,7 @@ class Store:
 
     def all_columns(self) -> Store:
         """Return the store with all columns, such as proteins, besides genes."""
-        return replace(self, genes_only=False)
+        return replace(self, genes_only=False, known={})
 
     def genes(self, use_raw: bool) -> pd.DataFrame:
         """Return the annotation of the genes of ``X`` and layers, or of ``.raw``.

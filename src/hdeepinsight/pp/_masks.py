@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -173,8 +173,8 @@ def _check_shape(found: tuple[int, ...], shape: tuple[int, int]) -> None:
 
 def open_layer(data: DataLike, layer: str | None) -> tuple[Store, RowMatrix]:
     """Open a matrix of cells by features of any kind."""
-    store = open_store(data).all_columns()
-    return store, store.matrix(layer, use_raw=False, arguments={"layer": "layer"})
+    store = replace(open_store(data).all_columns(), arguments={"layer": "layer"})
+    return store, store.matrix(layer, use_raw=False)
 
 
 def reader(matrix: RowMatrix) -> Reader:

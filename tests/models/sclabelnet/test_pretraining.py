@@ -89,7 +89,7 @@ def test_only_correlated_genes_predict_masked_values():
 def test_held_out_cells_are_never_trained_on(reference):
     SCLabelNet.setup_anndata(reference, labels_keys=LEVELS)
     model = SCLabelNet(reference)
-    held_out = model._split(None, None, True, "batch")[1]
+    held_out = model._split(split_key="batch")[0][1]
     model.pretrain(max_epochs=1, split_key="batch", **QUIET)
     assert model.pretraining["n_held_out"] == len(held_out)
     assert not model.is_trained_

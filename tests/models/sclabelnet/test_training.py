@@ -75,7 +75,7 @@ def test_labels_are_sampled_according_to_the_balance(synthetic_hierarchy, balanc
     adata = synthetic_hierarchy[keep.to_numpy()].copy()
     SCLabelNet.setup_anndata(adata, labels_keys=LEVELS)
     model = SCLabelNet(adata)
-    split = model._split(None, 0.2, True, None)
+    split, _ = model._split(validation_size=0.2)
     loading = {"external_indexing": split, "batch_size": 50, "distributed_sampler": False}
     splitter = model._splitter({"balance": balance}, **loading)
     splitter.setup()

@@ -619,7 +619,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             n_train, n_val = training.sizes_of(datamodule)
         else:
             self._check_reference()
-            split, share = self._split(given, loading.pop("external_indexing", None))
+            how = {name: given[name] for name in SPLITTING}
+            split, share = self._split(loading.pop("external_indexing", None), **how)
             n_train, n_val = len(split[0]), len(split[1])
             self._warn_of_seen_cells(split[1])
             batch_size = int(batch_size or np.clip(n_train // 8, *self._batch_size_bounds))
@@ -692,19 +693,26 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         x = None if is_paired(data) else data.layers.get(layer, data.X)
         registration.check_unchanged(self.adata_manager, self._setup.obs_of(data), x, keys)
 
-    def _split(self, given: Mapping[str, Any], parts: Any = None) -> tuple[list[np.ndarray], float]:
+    def _split(
+        self,
+        parts: Any = None,
+        *,
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        split_key: str | None = None,
+    ) -> tuple[list[np.ndarray], float]:
         """Return training, held-out and unused cells, and the share that was to be held out."""
         if parts is not None:
-            training.refuse_without_effect(given, SPLITTING, "with external_indexing")
+            training.refuse_without_effect(locals(), SPLITTING, "with external_indexing")
             return given_split(parts, self.summary_stats.n_cells), 0.0
-        train_size, validation_size, shuffle, split_key = (given[name] for name in SPLITTING)
         if (train_size, validation_size, split_key) == (None, None, None):
             train_size = self._default_train_size
         groups, rng = self._groups(split_key), np.random.default_rng(self.seed)
         obs = self.adata_manager.adata.obs
         labels = obs.get(LABELS, pd.Series(1, index=obs.index)).to_numpy()
         sizes = train_size, validation_size
-        split = split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle)
+        split = split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle_set_split)
         rest = 0.1 if train_size is None else 1 - train_size
         return split, rest if validation_size is None else validation_size
 

@@ -337,8 +337,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         if adata is None:
             self._resolve_adata(None)
             manager, measured = self.adata_manager, np.ones((1, len(self.genes)))
-            how = dict.fromkeys(training.SPLITTING) | {"shuffle_set_split": True}
-            split, _ = self._split(how | {"split_key": split_key})
+            split, _ = self._split(split_key=split_key)
         else:
             given = list(adata) if isinstance(adata, list | tuple) else [adata]
             shell, measured = joined([self.open(each) for each in given], split_key)
