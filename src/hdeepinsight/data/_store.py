@@ -95,7 +95,7 @@ class Store:
     log_base: float | None = None
     notes: tuple[str, ...] = ()
     genes_only: bool = True
-    arguments: Mapping[str, str] = ARGUMENTS
+    arguments: Mapping[str, str] = field(default_factory=lambda: ARGUMENTS)
     known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def matrix(self, layer: str | None, use_raw: bool) -> RowMatrix:

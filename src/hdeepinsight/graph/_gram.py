@@ -247,11 +247,7 @@ class CorrectedGram(LinearOperator):  # type: ignore[misc]
         self.rates, self.means = self._measure(held, drop_empty, obs_names, var_names)
         self.n_genes = int((self.rates.genes > 0).sum())
         self._offsets = self._offset(mask.background)
-        self._held: list[MaskedRows] | None = None
-        if held is not None:
-            self._held = []
-            while held:
-                self._held.append(self._centred(held.pop(0)))
+        self._held = held and [self._centred(held.pop(0)) for _ in range(len(held))]
         self._dense: Floats | None = None  # of estimators without an operator form
         self._set_weights()
 

@@ -296,7 +296,7 @@ def test_an_interrupted_training_leaves_the_model_unchanged(synthetic_hierarchy,
     def fail(self, *args):
         raise RuntimeError("no more")
 
-    monkeypatch.setattr("hdeepinsight.models.dpdcan._privacy.DPDCANPlan.on_train_epoch_end", fail)
+    monkeypatch.setattr("hdeepinsight.models.dpdcan._module.DPDCANPlan.on_train_epoch_end", fail)
     with pytest.raises(RuntimeError, match="no more"):
         model.train(**SHORT)
     after = model.module.state_dict()

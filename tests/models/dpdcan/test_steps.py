@@ -6,8 +6,7 @@ import torch
 from scvi.distributions import ZeroInflatedNegativeBinomial
 
 from hdeepinsight.models import PrivacyReport
-from hdeepinsight.models.dpdcan._module import DPDCANModule
-from hdeepinsight.models.dpdcan._privacy import DPDCANPlan
+from hdeepinsight.models.dpdcan._module import DPDCANModule, DPDCANPlan
 from hdeepinsight.nn import PoissonSampler, clipped_sum, noise_generator
 
 N_GENES, N_CELLS = 12, 70

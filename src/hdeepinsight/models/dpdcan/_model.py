@@ -26,11 +26,13 @@ from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._count_model import HASHES, CountModel
 from hdeepinsight.models._base._plan import Prepared
 from hdeepinsight.models._base._unlabeled import UnlabeledMixin, totals_of
-from hdeepinsight.models.dpdcan._module import TARGET_DEPTH, DPDCANModule, Heads
-from hdeepinsight.models.dpdcan._privacy import (
+from hdeepinsight.models.dpdcan._module import (
     DONORS,
     OF_MODE,
+    TARGET_DEPTH,
+    DPDCANModule,
     DPDCANPlan,
+    Heads,
     Mode,
     PoissonSplitter,
     PrivacyReport,

@@ -194,17 +194,6 @@ class GraphAutoencoder(BaseModuleClass):  # type: ignore[misc]
             latent = self.encode(projected, union_graph(neighbors))
         return latent, neighbors
 
-    def _get_inference_input(self, tensors: Any) -> dict[str, Any]:
-        return {name: tensors[name] for name in ("features", "graph")}
-
-    def inference(self, features: SparseFeatures | Tensor, graph: CellGraph) -> dict[str, Tensor]:
-        """Encode log values by convolution over a graph."""
-        return {"z": self.encode(self.project(features), graph)}
-
-    def _get_generative_input(self, tensors: Any, inference_outputs: Any) -> dict[str, Any]:
-        given = {name: tensors[name] for name in ("size_factor", "batch")}
-        return {"z": inference_outputs["z"], **given}
-
     def generative(self, z: Tensor, size_factor: Tensor, batch: Tensor) -> dict[str, Any]:
         """Return the distribution of counts; the batch code is -1 for unknown batches."""
         if self.n_batches > 1:
