@@ -12,22 +12,18 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+import pandas as pd
 import torch
 
 from hdeepinsight import __version__
 from hdeepinsight._errors import examples, need_extra
 from hdeepinsight._io import sha256
 from hdeepinsight._progress import tracked
-from hdeepinsight.data import CHUNK_CELLS, UnlikeSample
+from hdeepinsight.annotation import Annotation
+from hdeepinsight.data import CHUNK_CELLS, AlignedQuery, UnlikeSample
 from hdeepinsight.models import Annotator
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from hdeepinsight.annotation import Annotation
-    from hdeepinsight.data import AlignedQuery
 
 Found = TypeVar("Found")
 

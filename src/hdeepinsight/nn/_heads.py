@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from hdeepinsight.nn._norm import BatchNorm1d
-
-if TYPE_CHECKING:
-    from hdeepinsight.taxonomy import TreeAlgebra
+from hdeepinsight.taxonomy import TreeAlgebra
 
 BOUNDS = (0.05, 20.0)
 

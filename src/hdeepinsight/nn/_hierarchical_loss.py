@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hdeepinsight._errors import check_choice, invalid
-
-if TYPE_CHECKING:
-    from hdeepinsight.taxonomy import TreeAlgebra
+from hdeepinsight.taxonomy import TreeAlgebra
 
 Reduction = Literal["cell", "published"]
 Weighting: TypeAlias = Literal["adaptive", "fixed"] | Sequence[float]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from hdeepinsight.taxonomy import TreeAlgebra
+from hdeepinsight.taxonomy import TreeAlgebra
 
 
 class MemberBackbones(nn.Module):

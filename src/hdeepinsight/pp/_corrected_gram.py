@@ -329,20 +329,19 @@ def corrected_gram_pca(
         notes.append(f"{counted(n_empty, 'gene')} without observed entries: {examples(names)}.")
     values, vectors = _components(gram, n_comps, random_state, notes)
     unit = 1.0 if scale == "pca" else float(gram.n_genes) ** -0.5
-    embedding, loadings, weights, shift = _coordinates(gram, values, vectors, unit, center)
+    found = _coordinates(gram, values, vectors, unit, center)
+    if (loadings := found["loadings"]) is not None:
+        found["loadings"] = pd.DataFrame(loadings, index=store.var.index)
     result = CorrectedPCA(
+        **found,
         obs_names=pd.Index(store.obs.index),
-        embedding=embedding,
         eigenvalues=values,
-        loadings=None if loadings is None else pd.DataFrame(loadings, index=store.var.index),
         coverage=pd.Series(gram.rates.cells, index=store.obs.index, name="coverage"),
         estimator=gram.estimator,
         notes=tuple(notes),
         _gram=gram.without_values(),
         _var_names=pd.Index(store.var.index),
         _layer=layer,
-        _weights=weights,
-        _shift=shift,
     )
     if target is not None and key_added is not None:
         result.to_adata(target, key_added)
@@ -351,27 +350,29 @@ def corrected_gram_pca(
 
 def _coordinates(
     gram: graph.CorrectedGram, values: Floats, vectors: Floats, unit: float, center: bool
-) -> tuple[Floats, Floats | None, Floats | graph.PanelScores | None, Floats]:
-    """Return coordinates and, for estimators of operator form, loadings and weights of new cells.
+) -> dict[str, Any]:
+    """Return the fields of the result on coordinates: of the cells, the genes and new cells.
 
-    The last value is the shift that is subtracted from the coordinates of new cells.
+    Estimators without an operator form have no loadings and weights. ``_shift`` is subtracted from
+    the coordinates of new cells.
     """
+    loadings = weights = None
     roots, shift = np.sqrt(values), np.zeros(len(values))
     if gram.estimator == "pairwise" and gram.mask.is_panels:
         embedding, loadings, scores = graph.regress_panels(gram, vectors * roots)
         shift = embedding.mean(axis=0) * unit if center else shift
-        scores = replace(scores, rotation=scores.rotation * unit)
-        return embedding * unit - shift, loadings, scores, shift
-    embedding = vectors * (roots * np.sqrt(gram.n_genes) * unit)
-    if gram.estimator in ("pairwise", "rank1_clip"):
-        return embedding, None, None, shift
-    factor = np.sqrt(gram.n_genes) * unit / roots
-    genes = gram.project(vectors)
-    loadings, weights = genes[0] / np.linalg.norm(genes[0], axis=0), gram.pairs * genes * factor
-    if center:
-        fitted = gram.weigh(weights) + gram.extra[:, None] * vectors * factor
-        shift = fitted.mean(axis=0)
-    return embedding, loadings, weights, shift
+        weights = replace(scores, rotation=scores.rotation * unit)
+        embedding = embedding * unit - shift
+    else:
+        embedding = vectors * (roots * np.sqrt(gram.n_genes) * unit)
+    if gram.estimator not in ("pairwise", "rank1_clip"):
+        factor = np.sqrt(gram.n_genes) * unit / roots
+        genes = gram.project(vectors)
+        loadings, weights = genes[0] / np.linalg.norm(genes[0], axis=0), gram.pairs * genes * factor
+        if center:
+            fitted = gram.weigh(weights) + gram.extra[:, None] * vectors * factor
+            shift = fitted.mean(axis=0)
+    return {"embedding": embedding, "loadings": loadings, "_weights": weights, "_shift": shift}
 
 
 def _components(

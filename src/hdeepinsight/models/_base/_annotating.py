@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 
 from hdeepinsight._errors import check_keywords, counted, one_column
-from hdeepinsight.adaptation import AdaptationOptions, Adapter
+from hdeepinsight.adaptation import AdaptationOptions, AdaptationReport, Adapter
 from hdeepinsight.annotation import (
     Annotation,
     Calibration,
@@ -33,7 +33,6 @@ from hdeepinsight.nn import GenePanels, LeafProfiles, ModelNormalizer, seeded
 from hdeepinsight.taxonomy import column_nodes
 
 if TYPE_CHECKING:
-    from hdeepinsight.adaptation import AdaptationReport
     from hdeepinsight.data import AlignedQuery, ScaleMode
     from hdeepinsight.models._base._count_model import CountModel as _Base
     from hdeepinsight.pp import StacasResult

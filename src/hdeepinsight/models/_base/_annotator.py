@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import torch
 
 from hdeepinsight._archive import damaged_if_unfit
 from hdeepinsight._keys import SAVE_KEYS
 from hdeepinsight._model_folder import ModelFolder
+from hdeepinsight.data import AlignedQuery
 from hdeepinsight.models._base import _schema as schema
 from hdeepinsight.models._base._annotating import AnnotatingMixin
 from hdeepinsight.models._base._setup import Setup, resolve_cells
 from hdeepinsight.nn import GeneImageClassifier, seeded
-
-if TYPE_CHECKING:
-    from hdeepinsight.data import AlignedQuery
 
 #: Networks that do not need scvi-tools, by model class.
 NETWORKS: Final = {"SCHDeepInsight": GeneImageClassifier}

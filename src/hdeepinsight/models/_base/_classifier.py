@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor
@@ -35,10 +36,6 @@ from hdeepinsight.nn import (
     usual_shift,
 )
 from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
-
-if TYPE_CHECKING:
-    from scvi.data import AnnDataManager
-
 
 SOURCE = "held-out reference cells"
 CROSS_FITTED = "reference cells, each predicted by a member that was not trained on it"

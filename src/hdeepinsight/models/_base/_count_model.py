@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import settings
 from scvi.data import AnnDataManager
-from scvi.dataloaders import DataSplitter
+from scvi.dataloaders import AnnDataLoader, DataSplitter
 from scvi.model.base import BaseModelClass
 
 from hdeepinsight._archive import UNFIT, damaged, damaged_if_unfit, frame_from_plain
@@ -29,6 +29,7 @@ from hdeepinsight._model_folder import REFERENCE_FILES, ModelFolder
 from hdeepinsight._progress import quiet_trainer
 from hdeepinsight.data import (
     AlignedQuery,
+    ScaleMode,
     align_genes,
     cell_positions,
     given_split,
@@ -46,11 +47,6 @@ from hdeepinsight.models._base._plan import OneCyclePlan, Prepared
 from hdeepinsight.models._base._registration import BATCH, LABELS, PANEL
 from hdeepinsight.models._base._setup import PANEL_KEY, Setup, as_label_keys, resolve_cells
 from hdeepinsight.models._base._training import LOADING, SPLITTING
-
-if TYPE_CHECKING:
-    from scvi.dataloaders import AnnDataLoader
-
-    from hdeepinsight.data import ScaleMode
 
 #: Attributes with hashes of held-out and of unused cells.
 HASHES = "held_out_", "left_out_"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass
 from scvi.train import TrainingPlan
 from torch import Tensor, distributed
 from torch.nn import Parameter
@@ -16,11 +17,7 @@ from hdeepinsight._errors import check_number, invalid
 from hdeepinsight.annotation import level_metrics
 from hdeepinsight.models._base._setup import PANEL_KEY
 from hdeepinsight.models._base._training import check_finite
-
-if TYPE_CHECKING:
-    from scvi.module.base import BaseModuleClass
-
-    from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy
 
 #: Further arguments of a training plan, and settings for the recipe.
 Prepared: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]

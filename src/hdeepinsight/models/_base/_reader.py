@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 from torch import Tensor
@@ -20,15 +21,11 @@ from hdeepinsight._errors import check_integer
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import Adapter, QueryCells
 from hdeepinsight.annotation import Annotation, QueryComparison, assess_query, marker_predictor
-from hdeepinsight.data import CHUNK_CELLS
+from hdeepinsight.data import CHUNK_CELLS, AlignedQuery
 from hdeepinsight.models._base._setup import PANEL_KEY
-from hdeepinsight.nn import ProfileEnsemble
+from hdeepinsight.nn import LeafProfiles, ProfileEnsemble
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from hdeepinsight.data import AlignedQuery
-    from hdeepinsight.nn import LeafProfiles
     from hdeepinsight.pp import StacasResult
 
 Item = TypeVar("Item")

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from scvi.data.fields import LayerField, NumericalObsField, ObsmField
 from hdeepinsight._errors import batch_column, invalid, one_column
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight.data import (
+    CountSource,
     Modalities,
     align_genes,
     errors_of,
@@ -38,9 +39,6 @@ from hdeepinsight.data import (
 from hdeepinsight.models._base._setup import PANEL_KEY, Setup, as_label_keys
 from hdeepinsight.nn import GenePanels
 from hdeepinsight.taxonomy import check_labels, find_unlabeled
-
-if TYPE_CHECKING:
-    from hdeepinsight.data import CountSource
 
 LABELS, BATCH, PANEL = "_scvi_labels", "_scvi_batch", "_scvi_panel"
 # scvi-tools warns of every obsm array without column names, and these have none.

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from hdeepinsight._errors import invalid
-from hdeepinsight.data import Modalities, is_paired, open_paired, open_query
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from hdeepinsight.data import AlignedQuery
+from hdeepinsight.data import AlignedQuery, Modalities, is_paired, open_paired, open_query
 
 #: Key of the gene panel of each cell in mini-batches, registries and further inputs.
 PANEL_KEY = "panel"

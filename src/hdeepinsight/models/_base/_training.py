@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import pandas as pd
@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scvi.model._utils import use_distributed_sampler
+from scvi.model.base import BaseModelClass
 from scvi.train import Trainer, TrainRunner
 from scvi.train._logger import SimpleLogger
 
@@ -30,9 +31,6 @@ from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress_visible
 from hdeepinsight.nn import one_at_a_time as one_at_a_time
 from hdeepinsight.nn import seeded as seeded
-
-if TYPE_CHECKING:
-    from scvi.model.base import BaseModelClass
 
 CHECKPOINT_FILE = "training.ckpt"
 LOSS = "train_loss"

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from scvi.distributions._negative_binomial import log_zinb_positive
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -28,9 +29,6 @@ from hdeepinsight.nn import (
     solve_noise,
     spent_epsilon,
 )
-
-if TYPE_CHECKING:
-    from scvi.data import AnnDataManager
 
 Heads = Literal["projected", "full", "compact"]
 TARGET_DEPTH = 1e4

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
+import scipy.sparse as sp
 import torch
 from scvi.distributions import ZeroInflatedNegativeBinomial
 from scvi.module.base import BaseModuleClass, LossOutput
@@ -35,9 +36,6 @@ from hdeepinsight.nn import (
     student_t_assignment,
     union_graph,
 )
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
 
 Sampler = Literal["adaptive", "published", "static"]
 
