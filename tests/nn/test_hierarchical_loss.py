@@ -46,8 +46,10 @@ def numpy_loss(taxonomy, logits, nodes, *, gamma, reduction, weights=None):
     return np.array(losses)
 
 
-def per_level(tree, logits, nodes, **kwargs):
+def per_level(tree, logits, nodes, node_weights=None, **kwargs):
     loss = AdaptiveHierarchicalFocalLoss(tree, **kwargs)
+    if node_weights is not None:
+        loss.node_weights = node_weights
     return loss.per_level(tree.conditional_log_probs(logits), nodes)
 
 

@@ -35,8 +35,6 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         ``"cell"`` averages over the cells of a level. ``"published"`` averages over the cells of
         each parent and sums over the parents in the mini-batch, so that levels with many parents
         have more weight.
-    node_weights
-        Weight of each node below the root, shape ``(n_edges,)``; 1 by default.
     weighting
         Weights of the levels: ``"adaptive"`` (uniform initially and updated by
         :meth:`update_level_weights`), ``"fixed"`` (uniform), or one fixed number per level, which
@@ -68,7 +66,6 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         *,
         gamma: float = 2.0,
         reduction: Reduction = "cell",
-        node_weights: Tensor | None = None,
         weighting: Weighting = "adaptive",
     ) -> None:
         super().__init__()
@@ -79,8 +76,8 @@ class AdaptiveHierarchicalFocalLoss(nn.Module):
         self.reduction: Reduction = reduction
         self.adaptive = isinstance(weighting, str) and weighting == "adaptive"
         self.level_weights = nn.Buffer(_weights(weighting, tree.node_at_level.shape[1]))
-        ones = torch.ones(tree.taxonomy.n_edges)
-        self.node_weights = nn.Buffer(ones if node_weights is None else node_weights)
+        #: Weight of each node below the root, shape ``(n_edges,)``.
+        self.node_weights = nn.Buffer(torch.ones(tree.taxonomy.n_edges))
 
     def forward(self, conditional: Tensor, nodes: Tensor) -> Tensor:
         """Compute the loss of a mini-batch, the weighted sum over levels.

@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 
 from hdeepinsight._errors import check_keywords, counted, one_column
-from hdeepinsight.adaptation import AdaptationOptions, AdaptationReport, Adapter
+from hdeepinsight.adaptation import AdaptationOptions, AdaptationReport, Adapter, QueryCells
 from hdeepinsight.annotation import (
     Annotation,
     Calibration,
@@ -27,7 +27,7 @@ from hdeepinsight.annotation import (
     evaluate_annotation,
 )
 from hdeepinsight.data import SAMPLE_CELLS, cell_positions, draw_evenly, open_store
-from hdeepinsight.models._base._reader import QueryReader, query_cells
+from hdeepinsight.models._base._reader import QueryReader
 from hdeepinsight.models._base._setup import PANEL_KEY, as_label_keys
 from hdeepinsight.nn import GenePanels, LeafProfiles, ModelNormalizer, seeded
 from hdeepinsight.taxonomy import column_nodes
@@ -682,7 +682,8 @@ class AnnotatingMixin(_Base):
         rng = np.random.default_rng(self.seed)
         rows = draw_evenly(batch, settings.max_cells, rng, first=query.nodes > 0)
         measured = torch.tensor(opened.measured, dtype=torch.float32, device=device)
-        cells = query_cells(opened, rows, opened.read(rows), batch[rows], query.nodes[rows])
+        extra, labelled = opened.extra[rows], (batch[rows], query.nodes[rows])
+        cells = QueryCells(opened.read(rows), *labelled, extra.arrays, extra.has_rna)
         profiles: Any = self.profiles_
         reader = QueryReader(self, opened)
         some = cells.spread(SAMPLE_CELLS)

@@ -75,17 +75,10 @@ class TreeModule(TreeClassifier, BaseModuleClass):  # type: ignore[misc]
         measured = measured * tensors.get("measured", 1)
         return {**tensors, REGISTRY_KEYS.X_KEY: counts, "measured": measured}
 
-    def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
-    ) -> dict[str, Any]:
+    def _get_generative_input(self, tensors: Any, inference_outputs: Any) -> dict[str, Any]:
         return {"logits": inference_outputs["logits"]}
 
-    def loss(
-        self,
-        tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Tensor],
-        generative_outputs: dict[str, Tensor],
-    ) -> LossOutput:
+    def loss(self, tensors: Any, inference_outputs: Any, generative_outputs: Any) -> LossOutput:
         """Compute the hierarchical loss of a mini-batch."""
         nodes = tensors[REGISTRY_KEYS.LABELS_KEY]
         loss = self.objective(generative_outputs["conditional"], nodes)

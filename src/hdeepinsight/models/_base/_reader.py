@@ -108,13 +108,14 @@ class QueryReader:
 
         def outputs(chunk: tuple[slice, sparse.csr_matrix]) -> Outputs:
             rows, block = chunk
-            cells = query_cells(self.opened, rows, block, batch[rows])
-            extra = dict(cells.extra)
+            own = self.opened.extra[rows]
+            extra = dict(own.arrays)
             if self.shift is not None:
                 extra["shift"] = self.shift(numbers[rows])
             if self.panel is not None:
                 extra[PANEL_KEY] = self.panel[numbers[rows]]
-            found = self.network(replace(cells, extra=extra), names, batch_size)
+            cells = QueryCells(block, batch[rows], np.zeros_like(batch[rows]), extra, own.has_rna)
+            found = self.network(cells, names, batch_size)
             if self.comparison is not None:
                 found |= self.comparison.measure(block, found["probabilities"])
             return found
@@ -237,19 +238,6 @@ def gather(parts: Iterable[tuple[slice | np.ndarray, Outputs]], n_cells: int) ->
                 found[name] = np.empty((n_cells, *values.shape[1:]), dtype=values.dtype)
             found[name][rows] = values
     return found
-
-
-def query_cells(
-    opened: AlignedQuery,
-    rows: Any,
-    counts: sparse.csr_matrix,
-    batch: np.ndarray,
-    nodes: np.ndarray | None = None,
-) -> QueryCells:
-    """Return some cells of a query in memory, with their other measurements."""
-    extra = opened.extra[rows]
-    nodes = np.zeros(len(batch), dtype=np.int64) if nodes is None else nodes
-    return QueryCells(counts, batch, nodes, extra.arrays, extra.has_rna)
 
 
 def as_cells(
