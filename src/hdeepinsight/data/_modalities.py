@@ -315,8 +315,7 @@ def read_proteins(
     source = open_counts(store, layer=layer, arguments=arguments)
     # With an additional row of zeros, for cells without proteins (row -1).
     counts = np.zeros((adata.n_obs + 1, n), dtype=np.float32)
-    for place, chunk in source.chunks(alignment):
-        counts[place] = chunk.toarray()
+    counts[:-1] = source.read(alignment).toarray()
     counts = counts[rows]
     stained, report = counts.sum(axis=1) > 0, alignment.report
     message = f"{report.n_measured} of {report.n_model} proteins measured, in "

@@ -253,8 +253,8 @@ def background_from_cells(
     >>> import numpy as np
     >>> import hdeepinsight as hdi
     >>> reference = hdi.datasets.demo().reference
-    >>> chunk = slice(0, reference.n_obs), reference.X
-    >>> opened = SimpleNamespace(measured=np.ones(765, dtype=bool), chunks=lambda: [chunk])
+    >>> read = reference.X.__getitem__
+    >>> opened = SimpleNamespace(measured=np.ones(765, dtype=bool), read=read)
     >>> nodes = reference.obs["lineage"].cat.codes.to_numpy() + 1
     >>> drawn = hdi.explanation.background_from_cells(
     ...     opened, nodes, per_type=2, seed=0, source="the demo's reference"
@@ -272,12 +272,7 @@ def background_from_cells(
         cells = np.flatnonzero(nodes == node)
         rounds = [rng.permutation(cells) for _ in range(-(-per_type // len(cells)))]
         drawn.append(np.concatenate(rounds)[:per_type])
-    wanted, inverse = np.unique(np.stack(drawn, axis=1).ravel(), return_inverse=True)
-    parts = [
-        chunk[wanted[(wanted >= rows.start) & (wanted < rows.stop)] - rows.start]
-        for rows, chunk in query.chunks()
-    ]
-    counts = sparse.vstack(parts, format="csr")[inverse]
+    counts = query.read(np.stack(drawn, axis=1).ravel())
     return Background(counts, query.measured, per_type, len(types), source)
 
 
