@@ -845,13 +845,11 @@ def allowed_leaves(
     """
     allowed = np.ones(taxonomy.n_leaves, dtype=bool)
     for argument, names in (("types", types), ("exclude", exclude)):
-        below = [np.zeros(0, dtype=np.int64)]
         try:
-            for name in [names] if isinstance(names, str) else names or ():
-                below.append(taxonomy.leaves_under(taxonomy.resolve(name)))
+            nodes = [*map(taxonomy.resolve, [names] if isinstance(names, str) else names or ())]
         except ValueError as error:
             raise ValueError(f"{argument}: {error}") from None
-        is_below = np.isin(taxonomy.leaves, np.concatenate(below))
+        is_below = taxonomy.ancestor_matrix[:, nodes].any(axis=1)
         if names is not None:
             allowed &= is_below if argument == "types" else ~is_below
     if not allowed.any():

@@ -13,6 +13,7 @@ import pandas as pd
 from hdeepinsight._errors import check_choice, invalid
 from hdeepinsight.annotation import _decode
 from hdeepinsight.annotation._anndata_io import check_same_cells
+from hdeepinsight.annotation._external import known_cells
 from hdeepinsight.taxonomy import Taxonomy, check_nodes
 
 if TYPE_CHECKING:
@@ -212,14 +213,9 @@ def calibrate(
     conservative, because their set must contain all of them.
     """
     taxonomy = annotation.taxonomy
-    (nodes,) = check_nodes(taxonomy, len(annotation), true_nodes=true_nodes)
-    check_same_cells(annotation.obs_names, true_nodes, "true_nodes")
-    known = np.flatnonzero(nodes > 0)
-    if not known.size:
-        hint = "Encode labels of the taxonomy with taxonomy.encode(labels)."
-        raise ValueError(f"No cell has a known label, so there is nothing to calibrate on. {hint}")
+    known, truth = known_cells(taxonomy, annotation.obs_names, true_nodes=true_nodes)
     probabilities = annotation.node_probabilities[known].astype(np.float64)
-    truth, predicted = nodes[known], _decode.most_probable_leaf(taxonomy, probabilities)
+    predicted = _decode.most_probable_leaf(taxonomy, probabilities)
     before = np.where(
         taxonomy.ancestor_matrix[:, truth].T, mass_before(taxonomy, probabilities), 0.0
     )

@@ -222,8 +222,8 @@ def depth_of_level(taxonomy: Taxonomy, level: int | str) -> int:
     return depth
 
 
-def node_names(taxonomy: Taxonomy, root: str = LABEL_COLUMNS.ROOT) -> list[str]:
-    """Return the label of each node, with ``root`` as the label of the root.
+def node_names(taxonomy: Taxonomy) -> list[str]:
+    """Return the label of each node, "Unknown" for the root.
 
     Examples
     --------
@@ -232,7 +232,7 @@ def node_names(taxonomy: Taxonomy, root: str = LABEL_COLUMNS.ROOT) -> list[str]:
     >>> node_names(tree)
     ['Unknown', 'T', 'B', 'CD4', 'CD8']
     """
-    return [root, *taxonomy.labels[1:]]
+    return [LABEL_COLUMNS.ROOT, *taxonomy.labels[1:]]
 
 
 def node_categories(names: Sequence[str], nodes: NDArray[np.int64]) -> pd.Categorical:

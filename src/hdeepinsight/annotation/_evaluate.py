@@ -10,13 +10,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from hdeepinsight._errors import check_integer, invalid
-from hdeepinsight.annotation._anndata_io import check_same_cells
 from hdeepinsight.annotation._annotation import Annotation
 from hdeepinsight.annotation._decode import PROBABILITY_TOLERANCE, most_probable_leaf
+from hdeepinsight.annotation._external import known_cells
 from hdeepinsight.taxonomy import (
     HierarchicalScores,
     Taxonomy,
-    check_nodes,
     hierarchical_scores,
     level_scores,
     path_distance,
@@ -122,16 +121,8 @@ def evaluate_annotation(annotation: Annotation, nodes: np.ndarray) -> Evaluation
     ([1.0, 0.0], 1.0)
     """
     taxonomy = annotation.taxonomy
-    (checked,) = check_nodes(taxonomy, len(annotation), nodes=nodes)
-    check_same_cells(annotation.obs_names, nodes, "nodes")
-    nodes = checked
-    known = np.flatnonzero(nodes > 0)
-    if not known.size:
-        hint = "Check the label column and its unlabelled category."
-        raise ValueError(f"No cell has a known label, so there is nothing to score. {hint}")
-    truth, leaf, stop = (
-        each[known] for each in (nodes, annotation.leaf_nodes, annotation.stop_nodes)
-    )
+    known, truth = known_cells(taxonomy, annotation.obs_names, nodes=nodes)
+    leaf, stop = annotation.leaf_nodes[known], annotation.stop_nodes[known]
     return Evaluation(
         levels=score_levels(taxonomy, annotation.node_probabilities[known], truth, leaf),
         hierarchical=hierarchical_scores(taxonomy, truth, stop),

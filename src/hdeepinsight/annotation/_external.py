@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hdeepinsight.annotation._anndata_io import check_same_cells
-from hdeepinsight.taxonomy import Taxonomy, check_labels, nodes_of
+from hdeepinsight.taxonomy import Taxonomy, check_labels, check_nodes, nodes_of
 
 Floats = NDArray[np.float64]
 
@@ -36,6 +36,30 @@ def label_nodes(taxonomy: Taxonomy, labels: Iterable[Any]) -> NDArray[np.int64]:
     column = labels if isinstance(labels, pd.Series) else pd.Series(list(labels), dtype=object)
     check_labels(column[~column.isin(taxonomy.labels)], "The labels", unlabeled=_UNLABELED)
     return taxonomy.encode(column)
+
+
+def known_cells(
+    taxonomy: Taxonomy, obs_names: pd.Index, **nodes: Any
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the positions of the labelled cells, and their nodes.
+
+    Parameters
+    ----------
+    taxonomy
+        The tree.
+    obs_names
+        Names of the cells, shape ``(n_cells,)``.
+    **nodes
+        True node of each cell, 0 for unlabelled ones, by the name of the argument for messages.
+    """
+    (checked,) = check_nodes(taxonomy, len(obs_names), **nodes)
+    for name, given in nodes.items():
+        check_same_cells(obs_names, given, name)
+    known = np.flatnonzero(checked > 0)
+    if not known.size:
+        hint = "Check the label column and its unlabelled category, or encode its labels"
+        raise ValueError(f"No cell has a known label. {hint} with taxonomy.encode(labels).")
+    return known, checked[known]
 
 
 def class_nodes(taxonomy: Taxonomy, classes: Sequence[str]) -> NDArray[np.int64]:

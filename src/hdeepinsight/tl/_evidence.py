@@ -113,11 +113,10 @@ def _markers(tree: Taxonomy, means: pd.DataFrame, node: int) -> Iterator[tuple[s
 
 def rivals(taxonomy: Taxonomy, node: int) -> list[int]:
     """Return the siblings of a node, or of its closest ancestor with siblings."""
-    while node:
-        siblings = [v for v in taxonomy.children(int(taxonomy.parent[node])) if v != node]
-        if siblings:
-            return list(map(int, siblings))
-        node = int(taxonomy.parent[node])
+    for own in reversed(taxonomy.ancestors(node).tolist()):
+        group = taxonomy.children(int(taxonomy.parent[own])).tolist()
+        if len(group) > 1:
+            return [sibling for sibling in group if sibling != own]
     return []
 
 
