@@ -219,8 +219,7 @@ def annotate(
             result = annotate_on(cluster, using, opened, **settings)
         else:
             result = using.annotate(opened, keep=keep, **settings)
-        if types is not None or exclude:
-            result = result.restricted(types, exclude=exclude)
+        result = result.restricted(types, exclude=exclude)
         if refine == "auto" and not obstacle and result.verdict and result.verdict.light == "red":
             # Neighbours of the same unknown type would only make errors look certain.
             obstacle = "the query does not resemble the model's reference (see the verdict)"

@@ -21,7 +21,6 @@ from hdeepinsight.annotation._decode import decode as decode
 from hdeepinsight.annotation._decode import depth_of_level as depth_of_level
 from hdeepinsight.annotation._decode import most_probable_leaf as most_probable_leaf
 from hdeepinsight.annotation._decode import node_categories as node_categories
-from hdeepinsight.annotation._decode import node_names as node_names
 from hdeepinsight.annotation._evaluate import Evaluation as Evaluation
 from hdeepinsight.annotation._evaluate import check_confidence as check_confidence
 from hdeepinsight.annotation._evaluate import evaluate_annotation as evaluate_annotation

@@ -590,7 +590,7 @@ class Annotation:
         -------
         The annotation with the probabilities of the remaining types divided by their sum, before
         labels are chosen; if they are all zero, they become equal. It has no calibration, hence no
-        label sets.
+        label sets. Without arguments, the annotation itself.
 
         Raises
         ------
@@ -609,6 +609,8 @@ class Annotation:
         >>> result.restricted(exclude=["CD4", "B"]).confidence.tolist()
         [1.0]
         """
+        if types is None and not exclude:
+            return self
         tree = self.taxonomy
         allowed = allowed_leaves(tree, types, exclude)
         leaves = self.node_probabilities[:, tree.leaves] * allowed

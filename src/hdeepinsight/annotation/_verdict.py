@@ -93,7 +93,9 @@ class Verdict:
 
     def __post_init__(self) -> None:
         check_choice("light", self.light, get_args(Light))
-        object.__setattr__(self, "sentences", tuple(self.sentences))
+        object.__setattr__(self, "sentences", tuple(map(str, self.sentences)))
+        figures = {str(name): float(value) for name, value in self.figures.items()}
+        object.__setattr__(self, "figures", figures)
 
     def __str__(self) -> str:
         return f"{self.light.upper()}: " + "\n  ".join(self.sentences)
@@ -106,8 +108,7 @@ class Verdict:
         >>> Verdict(light="green", sentences=("It fits.",)).to_dict()
         {'light': 'green', 'sentences': ['It fits.'], 'figures': {}}
         """
-        figures = {name: float(value) for name, value in self.figures.items()}
-        return {"light": self.light, "sentences": list(self.sentences), "figures": figures}
+        return vars(self) | {"sentences": list(self.sentences), "figures": dict(self.figures)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
@@ -120,8 +121,7 @@ class Verdict:
         True
         """
         light: Any = str(data["light"])
-        figures = {str(name): float(value) for name, value in data.get("figures", {}).items()}
-        return cls(light=light, sentences=tuple(map(str, data["sentences"])), figures=figures)
+        return cls(light=light, sentences=data["sentences"], figures=data.get("figures", {}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,8 @@ def annotate_blocks(
         check_workers(client, query, _block(out, 0).with_name(_SETTINGS))
     opened = loaded.open(store, **{name: options.pop(name) for name in READING})
     rows = range(left.start, min(left.stop, n_cells))
-    write = partial(_write, out=out, shown=shown, types=types, exclude=exclude)
+    allowed = {"types": types, "exclude": exclude}
+    write = partial(_write, out=out, shown=shown, allowed=allowed)
     block: Annotation | None = None
     if client is not None and left:
         _write_on(client, Annotator.of(loaded).blocks(opened, **options), rows, write, resume)
@@ -145,17 +146,10 @@ def _arrays(block: Any) -> tuple[Any, ...]:
 
 
 def _write(
-    first: int,
-    block: Annotation,
-    *,
-    out: Path,
-    shown: dict[str, bool],
-    types: list[str] | None,
-    exclude: list[str],
+    first: int, block: Annotation, *, out: Path, shown: dict[str, bool], allowed: dict[str, Any]
 ) -> Annotation:
-    """Write the labels of a block, and return it, restricted."""
-    if types is not None or exclude:
-        block = block.restricted(types, exclude=exclude)
+    """Write the labels of a block, and return it, restricted to the allowed types."""
+    block = block.restricted(**allowed)
     table = block.to_frame(**shown).rename_axis("cell")
     with atomic_write(_block(out, first)) as path:
         if out.suffix == ".csv":

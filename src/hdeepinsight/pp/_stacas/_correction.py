@@ -123,12 +123,13 @@ class Correction:
     """Correction of one side of a merge.
 
     ``cells``, as indices among all cells, are corrected with ``weights``; ``anchors`` computes
-    weights for further cells.
+    weights for further cells; ``query`` is the key of a projected query.
     """
 
     cells: Ints
     anchors: AnchorWeights
     weights: CellWeights
+    query: int | None = None
 
 
 def correct_query(query: Dataset, anchors: pd.DataFrame) -> Correction:
@@ -250,15 +251,13 @@ class Outcome:
     """Result of a run.
 
     ``anchors`` holds all anchors, those with inconsistent labels with score 0; ``corrections`` the
-    corrections in order; ``tree`` the order of merges; ``correction_of`` the position of the
-    correction of each projected query; ``skipped`` the reason for each dataset that was not
-    corrected; and ``datasets`` the datasets with their corrected values.
+    corrections in order; ``tree`` the order of merges; ``skipped`` the reason for each dataset that
+    was not corrected; and ``datasets`` the datasets with their corrected values.
     """
 
     anchors: pd.DataFrame
     corrections: tuple[Correction, ...]
     tree: GuideTree | None
-    correction_of: dict[int, int]
     skipped: dict[int, str]
     datasets: tuple[Dataset, ...] = ()
 
@@ -269,16 +268,15 @@ def project(references: list[Dataset], queries: list[Dataset]) -> Outcome:
     skipped = _too_small(queries)
     used = [query for query in queries if query.key not in skipped]
     found = anchor.find_anchors(used, _merged(before.datasets))
-    corrections, correction_of = list(before.corrections), {}
+    corrections = list(before.corrections)
     for query in queries:
         anchors = found[(found["dataset_2"] == query.key) & (found["score"] > 0)]
         if len(anchors):
-            correction_of[query.key] = len(corrections)
-            corrections.append(correct_query(query, anchors))
+            corrections.append(replace(correct_query(query, anchors), query=query.key))
         else:
             skipped.setdefault(query.key, "no anchors")
     anchors = pd.concat([before.anchors, found], ignore_index=True)
-    return Outcome(anchors, tuple(corrections), before.tree, correction_of, skipped)
+    return Outcome(anchors, tuple(corrections), before.tree, skipped)
 
 
 def integrate(datasets: list[Dataset]) -> Outcome:
@@ -293,7 +291,7 @@ def integrate(datasets: list[Dataset]) -> Outcome:
     used = [dataset for dataset in datasets if dataset.key not in skipped]
     found = anchor.find_anchors(used)
     if len(used) < 2:
-        return Outcome(found, (), None, {}, skipped, tuple(datasets))
+        return Outcome(found, (), None, skipped, tuple(datasets))
     keys = [dataset.key for dataset in used]
     total = np.zeros((len(keys), len(keys)))
     for (first, second), table in found.groupby(["dataset_1", "dataset_2"]):
@@ -320,7 +318,7 @@ def integrate(datasets: list[Dataset]) -> Outcome:
         for key in merge.query:
             own = np.searchsorted(query.cells, now[key].cells)
             now[key] = replace(now[key], values=moved[own])
-    return Outcome(found, tuple(corrections), tree, {}, skipped, tuple(now.values()))
+    return Outcome(found, tuple(corrections), tree, skipped, tuple(now.values()))
 
 
 def _too_small(datasets: Sequence[Dataset]) -> dict[int, str]:

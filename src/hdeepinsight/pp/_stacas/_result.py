@@ -385,12 +385,12 @@ class StacasResult:
         (10, 40)
         """
         index = self._index(dataset)
-        if index not in self.outcome.correction_of:
+        corrections = {one.query: one for one in self.outcome.corrections}
+        if index not in corrections:
             reason = self.outcome.skipped.get(index, "it was not projected")
             expected = f"a query that mode='project' corrected ({reason})"
             name = self.datasets[index].name
             raise invalid("dataset", name, expected, "Pass the name of another dataset.")
-        correction = self.outcome.corrections[self.outcome.correction_of[index]]
         name = f"new_{len(self.datasets)}"
         first = self.datasets[0]
         new = open_dataset(adata_new, name, first.layer, first.normalizer, like=self.genes)
@@ -402,17 +402,13 @@ class StacasResult:
                 "Pass cells of the same batch with the same genes.",
             )
         corrected = replace(
-            correction,
+            corrections[index],
+            query=len(self.datasets),
             cells=self.starts[-1] + np.arange(new.source.n_obs),
-            weights=correction.anchors.weigh(new.gather(self.features)),
+            weights=corrections[index].anchors.weigh(new.gather(self.features)),
         )
-        n_before = len(self.outcome.corrections) - len(self.outcome.correction_of)
-        outcome = replace(
-            self.outcome,
-            corrections=(*self.outcome.corrections[:n_before], corrected),
-            correction_of={len(self.datasets): n_before},
-            skipped={},
-        )
+        before = [one for one in self.outcome.corrections if one.query is None]
+        outcome = replace(self.outcome, corrections=(*before, corrected), skipped={})
         return replace(self, datasets=(*self.datasets, new), outcome=outcome, queries=(name,))
 
     def _index(self, dataset: str | None) -> int:
