@@ -180,7 +180,7 @@ def write(
         "scatter": _cells.scatter(result, cells, evidence),
         "origin": cells.origin,
         "evidence": _tables.evidence(result, evidence),
-        "evidence_summary": [] if evidence is None else evidence.sentences(),
+        "markers": evidence,
         "n_stopped": int(result.is_stopped.sum()),
         "stops": _tables.stops(result),
         "novelty": _tables.novelty(result),
@@ -222,36 +222,25 @@ def _summary(result: Annotation, evidence: tl.MarkerEvidence | None) -> list[str
 def _figures(
     result: Annotation, evidence: tl.MarkerEvidence | None, true_nodes: np.ndarray | None
 ) -> dict[str, dict[str, Any]]:
-    """Draw the figures, by name, each with an alternative text that contains its numbers."""
+    """Draw the figures, by name; those of known labels with the numbers of their description."""
     tree, found = result.taxonomy, {}
     longest = max(map(len, (*tree.labels, *tree.level_names)))
     fits_screen = tree.n_leaves <= _MAX_LEAVES and longest <= _MAX_NAME
     if evidence is not None and fits_screen and evidence.means.notna().to_numpy().any():
-        verdicts = evidence.labels["verdict"].value_counts()
-        n = int(verdicts.get("supported", 0))
-        alt = (
-            f"Dot plot of {evidence.means.shape[1]} marker genes in the cells of "
-            f"{len(evidence.labels)} labels; {n} of {n + len(evidence.contradicted)} assessed "
-            "labels are supported by their markers. The table below has the numbers."
-        )
-        found["evidence"] = _figure(lambda: pl.marker_evidence(evidence), alt)
+        found["evidence"] = _figure(lambda: pl.marker_evidence(evidence))
     known = np.flatnonzero(np.isin(() if true_nodes is None else true_nodes, tree.leaves))
     if true_nodes is not None and len(known):
         truth, predicted = true_nodes[known], result.leaf_nodes[known]
         confidence = result.node_probabilities[known, predicted].clip(0, 1)
         correct = truth == predicted
-        cells = f"{len(known):,} cells of known type, of which {correct.mean():.1%} are correct"
-        alt = f"Accuracy as a function of confidence for {cells}; the mean confidence is "
-        found["reliability"] = _figure(
-            lambda: pl.reliability(confidence, correct), f"{alt}{confidence.mean():.3f}."
-        )
+        numbers = {"n": len(known), "correct": correct.mean(), "confidence": confidence.mean()}
+        found["reliability"] = _figure(lambda: pl.reliability(confidence, correct)) | numbers
         if fits_screen:
-            alt = f"Percentage of each true type by predicted type for {cells}."
-            found["confusion"] = _figure(lambda: pl.confusion(tree, truth, predicted), alt)
+            found["confusion"] = _figure(lambda: pl.confusion(tree, truth, predicted)) | numbers
     return found
 
 
-def _figure(draw: Callable[[], Axes], alt: str) -> dict[str, Any]:
+def _figure(draw: Callable[[], Axes]) -> dict[str, Any]:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
@@ -265,7 +254,7 @@ def _figure(draw: Callable[[], Axes], alt: str) -> dict[str, Any]:
         plt.close(figure)
     svg = _NOT_XML.sub("\ufffd", escape_controls(content.getvalue().decode()))
     source = f"data:image/svg+xml,{quote(svg, safe=_SAFE)}"
-    return {"source": source, "alt": alt, "width": width, "height": height}
+    return {"source": source, "width": width, "height": height}
 
 
 def _environment() -> Environment:
