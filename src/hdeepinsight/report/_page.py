@@ -158,10 +158,9 @@ def write(
             unread = f"Marker genes could not be read from the query: {error}"
     evaluation = None if true_nodes is None else evaluate_annotation(result, true_nodes)
     sets, set_sizes = _tables.label_sets(result)
-    confidence, absent = result.confidence.to_numpy(), result.taxonomy.leaves
-    absent = np.setdiff1d(absent, result.stop_nodes).tolist()
-    n_types = int(np.isin(result.taxonomy.leaves, result.stop_nodes).sum())
-    figures: dict[str, float] = {"n_cells": len(result), "n_types": n_types}
+    confidence, tree = result.confidence.to_numpy(), result.taxonomy
+    absent = np.setdiff1d(tree.leaves, result.stop_nodes).tolist()
+    figures: dict[str, float] = {"n_cells": len(result), "n_types": tree.n_leaves - len(absent)}
     if len(result):
         figures["mean_confidence"] = float(confidence.mean())
         figures["share_stopped"] = float(result.is_stopped.mean())
@@ -174,7 +173,7 @@ def write(
         "verdict": _summary(result, evidence),
         "key_figures": figures,
         "composition": _tables.composition(result),
-        "absent": list(map(result.taxonomy.label, absent)),
+        "absent": list(map(tree.label, absent)),
         "bins": _tables.bins_of(confidence),
         "quartiles": np.quantile(confidence, (0.25, 0.5, 0.75)) if len(result) else None,
         "scatter": _cells.scatter(result, cells, evidence),
