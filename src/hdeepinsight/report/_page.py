@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
@@ -47,7 +46,6 @@ _SAFE: Final = " !$&'()*+,-./:;=?@_~"
 #: figures reproducible.
 _SVG: Final[Any] = {"svg.fonttype": "none", "svg.hashsalt": "hdeepinsight"}
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_TEMPLATES: Final = files("hdeepinsight.report") / "templates"
 
 
 def write(
@@ -289,7 +287,7 @@ def _render(
         return f"[{cited.index(key) + 1}]"
 
     def read(name: str) -> str:
-        return (_TEMPLATES / name).read_text(encoding="utf-8")
+        return (_tables.TEMPLATES / name).read_text(encoding="utf-8")
 
     compared, template = page["evaluation"] is not None, environment.get_template("methods.txt.j2")
     methods = template.render(result=result, cite=cite, compared=compared, version=__version__)

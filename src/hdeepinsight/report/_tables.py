@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,6 +20,7 @@ from hdeepinsight.tl import MarkerEvidence
 
 #: Maximum number of rows, which limits the size of the report.
 MAX_ROWS: Final = 1_000
+TEMPLATES: Final = files("hdeepinsight.report") / "templates"
 N_BINS: Final = 20
 #: Error rate of the label sets, and largest p-value of novel cells.
 ALPHA, NOVEL = 0.1, 0.05
@@ -74,33 +78,31 @@ class Table:
         return {"caption": self.caption, "rows": plain(rows)}
 
 
-def _table(
-    key: str,
-    caption: str,
-    columns: str,
-    rows: Sequence[tuple[Any, ...]],
-    *,
-    filtered: bool = False,
-    n_rows: int = 0,
-) -> Table:
+@cache
+def _texts() -> Any:
+    """Return the caption and the columns of each table."""
+    return json.loads((TEMPLATES / "tables.json").read_text(encoding="utf-8"))
+
+
+def _table(key: str, rows: Sequence[tuple[Any, ...]], *, n_rows: int = 0, **words: Any) -> Table:
     """Build a table of at most `MAX_ROWS` rows, without columns that are empty in all of them.
 
     Parameters
     ----------
-    key, caption, rows, filtered
+    key, rows
         As in :class:`Table`.
-    columns
-        Names separated by commas, followed by a colon and the kind unless that is text.
     n_rows
         Total number of rows, if ``rows`` contains only the first of them.
+    **words
+        Values of the fields of the caption.
     """
+    text = _texts()[key]
+    columns, caption = list(text["columns"].items()), text["caption"].format(**words)
     if max(n_rows, len(rows)) > MAX_ROWS:
         caption += f" The first {MAX_ROWS:,} of {max(n_rows, len(rows)):,} are shown."
-    named = [name.partition(": ")[::2] for name in columns.split(", ")]
-    filled = [i for i in range(len(named)) if not rows or any(row[i] != "" for row in rows)]
-    kinds = [(named[i][0], named[i][1] or "text") for i in filled]
+    filled = [i for i in range(len(columns)) if not rows or any(row[i] != "" for row in rows)]
     shown = [[row[i] for i in filled] for row in rows[:MAX_ROWS]]
-    return Table(key, caption, kinds, shown, filtered)
+    return Table(key, caption, [columns[i] for i in filled], shown, text.get("filtered", False))
 
 
 def plain(value: Any) -> Any:
@@ -137,13 +139,7 @@ def composition(result: Annotation) -> Table:
     if unknown := int((stops == 0).sum()):
         share, none = unknown / len(result), (None, None, bins_of(stops[:0]))
         rows.append((label_of(result, 0), unknown, share, unknown, *none))
-    return _table(
-        "composition",
-        "Cells at or below each label, cells labelled no deeper, and their probabilities.",
-        "Label, Cells: count, Share of cells: share, Stop here: count, Mean probability: number, "
-        "5th percentile: number, Probability from 0 to 1: bins",
-        rows,
-    )
+    return _table("composition", rows)
 
 
 def stops(result: Annotation) -> Table:
@@ -157,14 +153,7 @@ def stops(result: Annotation) -> Table:
         best = probabilities[:, tree.children(node)].max(axis=1).mean()
         where = label_of(result, int(node)), reason, n, n / len(result)
         rows.append((*where, there, best, tree.label(leaf), len(of_leaf) / n))
-    return _table(
-        "stops",
-        "Cells whose labels stop above a type, by node and reason.",
-        "Stopped at, Reason, Cells: count, Share of cells: share, Mean probability: number, "
-        "Mean probability of best child: number, Most frequent nearest type, "
-        "Share of that type: share",
-        sorted(rows, key=lambda row: -row[2]),
-    )
+    return _table("stops", sorted(rows, key=lambda row: -row[2]))
 
 
 def label_sets(result: Annotation) -> tuple[LabelSets | None, Table | None]:
@@ -174,9 +163,7 @@ def label_sets(result: Annotation) -> tuple[LabelSets | None, Table | None]:
     sets = result.label_sets(ALPHA)
     counts = sets.size.value_counts().sort_index()
     rows = [(n, count, count / len(result)) for n, count in counts.items()]
-    caption = f"Cells by the number of types in their label set (alpha = {ALPHA})."
-    columns = "Types in the set: count, Cells: count, Share of cells: share"
-    return sets, _table("label_sets", caption, columns, rows)
+    return sets, _table("label_sets", rows, alpha=ALPHA)
 
 
 def novelty(result: Annotation) -> tuple[Table, ...]:
@@ -189,19 +176,12 @@ def novelty(result: Annotation) -> tuple[Table, ...]:
         flag = flags[name] = values if values.dtype == bool else values <= NOVEL
         by_chance = NOVEL if name.endswith("value") else None
         rows.append((_MEASURES[name], int(flag.sum()), flag.mean(), by_chance))
-    caption = f"Cells that differ from the reference (p-value <= {NOVEL})."
-    columns = "Found, Cells: count, Share of cells: share, Expected by chance: share"
-    overall = _table("novelty", caption, columns, rows)
+    overall = _table("novelty", rows, novel=NOVEL)
     rows = []
     for leaf, cells in groups_of(result.leaf_nodes):
         shares = (flags[name][cells].mean() if name in flags else "" for name in _MEASURES)
         rows.append((result.taxonomy.label(leaf), len(cells), *shares))
-    caption = "The same by nearest type."
-    columns = (
-        "Nearest type, Cells: count, No known lineage: share, No known type: share, "
-        "Doublets: share, Empty droplets: share"
-    )
-    return overall, _table("novelty_by_type", caption, columns, rows, filtered=True)
+    return overall, _table("novelty_by_type", rows)
 
 
 def scores(evaluation: Evaluation) -> Table:
@@ -211,10 +191,8 @@ def scores(evaluation: Evaluation) -> Table:
         (str(level), int(row["n_cells"]), *map(float, row[names]))
         for level, row in evaluation.levels.iterrows()
     ]
-    caption = f"{evaluation.n_cells:,} cells with known labels, all labelled down to a type."
-    caption = f"{evaluation.note} {caption}".lstrip()
-    columns = "Level, Cells: count, Accuracy: share, Macro-F1: number, Balanced accuracy: number, "
-    return _table("scores", caption, f"{columns}Expected calibration error: number", rows)
+    note = f"{evaluation.note} " if evaluation.note else ""
+    return _table("scores", rows, note=note, n_cells=evaluation.n_cells)
 
 
 def clusters(result: Annotation, values: Any | None) -> Table | None:
@@ -233,12 +211,7 @@ def clusters(result: Annotation, values: Any | None) -> Table | None:
             found += name, len(at) / len(cells)
         means = confidence[cells].mean(), above[cells].mean()
         rows.append((names[code], len(cells), *(*found, None, None)[:4], *means))
-    columns = (
-        "Cluster, Cells: count, Most frequent label, Share of that label: share, Second label, "
-        "Share of the second: share, Mean confidence: number, Stopped above a type: share"
-    )
-    caption = "Most frequent labels of each cluster."
-    return _table("clusters", caption, columns, rows, filtered=True, n_rows=len(groups))
+    return _table("clusters", rows, n_rows=len(groups))
 
 
 def evidence(result: Annotation, found: MarkerEvidence | None) -> tuple[Table, ...]:
@@ -264,20 +237,8 @@ def evidence(result: Annotation, found: MarkerEvidence | None) -> tuple[Table, .
         genes += [(label.name, *line, word) for line, word in zip(lines, supports, strict=True)]
     read = f"{len(found.rows):,} of {found.n_cells:,} cells were read"
     read = "all cells were read" if len(found.rows) == found.n_cells else read
-    caption = f"Markers of each label, and whether its cells express them ({read})."
-    columns = "Label, Cells read: count, Markers, Higher here, Not higher here, Not measured"
-    by_gene = (
-        "Label, Gene, Source, Compared with, Mean: number, Mean elsewhere: number, "
-        "Expressing cells: share, Expressing cells elsewhere: share, Supports the label"
-    )
-    about = "Mean log1p of counts per 10,000 and share of expressing cells, by gene."
-    terms_caption = "Definitions of the labels in the Cell Ontology."
-    id_columns = "Label, Cell type, Id, Definition"
-    return (
-        _table("evidence", caption, columns, rows),
-        _table("marker_genes", about, by_gene, genes, filtered=True),
-        *([_table("definitions", terms_caption, id_columns, terms)] * bool(terms)),
-    )
+    tables = _table("evidence", rows, read=read), _table("marker_genes", genes)
+    return (*tables, _table("definitions", terms)) if terms else tables
 
 
 def groups_of(nodes: np.ndarray) -> list[tuple[int, np.ndarray]]:
