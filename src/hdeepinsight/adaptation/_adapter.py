@@ -11,8 +11,9 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hdeepinsight import nn
 from hdeepinsight._errors import batch_column
 from hdeepinsight.adaptation._cells import (
     QueryCells,
@@ -30,14 +31,6 @@ from hdeepinsight.adaptation._check import (
 )
 from hdeepinsight.adaptation._layers import insert_adapters, use_adapters
 from hdeepinsight.adaptation._self_training import SelfTraining, restrict_to_labels
-from hdeepinsight.nn import (
-    LeafProfiles,
-    ProfileEnsemble,
-    ProfileMatcher,
-    QueryProfiles,
-    network_alone,
-    profile_shift,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +86,11 @@ class Adapter:
     def __init__(self, batches: Sequence[str] = (ONE_BATCH,), batch_key: str | None = None) -> None:
         self.batches, self.batch_key = tuple(batches), batch_key
         self.report: AdaptationReport | None = None
-        self._profiles: LeafProfiles | None = None
+        self._profiles: nn.LeafProfiles | None = None
         self._shrinkage: list[float] | None = None
         self._weights: Tensor | None = None
-        self._matcher: tuple[bytes, ProfileMatcher] | None = None
-        self.query_profiles: QueryProfiles | None = None
+        self._matcher: tuple[bytes, nn.ProfileMatcher] | None = None
+        self.query_profiles: nn.QueryProfiles | None = None
 
     @classmethod
     def from_obs(cls, obs: pd.DataFrame, batch_key: str | None = None) -> Self:
@@ -125,8 +118,8 @@ class Adapter:
         cells: QueryCells,
         measured: Tensor,
         *,
-        profiles: LeafProfiles,
-        ensemble: ProfileEnsemble | None = None,
+        profiles: nn.LeafProfiles,
+        ensemble: nn.ProfileEnsemble | None = None,
         shift: float | None = None,
         unlike: float | None = None,
         options: AdaptationOptions,
@@ -182,7 +175,7 @@ class Adapter:
             has_rna = torch.as_tensor(True if some.has_rna is None else some.has_rna)
             leaves = torch.where(has_rna, before.argmax(1).cpu(), -1)
             query = leaf_sums(module, some.counts, leaves, measured).profiles()
-            figures["shift_query"] = profile_shift(query, profiles, measured.cpu())
+            figures["shift_query"] = nn.profile_shift(query, profiles, measured.cpu())
             return plain, before
 
         # Stop here if measurements on a sample, without training, rule out an adaptation.
@@ -203,9 +196,9 @@ class Adapter:
                 leaves = leaves * torch.as_tensor(cells.has_rna).unsqueeze(1)
             rows = [np.flatnonzero(cells.batch == batch) for batch in batches]
             sums = [leaf_sums(module, cells.counts[each], leaves[each], measured) for each in rows]
-            self.query_profiles = QueryProfiles.of(profiles, sums, limit)
+            self.query_profiles = nn.QueryProfiles.of(profiles, sums, limit)
             known = profiles, measured.cpu(), ensemble.normalizer, self.query_profiles
-            ensemble = ProfileEnsemble(*known).to(measured.device)
+            ensemble = nn.ProfileEnsemble(*known).to(measured.device)
             now = combined_probs(ensemble, cells, measured, plain)
             figures["before"] = before
         _, report = check_adaptation(now, now, now, now, labels, **figures)
@@ -247,7 +240,7 @@ class Adapter:
         counts: Any,
         measured: Tensor,
         batch: np.ndarray,
-        ensemble: ProfileEnsemble | None = None,
+        ensemble: nn.ProfileEnsemble | None = None,
         **extra: Tensor,
     ) -> dict[str, Tensor]:
         """Return the outputs of ``module.predict`` with adapted leaf probabilities.
@@ -272,7 +265,7 @@ class Adapter:
         if ensemble is None and not self.is_applied:
             return found
         leaves = module.tree.leaf_index
-        combined = network_alone
+        combined = nn.network_alone
         if ensemble is not None:
             combined = ensemble.reading(counts, extra.get("shift"), batch)
         network = found["probabilities"][:, leaves]
@@ -291,13 +284,13 @@ class Adapter:
             after = torch.where(known.unsqueeze(1), after, before)
         return {**found, "probabilities": after @ leaves_under(module.tree).to(after).T}
 
-    def _matcher_for(self, measured: Tensor) -> ProfileMatcher | None:
+    def _matcher_for(self, measured: Tensor) -> nn.ProfileMatcher | None:
         """Return the profile classifier for these genes, cached; ``None`` without markers."""
         if self._profiles is None:
             return None
         key, cached = measured.cpu().numpy().tobytes(), self._matcher
         if cached is None or cached[0] != key:
-            matcher = ProfileMatcher(self._profiles, measured.cpu()).to(measured.device)
+            matcher = nn.ProfileMatcher(self._profiles, measured.cpu()).to(measured.device)
             # Assigned as a single tuple, because other threads may replace it.
             self._matcher = cached = key, matcher
         return cached[1] if cached[1].is_useful else None
@@ -315,7 +308,7 @@ class Adapter:
 
     @classmethod
     def from_dict(
-        cls, values: Mapping[str, Any], module: nn.Module, profiles: LeafProfiles | None
+        cls, values: Mapping[str, Any], module: torch.nn.Module, profiles: nn.LeafProfiles | None
     ) -> Self:
         """Rebuild an adapter from :meth:`to_dict`, and insert its layers into a network.
 
@@ -338,5 +331,5 @@ class Adapter:
         if adapter._shrinkage is not None:
             insert_adapters(module, adapter._shrinkage)
         if values.get("query_profiles") is not None and profiles is not None:
-            adapter.query_profiles = QueryProfiles.from_dict(values["query_profiles"], profiles)
+            adapter.query_profiles = nn.QueryProfiles.from_dict(values["query_profiles"], profiles)
         return adapter

@@ -14,16 +14,9 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
 
+from hdeepinsight import graph
 from hdeepinsight._errors import batch_column, check_choice, check_number, examples, invalid
 from hdeepinsight.data import DataLike, RowMatrix, Store, open_store
-from hdeepinsight.graph import (
-    CorrectedGram,
-    EntryMask,
-    Reader,
-    knn_graph,
-    leading_eigenpairs,
-    leiden_communities,
-)
 
 Mask: TypeAlias = "ArrayLike | sp.spmatrix | MissingEntries | DropoutMask | PanelMask"
 Grouping = Literal["leiden", "vote"]
@@ -116,7 +109,7 @@ class DropoutMask:
 
 def entry_mask(
     mask: Mask | None, shape: tuple[int, int], names: Sequence[pd.Index] = ()
-) -> EntryMask:
+) -> graph.EntryMask:
     """Convert a mask to the form that operators require.
 
     Parameters
@@ -141,7 +134,7 @@ def entry_mask(
     one_group = np.zeros(shape[0], dtype=np.int64)
     all_genes = np.ones((1, shape[1]), dtype=np.bool_)
     if mask is None:
-        return EntryMask(one_group, all_genes)
+        return graph.EntryMask(one_group, all_genes)
     if isinstance(mask, PanelMask | DropoutMask):
         panels = isinstance(mask, PanelMask)
         table = np.asarray(mask.measured if isinstance(mask, PanelMask) else ~mask.dropout, bool)
@@ -149,7 +142,7 @@ def entry_mask(
         _check_shape((len(groups), table.shape[-1]), shape)
         if groups.dtype.kind not in "iu" or not 0 <= groups.min() <= groups.max() < len(table):
             raise invalid("groups", groups, f"whole numbers from 0 to {len(table) - 1}")
-        return EntryMask(groups, table, nonzeros_observed=not panels, names=mask.names)
+        return graph.EntryMask(groups, table, nonzeros_observed=not panels, names=mask.names)
     lists_missing = isinstance(mask, MissingEntries)
     given: Any = mask.entries if isinstance(mask, MissingEntries) else mask
     given = given if sp.issparse(given) else np.asarray(given)
@@ -162,7 +155,7 @@ def entry_mask(
         given = sp.csr_matrix(given, dtype=np.float64, copy=True)
         given.eliminate_zeros()
     exceptions = -given if lists_missing else given
-    return EntryMask(one_group, all_genes == lists_missing, exceptions=exceptions)
+    return graph.EntryMask(one_group, all_genes == lists_missing, exceptions=exceptions)
 
 
 def _check_shape(found: tuple[int, ...], shape: tuple[int, int]) -> None:
@@ -177,7 +170,7 @@ def open_layer(data: DataLike, layer: str | None) -> tuple[Store, RowMatrix]:
     return store, store.matrix(layer, use_raw=False)
 
 
-def reader(matrix: RowMatrix) -> Reader:
+def reader(matrix: RowMatrix) -> graph.Reader:
     """Return a reader of a matrix, as a whole if it is in memory, else in blocks."""
     return partial(matrix.blocks, _ROWS if matrix.is_on_disk else max(matrix.shape[0], 1))
 
@@ -310,13 +303,15 @@ def estimate_dropout_mask(
         codes, names = _codes(batch_column(store.obs, groups_key))
         return DropoutMask(codes, dropouts(codes, len(names)), names)
     unmasked = entry_mask(None, matrix.shape)
-    gram = CorrectedGram(reader(matrix), unmasked, keep=not matrix.is_on_disk, drop_empty=True)
+    gram = graph.CorrectedGram(
+        reader(matrix), unmasked, keep=not matrix.is_on_disk, drop_empty=True
+    )
     n_comps = max(1, min(_N_COMPS, min(matrix.shape) - 1))
-    values, vectors = leading_eigenpairs(gram, n_comps, random_state=random_state)
+    values, vectors = graph.leading_eigenpairs(gram, n_comps, random_state=random_state)
     points = vectors * np.sqrt(np.maximum(values, 0.0))
     if method == "leiden":
-        graph = knn_graph(points, k=min(_NEIGHBORS, len(points) - 1))
-        codes = leiden_communities(graph, seed=random_state)
+        near = graph.knn_graph(points, k=min(_NEIGHBORS, len(points) - 1))
+        codes = graph.leiden_communities(near, seed=random_state)
         return DropoutMask(codes, dropouts(codes, int(codes.max()) + 1))
     runs = [
         KMeans(min(k, len(points)), n_init=10, random_state=random_state).fit_predict(points)
