@@ -33,7 +33,7 @@ import hdeepinsight as hdi
 BUNDLED = Path(hdi.__file__).parent / "models" / "bundled"
 LABEL, STUDY, UNKNOWN = "label", "study", "Unknown"
 SEED = 0
-N_GENES, N_LATENT = 2048, 128
+N_GENES = 2048
 LEVELS = ("lineage", "cell_type", "subtype")
 
 #: Cell Ontology terms of the nodes of all trees.
@@ -255,7 +255,6 @@ class Bundle:
             reference,
             taxonomy=self.taxonomy,
             n_genes=N_GENES,
-            n_latent=N_LATENT,
             keep_genes=[gene for gene in kept if any(gene in c.var_names for c in cells.values())],
             seed=SEED,
         )

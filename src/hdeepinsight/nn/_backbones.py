@@ -52,7 +52,7 @@ class CompactBackbone(nn.Module):
     """
 
     def __init__(
-        self, n_channels: int, side: int, *, n_latent: int = 256, n_filters: int = 32
+        self, n_channels: int, side: int, *, n_latent: int = 128, n_filters: int = 32
     ) -> None:
         super().__init__()
         self.n_latent = n_latent
@@ -113,7 +113,7 @@ class MLPBackbone(nn.Module):
     """
 
     def __init__(
-        self, n_channels: int, side: int, *, n_latent: int = 256, n_hidden: int = 512
+        self, n_channels: int, side: int, *, n_latent: int = 128, n_hidden: int = 512
     ) -> None:
         super().__init__()
         self.n_latent = n_latent
@@ -200,7 +200,7 @@ def adapt_first_convolution(convolution: nn.Conv2d, n_channels: int) -> nn.Conv2
 
 
 def make_backbone(
-    name: str | None, n_channels: int, side: int, *, n_latent: int = 256
+    name: str | None, n_channels: int, side: int, *, n_latent: int = 128
 ) -> CompactBackbone | MLPBackbone | EfficientNetBackbone | None:
     """Create a backbone.
 

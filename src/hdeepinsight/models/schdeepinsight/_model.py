@@ -146,7 +146,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         keep_genes: Sequence[str] = (),
         side: int | None = None,
         backbone: str | None = "compact",
-        n_latent: int = 256,
+        n_latent: int = 128,
         n_members: int | Literal["auto"] = 1,
         masking: GeneMasking | dict[str, float] | None = None,
         thinning: CountThinning | dict[str, float] | None = None,
