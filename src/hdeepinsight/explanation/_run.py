@@ -187,6 +187,7 @@ class ExplanationRun:
     Examples
     --------
     >>> import warnings
+    >>> import numpy as np
     >>> import hdeepinsight as hdi
     >>> from hdeepinsight.explanation import ExplanationRun, Targets, background_from_profiles
     >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
@@ -194,7 +195,7 @@ class ExplanationRun:
     >>> opened, targets = model.open(query), Targets.of(model.taxonomy, "B")
     >>> background = background_from_profiles(model.profiles_, per_type=2, seed=0)
     >>> run = ExplanationRun(model.module, opened.measured, targets, background, n_samples=4)
-    >>> run.explain(opened.read().toarray())["values"].shape
+    >>> run.explain(opened.read().toarray(), np.zeros(5, dtype=int))["values"].shape
     (5, 2048)
     """
 
@@ -221,11 +222,18 @@ class ExplanationRun:
         self.strata = background.per_type, background.n_types
         self.weights = torch.from_numpy(targets.weights).to(device)
         self.background = self._normalize(background.counts.toarray())
-        base_values = self._read(self.background)[0].mean(0) @ self.weights.T
+        base_values = self._read(self.background).mean(0) @ self.weights.T
         self.base_values = base_values.cpu().numpy()
 
-    def explain(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """Explain a mini-batch of raw counts, shape ``(n_cells, n_genes)``.
+    def explain(self, counts: np.ndarray, leaves: np.ndarray) -> dict[str, np.ndarray]:
+        """Explain a mini-batch of cells.
+
+        Parameters
+        ----------
+        counts
+            Raw counts, shape ``(n_cells, n_genes)``.
+        leaves
+            Predicted leaf of each cell, as its number among the leaves.
 
         Returns
         -------
@@ -233,13 +241,13 @@ class ExplanationRun:
             Input of :meth:`AttributionAccumulator.add`.
         """
         values = self._normalize(counts)
-        scores, conditional = self._read(values)
-        cell, target, own = self.targets.pairs(self.module.tree, conditional, every=self.every)
+        scores = self._read(values)
+        cell, target, own = self.targets.pairs(leaves, every=self.every)
         weights = self.weights[torch.from_numpy(target).to(values.device)]
         weights = weights.view(-1, len(counts), weights.shape[1])
         draws = balanced_draws(counts, *self.strata, n_samples=self.n_samples, seed=self.seed)
         found = expected_gradients(
-            lambda points: self._outputs(points)[0],
+            self._scores,
             values,
             self.background,
             draws,
@@ -263,15 +271,14 @@ class ExplanationRun:
         values: Tensor = self.module.normalizer(raw, self.measured)
         return values
 
-    def _outputs(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scores of edges, and conditional log-probabilities, ``(n_cells, n_edges)``."""
+    def _scores(self, values: Tensor) -> Tensor:
+        """Return the scores of edges, shape ``(n_cells, n_edges)``."""
         return self.targets.scores(self.module, self.module.read(values, self.measured)["logits"])
 
     @torch.no_grad()
-    def _read(self, values: Tensor) -> list[Tensor]:
-        """Compute both outputs in mini-batches."""
-        parts = [self._outputs(some) for some in torch.split(values, self.batch_size)]
-        return [torch.cat(part) for part in zip(*parts, strict=True)]
+    def _read(self, values: Tensor) -> Tensor:
+        """Compute the scores of edges in mini-batches."""
+        return torch.cat([self._scores(some) for some in torch.split(values, self.batch_size)])
 
 
 class AttributionAccumulator:
@@ -379,6 +386,7 @@ def explain_cells(
     targets: Targets,
     background: Background,
     *,
+    leaves: np.ndarray,
     batch: np.ndarray | None = None,
     keep_values: bool = True,
     note: str = "",
@@ -392,6 +400,8 @@ def explain_cells(
         As in :class:`ExplanationRun`.
     query
         Query, aligned to the genes of the network.
+    leaves
+        Predicted leaf of each cell, as its number among the leaves, shape ``(n_cells,)``.
     batch
         Batch of each cell for a network with adapters, shape ``(n_cells,)``; -1 for cells to which
         no adapter is applied.
@@ -417,13 +427,15 @@ def explain_cells(
     Examples
     --------
     >>> import warnings
+    >>> import numpy as np
     >>> import hdeepinsight as hdi
     >>> from hdeepinsight.explanation import Targets, background_from_profiles, explain_cells
     >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
     >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:5]
     >>> opened, targets = model.open(query), Targets.of(model.taxonomy, "B")
     >>> background = background_from_profiles(model.profiles_, per_type=2, seed=0)
-    >>> explain_cells(model.module, opened, targets, background, n_samples=4).values.shape
+    >>> given = model.module, opened, targets, background
+    >>> explain_cells(*given, leaves=np.zeros(5, dtype=int), n_samples=4).values.shape
     (5, 2048)
     """
     # A gene that is missing in the background would be read as not expressed, with attributions.
@@ -442,7 +454,8 @@ def explain_cells(
     return collect_attributions(
         query,
         targets,
-        lambda number, counts: runs[number].explain(counts),
+        lambda number, *cells: runs[number].explain(*cells),
+        leaves=leaves,
         batch=batch,
         every=options.get("every", True),
         keep_values=keep_values,
@@ -455,8 +468,9 @@ def explain_cells(
 def collect_attributions(
     query: AlignedQuery,
     targets: Targets,
-    attribute: Callable[[int, np.ndarray], Mapping[str, np.ndarray]],
+    attribute: Callable[[int, np.ndarray, np.ndarray], Mapping[str, np.ndarray]],
     *,
+    leaves: np.ndarray,
     batch: np.ndarray | None = None,
     every: bool = True,
     keep_values: bool = True,
@@ -473,8 +487,10 @@ def collect_attributions(
     targets
         Explained nodes.
     attribute
-        Function from a batch and the raw counts of some of its cells, ``(n, n_genes)``, to the
-        input of :meth:`AttributionAccumulator.add`.
+        Function from a batch, and the raw counts ``(n, n_genes)`` and leaves ``(n,)`` of some of
+        its cells, to the input of :meth:`AttributionAccumulator.add`.
+    leaves
+        Predicted leaf of each cell, as its number among the leaves, shape ``(n_cells,)``.
     batch
         Batch of each cell, shape ``(n_cells,)``; -1 for cells to which no adapter is applied, by
         default all.
@@ -497,11 +513,12 @@ def collect_attributions(
     >>> warnings.simplefilter("ignore", hdi.data.GeneCoverageWarning)
     >>> model, query = hdi.hub.pull("pbmc"), hdi.datasets.demo().query[:2]
     >>> opened, targets = model.open(query), Targets.of(model.taxonomy, "B")
-    >>> def depth(batch, counts):
+    >>> def depth(batch, counts, leaves):
     ...     cell, total = np.arange(len(counts)), counts.sum(axis=1)
     ...     each = {"cell": cell, "target": 0 * cell, "own": cell == 0, "outputs": total}
     ...     return each | {"base_values": 0 * cell, "values": counts, "expression": counts}
     >>> about = {"background": "nothing", "background_expression": np.zeros(len(opened.genes))}
+    >>> about["leaves"] = np.array([0, 1])
     >>> found = collect_attributions(opened, targets, depth, **about)
     >>> bool(np.allclose(found.values.sum(axis=1), found.outputs))
     True
@@ -518,7 +535,8 @@ def collect_attributions(
             chosen = np.flatnonzero(~is_empty & (batch[cells] == number))
             for some in np.split(chosen, range(n_cells, len(chosen), n_cells)):
                 if len(some):
-                    found.add(cells[some], attribute(number, counts[some].toarray()))
+                    here = cells[some]
+                    found.add(here, attribute(number, counts[some].toarray(), leaves[here]))
     if n_empty:
         note += f" {n_empty:,} of {len(batch):,} cells have no counts and were left out."
     return found.finish(note=note.strip(), **about)

@@ -163,21 +163,21 @@ class Targets:
         """Whether each leaf is at or below each node, shape ``(n_leaves, n_targets)``."""
         return np.asarray(self.taxonomy.ancestor_matrix[:, self.nodes])
 
-    def scores(self, module: Any, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scores of edges, and conditional log-probabilities, ``(n_cells, n_edges)``."""
-        conditional = module.generative(logits)["conditional"]
-        if self.kind != "logit":
-            return conditional, conditional
-        return logits / module.temperature[module.tree.edge_depth - 1], conditional
+    def scores(self, module: Any, logits: Tensor) -> Tensor:
+        """Return the scores of edges, shape ``(n_cells, n_edges)``."""
+        if self.kind == "logit":
+            found: Tensor = logits / module.temperature[module.tree.edge_depth - 1]
+        else:
+            found = module.generative(logits)["conditional"]
+        return found
 
     def pairs(
-        self, tree: Any, conditional: Tensor, *, every: bool
+        self, leaves: np.ndarray, *, every: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return pairs of a cell and a target, and whether the cell is predicted as the target.
 
-        With ``every``, each cell is paired with each target, otherwise with its own.
+        With ``every``, each cell is paired with each target, otherwise with the one of its leaf.
         """
-        leaves = tree.node_log_probs(conditional)[:, tree.leaf_index].argmax(dim=1).cpu().numpy()
         is_member = self.is_member[leaves]
         cell, target = np.arange(len(leaves)), is_member.argmax(axis=1)
         if every:

@@ -168,7 +168,14 @@ class GeneTokenClassifier(TreeClassifier):
         super()._load_from_state_dict(state_dict, prefix, *how)
 
     def attribute(
-        self, counts: Tensor, measured: Tensor, targets: Any, every: bool, n_steps: int
+        self,
+        counts: Tensor,
+        measured: Tensor,
+        targets: Any,
+        leaves: np.ndarray,
+        *,
+        every: bool,
+        n_steps: int,
     ) -> dict[str, np.ndarray]:
         r"""Compute integrated gradients over the values of the tokens of cells.
 
@@ -178,9 +185,10 @@ class GeneTokenClassifier(TreeClassifier):
             As in :meth:`tokens`.
         targets
             Targets of the explanation.
+        leaves
+            Predicted leaf of each cell, as its number among the leaves.
         every
-            Explain all targets for all cells; otherwise each cell is explained for its predicted
-            node.
+            Explain all targets for all cells; otherwise each cell only for that of its leaf.
         n_steps
             Points between masked and actual values (Gauss-Legendre); more reduce the error.
 
@@ -199,23 +207,22 @@ class GeneTokenClassifier(TreeClassifier):
         tokens, encoder = self.tokens(counts, measured), self.backbone
         scaled = self.normalizer(counts, measured)
 
-        def outputs(embedded: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        def outputs(embedded: Tensor, values: Tensor) -> Tensor:
             latent = encoder.pool(encoder.hidden(embedded, tokens.real), tokens.real)
-            found: tuple[Tensor, Tensor] = targets.scores(self, self.logits(latent, values))
+            found: Tensor = targets.scores(self, self.logits(latent, values))
             return found
 
         with torch.no_grad():
             known, unknown = encoder.embed(tokens), encoder.embed(tokens, tokens.real)
-            scores, conditional = outputs(known, scaled)
-            base, _ = outputs(unknown, torch.zeros_like(scaled))
-        cell, target, own = targets.pairs(self.tree, conditional, every=every)
+            scores, base = outputs(known, scaled), outputs(unknown, torch.zeros_like(scaled))
+        cell, target, own = targets.pairs(leaves, every=every)
         change = known - unknown
         weights = torch.from_numpy(targets.weights[target]).to(scores).view(-1, *scores.shape)
         values = counts.new_zeros(len(weights), *counts.shape)
         for place, mass in zip(*np.polynomial.legendre.leggauss(n_steps), strict=True):
             share = (place + 1) / 2
             point = [(unknown + share * change).requires_grad_(), (share * scaled).requires_grad_()]
-            at = outputs(*point)[0]
+            at = outputs(*point)
             for row, weight in zip(values, weights, strict=True):
                 slope, direct = torch.autograd.grad(at, point, weight, retain_graph=True)
                 row.add_(mass / 2 * direct * scaled)

@@ -106,6 +106,17 @@ def test_each_cell_is_explained_for_its_own_node_by_default(model, query):
     assert lineages.signatures().shape == (3, 120)
 
 
+def test_the_label_is_explained_where_network_and_profiles_differ(model, query):
+    random = copy.deepcopy(model)
+    for parameter in random.module.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    leaves = random.annotate(query, threshold=None).leaf_nodes
+    found = random.explain(query, n_samples=1)
+    assert (found.targets.nodes[found.target] == leaves).all()
+    random.profiles_ = None
+    assert (random.annotate(query, threshold=None).leaf_nodes != leaves).any()
+
+
 def test_genes_that_were_not_measured_get_nothing(model, query):
     found = model.explain(query[:, 15:].copy(), "T")
     missing = [gene not in set(query.var_names[15:]) for gene in found.genes]

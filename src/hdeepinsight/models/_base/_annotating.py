@@ -147,10 +147,14 @@ class AnnotatingMixin(_Base):
         profiles = self.profiles_
         return None if profiles is None or profiles.variance is None else profiles
 
-    @property
-    def _explained_part(self) -> str:
-        """Note on which part of the probabilities an explanation covers."""
-        return PROFILES_NOTE if self.combined_profiles else ADAPTED_NOTE if self.is_adapted else ""
+    def _explained(self, opened: AlignedQuery) -> dict[str, Any]:
+        """Return batch and predicted leaf of each cell, and a note on what is explained."""
+        found = QueryReader(self, opened).read(("probabilities",))
+        nodes = found.get("probabilities", np.zeros((0, self.taxonomy.n_nodes)))
+        note = PROFILES_NOTE if self.combined_profiles else ADAPTED_NOTE if self.is_adapted else ""
+        batch = self.adapter_.batch_of(opened.obs) if self.adapter_ and self.is_adapted else None
+        leaves = nodes[:, self.taxonomy.leaves].argmax(axis=1)
+        return {"batch": batch, "leaves": leaves, "note": note}
 
     # ----------------------------------------------------------------------------- annotation
 

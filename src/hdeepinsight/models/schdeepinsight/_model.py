@@ -424,13 +424,12 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
             opened,
             targets,
             self._background(background, n_background, seed),
-            batch=self.adapter_.batch_of(opened.obs) if self.adapter_ and self.is_adapted else None,
             keep_values=keep_values,
-            note=self._explained_part,
             every=nodes is not None,
             n_samples=n_samples,
             seed=seed,
             batch_size=batch_size,
+            **self._explained(opened),
         )
 
     def _background(self, given: Any, per_type: int, seed: int) -> Background:

@@ -546,22 +546,21 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         module, every = self.module.eval(), nodes is not None
         measured = torch.tensor(opened.measured).to(module.temperature)
 
-        def attribute(batch: int, counts: np.ndarray) -> Any:
-            cells = torch.from_numpy(counts).to(measured)
+        def attribute(batch: int, counts: np.ndarray, leaves: np.ndarray) -> Any:
+            cells, how = torch.from_numpy(counts).to(measured), {"every": every}
             with use_adapters(module, np.full(len(counts), batch)):
-                return module.attribute(cells, measured, targets, every, n_samples)
+                return module.attribute(cells, measured, targets, leaves, n_steps=n_samples, **how)
 
         return collect_attributions(
             opened,
             targets,
             attribute,
-            batch=self.adapter_.batch_of(opened.obs) if self.adapter_ and self.is_adapted else None,
             every=every,
             keep_values=keep_values,
             n_cells=EXPLAINED_CELLS,
             background_expression=np.zeros(len(opened.genes)),
             background=BASELINE,
-            note=self._explained_part,
+            **self._explained(opened),
         )
 
     def get_gene_embedding(self) -> pd.DataFrame:
