@@ -415,10 +415,11 @@ def _distributed(method: Any, options: dict[str, Any]) -> list[dict[str, Any]]:
     known = [{*inspect.signature(call).parameters} - _PYTHON_ONLY for call in calls]
     training: set[str] = set()
     for train in (vars(cls)["train"] for cls in method.__mro__ if "train" in vars(cls)):
-        training |= {*inspect.signature(train).parameters} - _PYTHON_ONLY
-        if "kwargs" not in inspect.signature(train).parameters:  # no arguments for the base class
+        names = {*inspect.signature(train).parameters}
+        training |= names - _PYTHON_ONLY
+        if "kwargs" not in names:  # no arguments for the base class
             break
-    known.append(training - {"kwargs", "args"})
+    known.append(training)
     if unknown := ", ".join(sorted(set(options).difference(*known))):
         valid = ", ".join(sorted(set.union(*known)))
         raise UsageProblem(f"{method.__name__} has no option {unknown}. It has {valid}.")
