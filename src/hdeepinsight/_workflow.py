@@ -319,7 +319,8 @@ def _obstacle(opened: AlignedQuery, refine: Switch, like_a_batch: bool) -> str:
             "harm than good"
         )
     if opened.n_obs < MIN_CELLS:
-        return f"{opened.n_obs} cells are too few for a neighbour graph (at least {MIN_CELLS})"
+        n_cells = counted(opened.n_obs, "cell is", "cells are")
+        return f"{n_cells} too few for a neighbour graph (at least {MIN_CELLS})"
     has_rna = opened.extra.has_rna
     if has_rna is not None and not has_rna.all():
         return f"{(~has_rna).sum()} cells have no RNA counts to compute a neighbour graph from"

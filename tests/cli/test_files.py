@@ -202,3 +202,8 @@ def test_unwritable_tables_raise_early(tmp_path):
     saved(cells(3, donor="a", Donor="b"), source)
     with pytest.raises(UsageProblem, match=r"zarr mixes up the columns donor, Donor"):
         prepare_output(open_store(source), source=source, out=tmp_path / "c.zarr", key_added="hdi")
+    query = saved(cells(3, donor="a"), source)
+    with h5py.File(source, "r+") as file:
+        file["uns/bytes"] = np.void(b"abc")
+    with pytest.raises(UsageProblem, match=r"uns of the query cannot be stored"):
+        prepare_output(open_store(source), source=source, out=tmp_path / "c.zarr", key_added="hdi")

@@ -354,13 +354,18 @@ def test_fractions_are_not_logs():
         assert f"the same sum, {total:.4g}" in report.evidence
 
 
-def test_shares_of_some_genes_are_shares():
+@pytest.mark.parametrize("part", ["some genes", "two cells", "one cell", "per base"])
+def test_shares_are_fractions_of_any_sum(part):
     rates = np.random.default_rng(0).gamma(0.3, 1.0, (60, 200)) + 1e-3
-    report = inspect_input(ad.AnnData((rates / rates.sum(1, keepdims=True))[:, :40]))
-    assert (report.scale, "values are fractions with sums" in report.evidence) == (
-        "normalized",
-        True,
-    )
+    shares = rates / rates.sum(1, keepdims=True)
+    shares = {
+        "some genes": shares[:, :40],
+        "two cells": shares[:2],
+        "one cell": shares[:1],
+        "per base": shares / np.arange(1, 201),
+    }[part]
+    report = inspect_input(ad.AnnData(shares))
+    assert report.scale == "normalized", report.evidence
 
 
 @pytest.mark.parametrize("base", [np.e, 2, 10, 1.5])

@@ -340,6 +340,19 @@ def test_the_error_names_the_matrix_with_most_of_the_genes(small, normalise):
     adata.raw = None
     with pytest.raises(InputError, match=r"looks scaled.*pass layer='counts'"):
         open_query(adata, GENES)
+    counts = adata.layers.pop("counts").toarray()
+    adata.layers["spliced"], adata.layers["matrix"] = (counts > 1).astype(np.float32), counts
+    with pytest.raises(InputError, match=r"looks scaled.*pass layer='matrix'"):
+        open_query(adata, GENES)
+    del adata.layers["spliced"], adata.layers["matrix"]
+    normalised = sparse.csr_matrix(normalise(small.X)).expm1()
+    adata.raw = ad.AnnData(normalised, obs=small.obs, var=small.var)
+    with pytest.raises(InputError, match=r"pass use_raw=True and scale='recover'\."):
+        open_query(adata, GENES)
+    opened = open_query(adata, GENES, use_raw=True, scale="recover")
+    np.testing.assert_array_equal(read(opened), expected(small))
+    with pytest.raises(InputError, match=r"pass hdi\.pp\.recover_counts\(adata, use_raw=True\)\."):
+        open_counts(adata, arguments={"layer": "layer"})
 
 
 def test_raw_that_holds_no_counts_is_not_read(small, normalise):

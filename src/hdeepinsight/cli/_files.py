@@ -198,21 +198,28 @@ def _written(query: Store | MuData, key_added: str) -> dict[str, set[str]]:
 
 
 def _try_to_write(query: Store, out: Path) -> None:
-    """Write the tables of a query to memory, and raise if that fails."""
+    """Write what a query holds besides matrices to memory, and raise if that fails."""
     import anndata
     import h5py
+    import zarr
 
-    tables = {"obs": query.obs, "var": query.var}
-    tables |= {} if query.raw_var is None else {"raw": query.raw_var}
+    is_zarr = out.suffix == ".zarr"
+    parts = {"obs": query.obs, "var": query.var, "uns": query.uns, "obsm": query.obsm}
+    parts |= {} if query.raw_var is None else {"raw": query.raw_var}
     allowed = anndata.settings.override(allow_write_nullable_strings=True)
-    with h5py.File("unwritten", "w", driver="core", backing_store=False) as root, allowed:
-        for part, table in tables.items():
+    unwritten = h5py.File("unwritten", "w", driver="core", backing_store=False)
+    with unwritten, allowed:
+        root = zarr.open_group({}, mode="w", zarr_format=2) if is_zarr else unwritten
+        for part, held in parts.items():
             try:
-                held = anndata.AnnData(obs=table)
-                held.strings_to_categoricals()  # as before an AnnData is written
-                anndata.io.write_elem(root, part, held.obs)
-                number = Counter(map(str.lower, held.obs if out.suffix == ".zarr" else ()))
-                if alike := [name for name in held.obs if number[name.lower()] > 1]:
+                if part in ("uns", "obsm"):
+                    anndata.io.write_elem(root, part, {key: held[key]() for key in held})
+                    continue
+                table = anndata.AnnData(obs=held)
+                table.strings_to_categoricals()  # as before an AnnData is written
+                anndata.io.write_elem(root, part, table.obs)
+                number = Counter(map(str.lower, table.obs if is_zarr else ()))
+                if alike := [name for name in table.obs if number[name.lower()] > 1]:
                     raise ValueError(f"zarr mixes up the columns {examples(alike)}")
             except Exception as error:
                 reason = " ".join(str(error).split())[:200]

@@ -226,8 +226,8 @@ def classify_scale(
     if _are_same(sums):
         same = f"all cells have the same sum, {sums.mean():.4g}"
         return "normalized", f"{same}, and {fractions}", _NATURAL
-    if len(sums) >= _MIN_CELLS and sums.max() <= 1:
-        return "normalized", f"values are fractions with sums up to {sums.max():.3g}", _NATURAL
+    if scan.high <= 1:  # logarithms have larger ones
+        return "normalized", f"values are fractions up to {scan.high:.3g}", _NATURAL
     if scan.high > MAX_LOG:
         return "fractional_counts", largest, _NATURAL
     missed = f"in none of the bases e, 2 and 10 all values {multiples}"
@@ -407,20 +407,26 @@ def refusal(
 
 
 class Readable(NamedTuple):
-    """Matrix that counts can be read from, with its scale and genes."""
+    """Matrix that counts can be read from, with its scale, genes and the sum of some cells."""
 
     slot: str
     scale: Scale
     n_vars: int
     coverage: float
+    total: float
 
 
 def readable(
-    store: Store, slots: Sequence[str], coverage: Callable[[pd.DataFrame], float] | None = None
+    store: Store,
+    slots: Sequence[str],
+    coverage: Callable[[pd.DataFrame], float] | None = None,
+    *,
+    normalized: bool = False,
 ) -> list[Readable]:
     """Return the matrices of a store that counts can be read from, the best one first.
 
-    They are sorted by coverage of the required genes, then raw counts precede logged values.
+    They are sorted by coverage of the required genes, then raw counts precede logged values, and
+    larger counts (all molecules) smaller ones (the spliced ones).
 
     Parameters
     ----------
@@ -431,6 +437,8 @@ def readable(
     coverage
         Function that returns the share of the required genes in a table of genes; by default the
         number of genes.
+    normalized
+        Include values from which only ``scale="recover"`` reads counts.
     """
     found = []
     for slot in slots:
@@ -439,15 +447,18 @@ def readable(
             scan = matrix.peek(PEEK_ROWS)
         except InputError:  # raised again if this matrix is requested
             continue
-        scale = classify_scale(matrix, scan, store.log_base)[0]
-        if scale in ACCEPTED_SCALES and not scan.n_nan and not scan.n_inf:
+        scale, evidence, _ = classify_scale(matrix, scan, store.log_base)
+        is_exact = normalized and scale == "normalized" and "multiples" in evidence
+        if (scale in ACCEPTED_SCALES or is_exact) and not scan.n_nan and not scan.n_inf:
             share = coverage(genes) if coverage else float(len(genes))
-            found.append(Readable(slot, scale, len(genes), share))
+            total = sum(float(part.sum()) for part in scan.sample)
+            found.append(Readable(slot, scale, len(genes), share, total))
     enough = NEARLY * max((each.coverage for each in found), default=0.0)
-    order = ("counts", "log1p_counts", "binary")
+    order = ("counts", "log1p_counts", "normalized", "binary")
 
     def rank(m: Readable) -> tuple[Any, ...]:
-        return m.coverage < enough, order.index(m.scale), "counts" not in m.slot, m.slot != ".raw"
+        named = "counts" not in m.slot, m.slot != ".raw"
+        return m.coverage < enough, order.index(m.scale), *named, -m.total
 
     return sorted(found, key=rank)
 
@@ -457,17 +468,23 @@ def where_counts_are(
 ) -> list[str]:
     """Return a sentence that recommends another matrix with counts, if there is one."""
     arguments = store.arguments
-    found = readable(store, [slot for slot in store.slots if slot != here], coverage)
+    slots = [slot for slot in store.slots if slot != here]
+    found = readable(store, slots, coverage, normalized=True)
     if not found:
         return []
     other, advice = found[0], "pass an AnnData that has them as X"
-    what = "log-normalised values from which counts can be recovered"
-    what = what if other.scale == "log1p_counts" else "whole numbers"
+    kind = {"log1p_counts": "log-normalised", "normalized": "normalised"}.get(other.scale)
+    what = f"{kind} values from which counts can be recovered" if kind else "whole numbers"
     share = f", {other.coverage:.1%} of the reference's expression" if coverage else ""
-    if other.slot == ".raw":
+    name = None if other.slot == "X" else other.slot.removeprefix("layers[")[:-1]
+    selected = "use_raw=True" if other.slot == ".raw" else f"layer={name}"
+    if other.scale == "normalized" and not {"scale", selected.partition("=")[0]} <= {*arguments}:
+        advice = f"pass hdi.pp.recover_counts(adata, {selected})"
+    elif other.slot == ".raw":
         named = f"{arguments['use_raw']}=True" if "use_raw" in arguments else ""
         advice = f"pass {named or 'adata.raw.to_adata()'}"
     elif "layer" in arguments:
-        name = None if other.slot == "X" else other.slot.removeprefix("layers[")[:-1]
         advice = f"pass {arguments['layer']}={name}"
+    if other.scale == "normalized" and "recover_counts" not in advice:
+        advice += f" and {arguments['scale']}='recover'"
     return [f"{other.slot} holds {what} ({counted(other.n_vars, 'gene')}{share}): {advice}."]

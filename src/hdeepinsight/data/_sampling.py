@@ -408,10 +408,10 @@ def check_leakage(
     No leakage was found.
     """
     further = pretrain if isinstance(pretrain, list) else [] if pretrain is None else [pretrain]
-    tested = open_counts(test)
+    tested = open_counts(test, arguments={})
     counts, donors, names = {}, {}, {}
     for part, each in ({"train": [train]} | ({"pretrain": further} if further else {})).items():
-        sources = [open_counts(cells) for cells in each]
+        sources = [open_counts(cells, arguments={}) for cells in each]
         is_same = np.any([_same_counts(tested, source) for source in sources], axis=0)
         is_named = np.any([tested.obs.index.isin(source.obs.index) for source in sources], axis=0)
         counts[part] = tuple(map(str, tested.obs.index[is_same]))

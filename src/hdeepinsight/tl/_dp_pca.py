@@ -92,7 +92,7 @@ class PrivateProjection:
         InputError
             If the matrix cannot be read as counts or the genes do not match.
         """
-        opened = open_query(cells, self.genes, layer=layer)
+        opened = open_query(cells, self.genes, layer=layer, arguments={"layer": "layer"})
         parts = [unit @ self.components.T for unit in _unit_rows(opened)]
         points = np.concatenate([np.zeros((0, len(self.components))), *parts])
         return np.asarray(points - self.components @ self.centre, dtype=np.float32)
@@ -204,7 +204,7 @@ def dp_pca(
     else:
         if genes is None:
             genes = list(dict.fromkeys(map(str, open_store(cells).genes(False).index)))
-        opened = open_query(cells, list(genes), layer=layer)
+        opened = open_query(cells, list(genes), layer=layer, arguments={"layer": "layer"})
     d, n = len(opened.genes), opened.n_obs
     if d > _MAX_GENES:
         hint = "Pass fewer in genes=, chosen on public data."
