@@ -514,21 +514,31 @@ def test_a_reference_without_a_label_is_not_trained_on(reference):
     taxonomy = hdi.Taxonomy.from_obs(reference, LEVELS)
     reference.obs["cell_type"] = reference.obs["lineage"] = None
     model = built(reference, taxonomy=taxonomy)
-    with pytest.raises(ValueError, match="At least one cell of the reference must have a label"):
+    with pytest.raises(ValueError, match="At least one training cell must have a label"):
         model.train(max_epochs=1, **QUIET)
+    reference.obs["cell_type"] = reference.obs["lineage"] = ["T"] * 10 + [None] * 290
+    SCHDeepInsight.setup_anndata(reference, labels_key="lineage")
+    model = SCHDeepInsight(reference, layout="random", n_latent=16)
+    few = {"max_epochs": 1, "enable_progress_bar": False, "accelerator": "cpu"}
+    split = {"external_indexing": [range(10, 300), range(10)]}
+    with pytest.raises(ValueError, match="At least one training cell must have a label"):
+        model.train(datasplitter_kwargs=split, **few)
+    split = {"external_indexing": [range(10), range(10, 300)]}
+    with pytest.warns(UserWarning, match=r"None of the held-out cells has a label\.|All labels"):
+        model.train(datasplitter_kwargs=split, **few)
 
 
 def test_types_that_cannot_be_learnt_raise_a_warning(reference):
     reference.obs["one"] = "T"
     SCHDeepInsight.setup_anndata(reference, labels_key="one")
-    with pytest.warns(UserWarning, match="All labels of the reference are 'T'"):
+    with pytest.warns(UserWarning, match="All labels of the training cells are 'T'"):
         SCHDeepInsight(reference, layout="random").train(max_epochs=1, **QUIET)
     tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8", "MAIT"]})
     reference.obs["one"] = np.resize(["CD8", "CD4"], 300)
     SCHDeepInsight.setup_anndata(reference, labels_key="one")
     model = SCHDeepInsight(reference, taxonomy=tree, layout="random")
     with pytest.warns(
-        UserWarning, match="1 type of the taxonomy without a labelled cell: T > MAIT"
+        UserWarning, match="1 type of the taxonomy without a labelled training cell: T > MAIT"
     ):
         model.train(max_epochs=1, **QUIET)
 

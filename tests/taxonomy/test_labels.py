@@ -18,6 +18,7 @@ WORDS = [
     "nan", "NA", "N/A", "None", "null", "unknown", "UNKNOWN", " Unknown", "Unassigned",
     "Unlabeled", "undefined", "Heterogeneous", "not available", "-", "", " nan\t", "\u00a0NA",
     "not_assigned", "Not-Annotated", "Unknown cells", "unknown cell type", "Unknown_2", "unk",
+    "UNK2", "n.d.", "Not_Classified", "(none)", "[Unassigned]", "__unknown__", "unknown?",
 ]  # fmt: skip
 
 

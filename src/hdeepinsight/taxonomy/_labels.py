@@ -33,9 +33,12 @@ MISSING_LABELS = frozenset((
     "undetermined", "not available", "not applicable", "not assigned", "no label", "missing",
     "heterogeneous", "#n/a", "unk", "untyped", "unidentified", "unmapped", "ungated", "uncertain",
     "ambiguous", "not annotated", "not determined", "no annotation", "no match",
-    "none of the above",
+    "none of the above", "n.d.", "nd", "tbd", "to be determined", "unspecified", "unresolved",
+    "undecided", "unclear", "unsure", "unnamed", "indeterminate", "not known", "notassigned",
+    "not classified", "not labeled", "not labelled", "no call",
 ))  # fmt: skip
-_WITHIN, _BEHIND = re.compile(r"[\s_-]+"), re.compile(r"( cells?)?( types?)?( \d+)?$")
+_WITHIN, _BEHIND = re.compile(r"[\s_-]+"), re.compile(r"( cells?)?( types?)?([ :]*\d+)?$")
+_AROUND = " ()[]{}<>?*:"
 
 #: One or more labels that mean "not labelled"; None if only missing values do.
 Unlabeled = str | Collection[str] | None
@@ -148,7 +151,7 @@ def _is_unlabeled(name: object, unlabeled: Unlabeled, is_name: IsName = None) ->
     if unlabeled is None or name in ([unlabeled] if isinstance(unlabeled, str) else unlabeled):
         return unlabeled is not None
     forms = [plain_form(name)] if isinstance(name, str) else []
-    forms += [_BEHIND.sub("", _WITHIN.sub(" ", form)) for form in forms if form[1:]]
+    forms += [_BEHIND.sub("", _WITHIN.sub(" ", form).strip(_AROUND)) for form in forms if form[1:]]
     return not MISSING_LABELS.isdisjoint(forms) and not (is_name and is_name(name))
 
 

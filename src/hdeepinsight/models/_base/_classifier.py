@@ -135,23 +135,26 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         nodes = self._nodes()
         # A training that failed may have left labels of an audit.
         self.adata_manager.adata.obs[LABELS] = nodes
+
+    def _check_training_labels(self, nodes: np.ndarray) -> None:
+        """Raise ``ValueError`` if no training cell has a label, and warn of types without any."""
         labelled = np.setdiff1d(nodes, 0)
         if not len(labelled):
-            msg = "At least one cell of the reference must have a label, got none. Set it up with"
-            raise ValueError(f"{msg} a column that contains labels.")
+            msg = "At least one training cell must have a label, got none. Set up the reference"
+            raise ValueError(f"{msg} with a column that contains labels, or train on other cells.")
         if len(labelled) == 1:
-            msg = f"All labels of the reference are {self.taxonomy.label(int(labelled[0]))!r}, so"
+            label = self.taxonomy.label(int(labelled[0]))
+            msg = f"All labels of the training cells are {label!r}, so"
             hint = "that the model cannot learn to distinguish types. Add cells of other types."
-            warnings.warn(f"{msg} {hint}", UserWarning, stacklevel=4)
+            warnings.warn(f"{msg} {hint}", UserWarning, stacklevel=5)
         is_seen = self.taxonomy.ancestor_matrix[:, labelled].any(axis=1)
         unseen = self.taxonomy.leaves[~is_seen]
         if len(unseen):
             names = examples(self.taxonomy.path_name(int(node)) for node in unseen)
-            msg = (
-                f"{counted(len(unseen), 'type')} of the taxonomy without a labelled cell: {names}."
-            )
+            n_types = counted(len(unseen), "type")
+            msg = f"{n_types} of the taxonomy without a labelled training cell: {names}."
             hint = "They cannot be learnt. Omit them from the taxonomy, or add cells."
-            warnings.warn(f"{msg} {hint}", UserWarning, stacklevel=4)
+            warnings.warn(f"{msg} {hint}", UserWarning, stacklevel=5)
 
     def _train_adapter(
         self, given: dict[str, Any], plan: dict[str, Any], options: dict[str, Any]
@@ -187,12 +190,15 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             columns = align_genes(self._loader_genes, self.genes).source
             return (self.taxonomy, codes, columns), {}
         nodes = given = self._nodes()
+        self._check_training_labels(nodes[split[0]])
         settings: dict[str, Any] = {}
         if audit is not False:
             nodes = self._audited_nodes(given, split[0], audit)
             settings["n_lifted_labels"] = int((nodes != given).sum())
         codes, unseen_by = np.arange(self.taxonomy.n_nodes), None
-        if not len(split[1]) and held_out_share:
+        if not given[split[1]].any() and (held_out_share or len(split[1])):
+            found = "No cells are held out, because every type has too few cells"
+            found = "None of the held-out cells has a label" if len(split[1]) else found
             label_sets = "it is not calibrated and has no label sets (n_members='auto' adds them)"
             if (n_members := getattr(self.module, "n_members", 1)) > 1:
                 label_sets = "its label sets come from cells withheld from single members"
@@ -205,9 +211,9 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
                 unseen_by, codes = np.repeat(members, len(codes)), np.tile(codes, len(members))
                 settings["cross_fitted"] = True
             warnings.warn(
-                "No cells are held out, because every type has too few cells. The model has no "
-                f"novelty detection and cannot be evaluated on its reference; {label_sets}. Label "
-                "more cells, raise validation_size, or pass validation_size=0 to hide this.",
+                f"{found}. The model has no novelty detection and cannot be evaluated on its "
+                f"reference; {label_sets}. Label more cells, raise validation_size, or pass "
+                "validation_size=0 to hide this.",
                 UserWarning,
                 stacklevel=4,  # the caller of train
             )
