@@ -565,23 +565,27 @@ def test_words_for_missing_labels_are_not_types(reference):
 SCRIPT = """
 import sys
 import anndata as ad
-from hdeepinsight.models import SCHDeepInsight
+from hdeepinsight.models import SCE2TM, SCHDeepInsight
 import lightning.pytorch as pl
 
 class Count(pl.Callback):
     n_cells = 0
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        self.n_cells += len(batch["labels"])
-        if len(sys.argv) > 3 and trainer.current_epoch == 2:
+        self.n_cells += len(batch["X"])
+        if "sigterm" in sys.argv and trainer.current_epoch == 2:
             import os, signal
             os.kill(os.getpid(), signal.SIGTERM)
 
 if __name__ == "__main__":
     cells = ad.read_h5ad(sys.argv[1])
-    SCHDeepInsight.setup_anndata(cells, labels_keys=["lineage", "cell_type"])
-    model = SCHDeepInsight(cells, layout="random", n_latent=16)
+    if "topics" in sys.argv:
+        SCE2TM.setup_anndata(cells)
+        model = SCE2TM(cells, n_topics=8)
+    else:
+        SCHDeepInsight.setup_anndata(cells, labels_keys=["lineage", "cell_type"])
+        model = SCHDeepInsight(cells, layout="random", n_latent=16)
     count = Count()
-    more = {"checkpoint": sys.argv[2]} if len(sys.argv) > 3 else {"devices": 2}
+    more = {"checkpoint": sys.argv[2]} if "sigterm" in sys.argv else {"devices": 2}
     model.train(4, batch_size=32, validation_size=0.2, accelerator="cpu",
                 enable_progress_bar=False, callbacks=count, **more)
     sys.stdout.write(f"cells {count.n_cells // 4} of {len(model.train_indices)}\\n")
@@ -608,6 +612,17 @@ def test_two_devices_share_the_cells_and_save_one_model(reference, query, truth,
     model = SCHDeepInsight.load(tmp_path / "out")
     assert (model.predict(query, threshold=None) == truth).mean() > 0.3
     assert len(model.calibration) == model.recipe["n_held_out"]
+
+
+@pytest.mark.slow
+def test_an_unlabelled_model_is_trained_on_two_devices(reference, tmp_path):
+    done = run_script(reference, tmp_path, "topics")
+    assert done.returncode == 0, done.stderr
+    (n_cells, n_train), other = re.findall(r"cells (\d+) of (\d+)", done.stdout)
+    assert (n_cells, n_train) == other
+    assert 2 * int(n_cells) - int(n_train) in (0, 1)
+    history = hdi.SCE2TM.load(tmp_path / "out", adata=False).history
+    assert np.isfinite(history["validation_loss"].to_numpy(dtype=float)).all()
 
 
 @pytest.mark.slow

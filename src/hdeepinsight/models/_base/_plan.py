@@ -92,6 +92,11 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         schedule = OneCycleLR(optimizer, max_lr=peaks, total_steps=n_steps, **ONE_CYCLE)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    @torch.no_grad()
+    def compute_and_log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        """Log metrics outside of inference mode, whose tensors processes cannot average."""
+        TrainingPlan.compute_and_log_metrics.__wrapped__(self, *args, **kwargs)
+
 
 class HierarchicalPlan(OneCyclePlan):
     """Training plan of a hierarchical classifier, with validation metrics for each level.

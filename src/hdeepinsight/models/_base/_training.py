@@ -84,6 +84,8 @@ def trainer_options(
     distributed = is_distributed(options, devices)
     if distributed:
         options.setdefault("strategy", "ddp_find_unused_parameters_true")
+        # Lightning averages the metrics of the processes in place.
+        options.setdefault("inference_mode", False)
     if monitor is not None:
         if not n_val:
             msg = "early_stopping requires held-out cells, but none are held out. Raise"
