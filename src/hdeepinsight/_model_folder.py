@@ -165,10 +165,13 @@ class ModelFolder:
                     raise self._not_as_written(MODEL_FILE)
                 if content is not None:
                     return parse(content, self.file(MODEL_FILE))
+                hint = "Pass a folder that save() wrote; hdi.hub.pull downloads published models."
+                if named := next(self.path.glob(f"*{MODEL_FILE}"), None):
+                    prefix = named.name.removesuffix(MODEL_FILE)
+                    hint = f"It holds {named.name}: load that with load(..., {prefix=})."
                 raise ModelFileError(
                     f"There is no model at {self.path}: that is not a folder with "
-                    f"{self.prefix}{MODEL_FILE}. Pass a folder that save() wrote; hdi.hub.pull "
-                    "downloads published models."
+                    f"{self.prefix}{MODEL_FILE}. {hint}"
                 )
             except ModelFileError:
                 if self._parts() == parts:

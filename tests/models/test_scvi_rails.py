@@ -528,6 +528,25 @@ def test_a_reference_without_a_label_is_not_trained_on(reference):
         model.train(datasplitter_kwargs=split, **few)
 
 
+@pytest.mark.parametrize("kind", [SCHDeepInsight, hdi.SCLabelNet, hdi.SCE2TM, hdi.DPDCAN])
+def test_errors_recommend_methods_that_exist(kind):
+    others = type("MuData", (), {"mod": {}})()
+    for call in (kind, kind.setup_anndata):
+        options = {"labels_key": "one"} if call != kind and kind._labels_required else {}
+        with pytest.raises((TypeError, ValueError), match=r"setup_\w+") as error:
+            call(others, **options)
+        for name in re.findall(r"setup_\w+", str(error.value)):
+            assert hasattr(kind, name)
+
+
+@pytest.mark.parametrize("given", ["tree.json", ["T", "B"]])
+def test_arguments_of_another_type_raise_an_error(reference, given):
+    with pytest.raises(ValueError, match=r"taxonomy must be a Taxonomy, got .* Taxonomy\.from_"):
+        built(reference, taxonomy=given)
+    with pytest.raises(ValueError, match=r"audit must be True, False, or a result of hdi\.tl\."):
+        built(reference).train(max_epochs=1, audit=given, **QUIET)
+
+
 def test_types_that_cannot_be_learnt_raise_a_warning(reference):
     reference.obs["one"] = "T"
     SCHDeepInsight.setup_anndata(reference, labels_key="one")

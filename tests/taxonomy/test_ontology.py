@@ -98,6 +98,8 @@ def test_terms_that_are_not_current_name_what_to_use(obo):
         ("CL:000236", "Similar terms: 'CL:0000236'"),
         ("b cells", "Similar terms: 'B cell'"),
         ("zzz", "Look it up"),
+        (None, "got None"),
+        (float("nan"), "got nan"),
     ]:
         with pytest.raises(ValueError, match=message):
             Taxonomy.from_cell_ontology(obo, ["CL:0000084", term])

@@ -83,11 +83,11 @@ def name_problem(name: object) -> str | None:
     return next((text for pattern, text in _NAME_PROBLEMS.items() if pattern.search(name)), None)
 
 
-def close_matches(name: str, known: Iterable[str], n: int = 3) -> list[str]:
+def close_matches(name: object, known: Iterable[str], n: int = 3) -> list[str]:
     """Return known names that resemble `name`, ignoring case, the closest first."""
     # difflib is slow: on all names of a huge tree, an error message would take minutes
     folded = {candidate.casefold(): candidate for candidate in islice(known, _MAX_COMPARED)}
-    return [folded[hit] for hit in difflib.get_close_matches(name.casefold(), folded, n=n)]
+    return [folded[hit] for hit in difflib.get_close_matches(str(name).casefold(), folded, n=n)]
 
 
 def clipped(value: object) -> str:

@@ -298,7 +298,7 @@ def encode(
     codes, names = _factorize(labels, unlabeled, self._candidates)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     expected = "Labels must be names, synonyms or paths of the taxonomy, got labels that do not "
-    expected += "lead to a node. Rename them, add synonyms, or pass them as `unlabeled`."
+    expected += "lead to a node. Rename them, add synonyms, or set them to missing."
     return nodes_of(names, lambda name: self.resolve(name, level), expected, counts)[codes]
 
 
@@ -473,7 +473,7 @@ def from_obs(
             found = f"{clipped(coarse)} ({n_coarse} labels) nested in {clipped(fine)} ({n_fine})"
             raise ValueError(f"Keys must go from coarse to fine, got {found}. Reverse their order.")
     if not any(paths):
-        found = f"no label on any of {len(frame):,} cells. Check the columns and `unlabeled`."
+        found = f"no label on any of {len(frame):,} cells. Pass other columns."
         raise ValueError(f"At least one cell must have a label in {keys}, got {found}")
     annotations.setdefault("level_names", keys[: max(map(len, paths))])
     return from_paths(cls, paths, **annotations)

@@ -8,6 +8,7 @@ from scipy import sparse
 
 from hdeepinsight import SCHDeepInsight, Taxonomy
 from hdeepinsight.data import InputError
+from hdeepinsight.models import ModelFileError
 
 
 def test_exactly_one_way_to_name_labels(reference):
@@ -122,6 +123,13 @@ def test_missing_labels_are_counted_in_the_repr(reference, capsys, tmp_path):
     assert repr(model).endswith("300 cells registered (8 without a label in 'cell_type')")
     model.save(tmp_path / "model")
     assert repr(SCHDeepInsight.load(tmp_path / "model")) == repr(model)
+    model.train(max_epochs=1, validation_size=0, enable_progress_bar=False)
+    model.save(tmp_path / "trained", prefix="own_")
+    other = reference[100:].copy()  # with all labels
+    loaded = SCHDeepInsight.load(tmp_path / "trained", adata=other, prefix="own_")
+    assert repr(loaded) == repr(model)
+    with pytest.raises(ModelFileError, match=r"It holds own_model.pt: load that with .*'own_'"):
+        SCHDeepInsight.load(tmp_path / "trained")
 
 
 def test_the_registry_can_be_viewed(reference, capsys):

@@ -116,6 +116,9 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             given = Taxonomy.from_obs(obs, keys, unlabeled=self._setup.unlabeled)
         found = Taxonomy.from_dict(given) if isinstance(given, dict) else given
         if found is not None:
+            if not isinstance(found, Taxonomy):
+                hint = "Read it with Taxonomy.from_json, or build one with Taxonomy.from_nested."
+                raise invalid("taxonomy", found, "a Taxonomy", hint)
             check_level_names(found)
         return found
 
@@ -265,7 +268,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
 
     def _audited_nodes(self, nodes: np.ndarray, train: np.ndarray, audit: Any) -> np.ndarray:
         """Replace suspicious labels of training cells by the ancestor that the audit supports."""
-        from hdeepinsight.tl import audit_labels
+        from hdeepinsight.tl import LabelAudit, audit_labels
 
         reference = self._resolve_adata(None)
         if audit is True:
@@ -277,6 +280,8 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
                 batch_key=self._groups(self._setup.batch_key),
                 seed=self.seed,
             )
+        if not isinstance(audit, LabelAudit):
+            raise invalid("audit", audit, "True, False, or a result of hdi.tl.audit_labels")
         audit.check_cells(reference)
         audit.check_taxonomy(self.taxonomy)
         return np.where(

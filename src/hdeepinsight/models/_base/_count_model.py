@@ -126,6 +126,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             hint = "Pass an AnnData that was set up with setup_anndata, or a datamodule's registry."
             raise ValueError(f"{msg} {hint}")
         check_integer("seed", seed, 0, optional=True)
+        if adata is not None:
+            registration.registration_of(type(self), adata)  # raises for other objects
         super().__init__(adata, registry and {**registry, "model_name": type(self).__name__})
         self.seed = seed if seed is not None else int(settings.seed or 0)
         self.recipe_ = {}
@@ -199,12 +201,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         keys = as_label_keys(labels_key, labels_keys, required=cls._labels_required)
         if labels_keys is not None:
             given["labels_keys"] = keys  # a list, which can be saved
-        cls._set_up(given, "setup_mudata")
+        cls._set_up(given)
 
     @classmethod
-    def _set_up(cls, given: dict[str, Any], other: str) -> None:
-        """Register an AnnData with the arguments of its set-up; ``other`` is for other objects."""
+    def _set_up(cls, given: dict[str, Any]) -> None:
+        """Register an AnnData with the arguments of its set-up."""
         adata, setup = given["adata"], cls._setup_of(given, "setup_anndata")
+        one = "setup_anndata on one modality, such as mdata.mod['rna']"
+        other = "setup_mudata" if hasattr(cls, "setup_mudata") else one
         registration.check_reference(adata, AnnData, other)
         source = open_counts(adata, layer=setup.layer, arguments={"layer": "layer"})
         registration.register(cls, adata, source, adata.obs, setup)
@@ -946,12 +950,15 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             getattr(cls, method)(adata, source_registry=registry, **registry["setup_args"])
             model = cls(adata, **options)
         with damaged_if_unfit(name):
-            saved, own = (x["field_registries"].get(PANEL_KEY) for x in (registry, model.registry_))
-            if adata is not None and saved is not None:  # the genes of a panel do not change
-                genes = np.asarray(saved["state_registry"]["measured"], dtype=bool)
-                state = own["state_registry"]
+            saved, own = (x["field_registries"] for x in (registry, model.registry_))
+            if adata is not None and PANEL_KEY in saved:  # the genes of a panel do not change
+                genes = np.asarray(saved[PANEL_KEY]["state_registry"]["measured"], dtype=bool)
+                state = own[PANEL_KEY]["state_registry"]
                 state["measured"] = np.concatenate([genes, state["measured"][len(genes) :]])
             model._restore(attributes)
+            if model.is_trained_ and "labels" in saved and "labels" in own:  # as in training
+                labels = saved["labels"]["state_registry"]
+                own["labels"]["state_registry"]["n_missing"] = labels.get("n_missing", {})
             model.module.load_state_dict(payload[SAVE_KEYS.WEIGHTS])
         return model
 

@@ -121,7 +121,8 @@ def registration_of(model_class: type, data: Any) -> Registration:
     """Return the registration of an object; raises ``ValueError`` if there is none."""
     found = _REGISTERED.get((model_class.__name__, id(data)))
     if found is None or found.data() is not data:
-        how = "setup_mudata" if hasattr(data, "mod") else "setup_anndata"
+        paired = hasattr(data, "mod") and hasattr(model_class, "setup_mudata")
+        how = "setup_mudata" if paired else "setup_anndata"
         call = f"{model_class.__name__}.{how} on this object first; a copy has to be set up again."
         msg = f"This {type(data).__name__} is not registered with {model_class.__name__}."
         raise ValueError(f"{msg} Call {call}")

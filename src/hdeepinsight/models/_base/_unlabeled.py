@@ -89,13 +89,9 @@ class UnlabeledMixin(_Base):
         cls._set_up(locals())
 
     @classmethod
-    def _set_up(
-        cls,
-        given: dict[str, Any],
-        other: str = "setup_anndata on one modality, such as mdata.mod['rna']",
-    ) -> None:
+    def _set_up(cls, given: dict[str, Any]) -> None:
         known = registration.names_of(given["source_registry"], REGISTRY_KEYS.BATCH_KEY)
-        super()._set_up(given, other)
+        super()._set_up(given)
         if known and (key := given.get("batch_key")) is not None:
             new = sorted(set(given["adata"].obs[key].astype(str)) - set(known))
             if new:
