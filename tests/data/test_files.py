@@ -471,7 +471,7 @@ def test_unknown_formats_raise_with_their_kind(tmp_path_factory):
         (lambda p: p.write_text("0.5 0 2\n1 2.5 5\n"), "first line", "would be lost"),
         (
             lambda p: p.write_text("cell;CD3D;NKG7\na;1,5;0\nb;2,5;1\n"),
-            "column 'CD3D'.* have a comma: '1,5', '2,5'",
+            "column 'CD3D'.* as a number: '1,5', '2,5'",
             "decimal=','",
         ),
         (lambda p: p.write_bytes(b"cell,CD3D\nR\xe9mi,1\n"), "byte 0xe9", "iconv"),

@@ -353,19 +353,15 @@ def _read_table(at: Path, path: Path) -> tuple[ad.AnnData, tuple[str, ...]]:
     for place in np.flatnonzero(is_text):
         column = table.iloc[:, place]
         odd = column[pd.to_numeric(column, errors="coerce").isna()]
-        where, shown = (
-            f"column {table.columns[place]!r} of {path}",
-            examples(map(repr, odd.unique())),
-        )
-        if len(odd) and odd.astype(str).str.fullmatch(r"-?\d+,\d+", na=False).all():
-            valid = "Expected a decimal point and no thousands separators."
-            advice = "Convert it with pandas.read_csv and decimal=',' or thousands=','."
-            raise InputError(f"The numbers in {where} have a comma: {shown}.", valid, advice)
-        if 0 < 2 * len(odd) < len(column) and len(odd) <= max(1, len(column) / 100):
-            n_odd = counted(len(odd), "value")
-            found = f"{n_odd} of {where} cannot be read as a number: {shown}."
-            advice = "Correct the table; use 0 for genes that were not detected."
-            raise InputError(found, "Expected a number for each gene and cell.", advice)
+        have_commas = odd.astype(str).str.fullmatch(r"-?\d+,\d+", na=False).all()
+        are_few = 2 * len(odd) < len(column) and len(odd) <= max(1, len(column) / 100)
+        if len(odd) and (have_commas or are_few):
+            where = f"{counted(len(odd), 'value')} of column {table.columns[place]!r} of {path}"
+            found = f"{where} cannot be read as a number: {examples(map(repr, odd.unique()))}."
+            valid = "Expected a number for each gene and cell, with a decimal point."
+            advice = "Correct the table: use 0 for genes that were not detected. With a comma in"
+            advice += " numbers, read it with pandas.read_csv and decimal=',' or thousands=','."
+            raise InputError(found, valid, advice)
     if is_text.all():
         raise ValueError("no column contains numbers")
     if is_text.sum() == len(is_text) - 1 > 0 and not table.index.is_unique:
