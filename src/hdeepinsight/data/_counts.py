@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from hdeepinsight._errors import ARGUMENTS, InputError, check_choice, check_integer, examples
+from hdeepinsight._errors import InputError, check_choice, check_integer, examples
 from hdeepinsight.data._genes import GeneAlignment, align_genes, as_text, is_numbered
 from hdeepinsight.data._inspect import (
     InputReport,
@@ -340,7 +340,7 @@ def open_counts(
     layer: str | None = None,
     use_raw: bool = False,
     scale: ScaleMode = "auto",
-    arguments: Mapping[str, str] = ARGUMENTS,
+    arguments: Mapping[str, str] | None = None,
     coverage: Callable[[pd.DataFrame], float] | None = None,
     sampled: bool = False,
 ) -> CountSource:
@@ -364,7 +364,7 @@ def open_counts(
         always raise an error.
     arguments
         Names of ``layer``, ``use_raw`` and ``scale`` in the calling function, such as
-        ``{"layer": "rna_layer"}``. Errors recommend only these.
+        ``{"layer": "rna_layer"}``. Errors recommend only these; by default those of the store.
     coverage
         Function that returns the share of the required genes in a table of genes; errors compare
         matrices by it.
@@ -393,7 +393,8 @@ def open_counts(
     CountSource(2 cells × 2 genes, counts in X, dense)
     """
     check_choice("scale", scale, get_args(ScaleMode))
-    store = replace(open_store(data), arguments=arguments)
+    store = open_store(data)
+    store = store if arguments is None else replace(store, arguments=arguments)
     matrix = store.matrix(layer, use_raw)
     is_known = ("report", slot_name(layer, use_raw)) in store.known
     inspect = partial(_inspect, store, layer, use_raw, scale, coverage)

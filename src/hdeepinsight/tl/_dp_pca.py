@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,7 +93,7 @@ class PrivateProjection:
         InputError
             If the matrix cannot be read as counts or the genes do not match.
         """
-        opened = open_query(cells, self.genes, layer=layer, arguments={"layer": "layer"})
+        opened = open_query(_opened(cells), self.genes, layer=layer)
         parts = [unit @ self.components.T for unit in _unit_rows(opened)]
         points = np.concatenate([np.zeros((0, len(self.components))), *parts])
         return np.asarray(points - self.components @ self.centre, dtype=np.float32)
@@ -202,9 +203,10 @@ def dp_pca(
     if isinstance(cells, AlignedQuery) and genes is None:
         opened = cells
     else:
+        store = _opened(cells)
         if genes is None:
-            genes = list(dict.fromkeys(map(str, open_store(cells).genes(False).index)))
-        opened = open_query(cells, list(genes), layer=layer, arguments={"layer": "layer"})
+            genes = list(dict.fromkeys(map(str, store.genes(False).index)))
+        opened = open_query(store, list(genes), layer=layer)
     d, n = len(opened.genes), opened.n_obs
     if d > _MAX_GENES:
         hint = "Pass fewer in genes=, chosen on public data."
@@ -235,6 +237,12 @@ def dp_pca(
     if target is not None:
         target.obsm[key_added] = result.transform(opened)
     return result
+
+
+def _opened(cells: DataLike | AlignedQuery) -> Any:
+    """Return an opened query, or a store whose errors recommend the arguments here."""
+    is_open = isinstance(cells, AlignedQuery)
+    return cells if is_open else replace(open_store(cells), arguments={"layer": "layer"})
 
 
 def _unit_rows(opened: AlignedQuery) -> Iterator[sp.csr_matrix]:
