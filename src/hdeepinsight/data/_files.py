@@ -214,17 +214,14 @@ def layer_names(group: Any) -> list[str]:
 
 def _is_usual(root: Any) -> bool:
     """Return whether all elements have the encoding of current anndata releases."""
-    raw, tables = root.get("raw"), [root.get("obs"), root.get("var")]
-    matrices = [root["X"]] if "X" in root else []
-    matrices += [root[f"layers/{name}"] for name in layer_names(root.get("layers"))]
-    if hasattr(raw, "keys"):
-        tables.append(raw.get("var"))
-        matrices.append(raw.get("X"))
-    kinds = {encoding_of(matrix) for matrix in matrices}
+    layers = [f"layers/{name}" for name in layer_names(root.get("layers"))]
+    matrices = [root[name] for name in ("X", *layers, "raw/X") if name in root]
+    tables = [root["raw/var"]] if "raw/var" in root else []
+    kinds = {encoding_of(table) for table in (root.get("obs"), root.get("var"), *tables)}
     return (
         "raw.X" not in root
-        and {encoding_of(table) for table in tables} == {"dataframe"}
-        and kinds <= {"array", "csr_matrix", "csc_matrix", "null"}
+        and kinds == {"dataframe"}
+        and {*map(encoding_of, matrices)} <= {"array", "csr_matrix", "csc_matrix", "null"}
         and {encoding_of(root.get(name)) for name in ("layers", "obsm", "uns")} <= {"dict", ""}
     )
 

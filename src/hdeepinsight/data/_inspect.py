@@ -417,16 +417,13 @@ class Readable(NamedTuple):
 
 
 def readable(
-    store: Store,
-    slots: Sequence[str],
-    coverage: Callable[[pd.DataFrame], float] | None = None,
-    *,
-    normalized: bool = False,
+    store: Store, slots: Sequence[str], coverage: Callable[[pd.DataFrame], float] | None = None
 ) -> list[Readable]:
     """Return the matrices of a store that counts can be read from, the best one first.
 
-    They are sorted by coverage of the required genes, then raw counts precede logged values, and
-    larger counts (all molecules) smaller ones (the spliced ones).
+    These include normalised values from which only ``scale="recover"`` reads counts. The matrices
+    are sorted by coverage of the required genes, then raw counts precede logged values, and larger
+    counts (all molecules) smaller ones (the spliced ones).
 
     Parameters
     ----------
@@ -437,8 +434,6 @@ def readable(
     coverage
         Function that returns the share of the required genes in a table of genes; by default the
         number of genes.
-    normalized
-        Include values from which only ``scale="recover"`` reads counts.
     """
     found = []
     for slot in slots:
@@ -448,7 +443,7 @@ def readable(
         except InputError:  # raised again if this matrix is requested
             continue
         scale, evidence, _ = classify_scale(matrix, scan, store.log_base)
-        is_exact = normalized and scale == "normalized" and "multiples" in evidence
+        is_exact = scale == "normalized" and "multiples" in evidence
         if (scale in ACCEPTED_SCALES or is_exact) and not scan.n_nan and not scan.n_inf:
             share = coverage(genes) if coverage else float(len(genes))
             total = sum(float(part.sum()) for part in scan.sample)
@@ -468,8 +463,7 @@ def where_counts_are(
 ) -> list[str]:
     """Return a sentence that recommends another matrix with counts, if there is one."""
     arguments = store.arguments
-    slots = [slot for slot in store.slots if slot != here]
-    found = readable(store, slots, coverage, normalized=True)
+    found = readable(store, [slot for slot in store.slots if slot != here], coverage)
     if not found:
         return []
     other, advice = found[0], "pass an AnnData that has them as X"
@@ -477,14 +471,13 @@ def where_counts_are(
     what = f"{kind} values from which counts can be recovered" if kind else "whole numbers"
     share = f", {other.coverage:.1%} of the reference's expression" if coverage else ""
     name = None if other.slot == "X" else other.slot.removeprefix("layers[")[:-1]
-    selected = "use_raw=True" if other.slot == ".raw" else f"layer={name}"
-    if other.scale == "normalized" and not {"scale", selected.partition("=")[0]} <= {*arguments}:
-        advice = f"pass hdi.pp.recover_counts(adata, {selected})"
+    argument, value = ("use_raw", True) if other.slot == ".raw" else ("layer", name)
+    is_normalised = other.scale == "normalized"
+    if argument in arguments and (not is_normalised or "scale" in arguments):
+        advice = f"pass {arguments[argument]}={value}"
+        advice += f" and {arguments['scale']}='recover'" if is_normalised else ""
+    elif is_normalised:
+        advice = f"pass hdi.pp.recover_counts(adata, {argument}={value})"
     elif other.slot == ".raw":
-        named = f"{arguments['use_raw']}=True" if "use_raw" in arguments else ""
-        advice = f"pass {named or 'adata.raw.to_adata()'}"
-    elif "layer" in arguments:
-        advice = f"pass {arguments['layer']}={name}"
-    if other.scale == "normalized" and "recover_counts" not in advice:
-        advice += f" and {arguments['scale']}='recover'"
+        advice = "pass adata.raw.to_adata()"
     return [f"{other.slot} holds {what} ({counted(other.n_vars, 'gene')}{share}): {advice}."]

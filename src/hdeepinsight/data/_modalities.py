@@ -616,9 +616,9 @@ class Modalities:
             ``"labels"`` or ``"batch"``: the modality whose columns take precedence.
         """
         first, others = kind and getattr(self, f"{kind}_key"), (self.labels_key, self.batch_key)
-        tables = {name: mdata.mod[name].obs for name in mdata.mod} | {"": mdata.obs}
-        named = {f"{name}:": mdata.mod[name].obs.add_prefix(f"{name}:") for name in mdata.mod}
-        tables |= named
+        tables = {name: part.obs for name, part in mdata.mod.items()}
+        named = {f"{name}:": table.add_prefix(f"{name}:") for name, table in tables.items()}
+        tables |= named | {"": mdata.obs}
         obs = pd.DataFrame(index=mdata.obs_names)
         for name in (first, "", *others, self.find(mdata, "rna"), *named):
             if name in tables:

@@ -22,7 +22,7 @@ from hdeepinsight.data._genes import (
     alignment_of,
     gene_coverage,
 )
-from hdeepinsight.data._inspect import InputReport, ScaleMode, readable
+from hdeepinsight.data._inspect import ACCEPTED_SCALES, InputReport, ScaleMode, readable
 from hdeepinsight.data._matrix import (
     CHUNK_CELLS,
     SAMPLE_CELLS,
@@ -429,7 +429,8 @@ def open_query(
                 layer = preferred_layer
             here = slot_name(layer)
             if scale == "auto" and {here, ".raw"} <= set(store.slots):
-                has = {m.slot: m.coverage for m in readable(store, [here, ".raw"], coverage)}
+                both = readable(store, [here, ".raw"], coverage)
+                has = {m.slot: m.coverage for m in both if m.scale in ACCEPTED_SCALES}
                 if len(has) == 2 and has[".raw"] >= has[here] + CLEARLY_MORE:
                     remarks.append(
                         f"Read from .raw, which has {has['.raw']:.1%} of the reference's "
@@ -438,12 +439,7 @@ def open_query(
                     )
                     layer, use_raw = None, True
         source = open_counts(
-            store,
-            layer=layer,
-            use_raw=use_raw,
-            scale=scale,
-            coverage=coverage,
-            sampled=True,
+            store, layer=layer, use_raw=use_raw, scale=scale, coverage=coverage, sampled=True
         )
         source = replace(source, remarks=tuple(remarks))
         alignment = align_genes(
