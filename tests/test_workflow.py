@@ -164,13 +164,22 @@ def test_invalid_settings_raise(model, query):
         ({"refine": True}, ValueError, "refine must be one of 'auto', 'on', 'off', got True"),
         ({"adapt": "off", "batch_key": "donor"}, KeyError, "no column 'donor'; it has .*batch"),
         ({"batch_key": "donor"}, KeyError, "donor"),
-        ({"batch_key": "donor", "adapt": "off", "refine": "off"}, KeyError, "no column 'donor'"),
         ({"threshold": 0.2}, ValueError, "threshold must be"),
         ({"decoder": "best"}, ValueError, "decoder must be one of"),
         ({"reject": "on"}, ValueError, "reject must be one of 'auto', 'off'"),
         ({"vote": 3}, ValueError, "vote must be True, False, or the name of a column"),
         ({"types": ["CD4 X"]}, ValueError, "types: .*no node 'CD4 X'.*Similar names: 'CD4 T'"),
         ({"exclude": ["Plasma"]}, ValueError, "exclude: .*no node 'Plasma'"),
+        (
+            {"batch_key": "batch", "adapt": "off", "refine": "off"},
+            ValueError,
+            "batch_key has no effect with refine='off' and without adaptation",
+        ),
+        (
+            {"markers": "blood", "reject": "off"},
+            ValueError,
+            "without a model and reject='off', because the marker genes replace",
+        ),
     ]:
         with pytest.raises(error, match=message):
             hdi.annotate(query, model, **options)

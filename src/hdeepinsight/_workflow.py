@@ -178,6 +178,8 @@ def annotate(
         expected = "True, False, or the name of a column of the query"
         raise invalid("vote", vote, expected, "Pass True to cluster the cells here.")
     hdi.annotation.check_decoding(threshold, decoder, reject)
+    unused = refine == "off" and (adapt == "off" or markers is not None) and batch_key is not None
+    _refuse({"batch_key": unused}, "{} has no effect with refine='off' and without adaptation.")
     if client is not None:
         everywhere = {"markers=": markers is not None, "refine='on'": refine == "on"}
         everywhere[f"vote={vote!r}"] = vote in (True, CLUSTER)
@@ -186,6 +188,7 @@ def annotate(
     scorer = None
     if markers is not None:
         of_model = {"a model": str(model) != BUNDLED, "adapt='on'": adapt == "on"}
+        of_model["reject='off'"] = reject == "off"
         reason = "because the marker genes replace the model"
         _refuse(of_model, f"markers must be passed without {{}}, {reason}.")
         is_scorer = isinstance(markers, hdi.tl.MarkerScorer)

@@ -86,20 +86,21 @@ def annotate(
     steps = {f"--{name} on": options[name] == "on" for name in ("adapt", "refine")}
     steps["--batch-key"] = options["batch_key"] is not None
     given = ", ".join(name for name, is_given in steps.items() if is_given)
-    is_table = out is not None and out.suffix in (".csv", ".parquet")
+    kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
+    kept = ".h5mu" if (query / "mod").is_dir() else kept
+    in_blocks = stream or resume or part or scheduler
+    out = out or _files.default_output(query, f".annotated{'.csv' if in_blocks else kept}")
     refuse(
         {
             f"--fast labels each cell independently, got {given} as well. Omit one or the other.": (
                 options["fast"] and given
             ),
             f"--key-added is the prefix of columns in a copy of the query, got the table {out}, "
-            "whose columns have none. Omit it.": is_table and key_added != "hdi",
+            "whose columns have none. Omit it.": (
+                out.suffix in (".csv", ".parquet") and key_added != "hdi"
+            ),
         }
     )
-    kept = query.suffix if query.suffix in (".zarr", ".h5mu") else ".h5ad"
-    kept = ".h5mu" if (query / "mod").is_dir() else kept
-    in_blocks = stream or resume or part or scheduler
-    out = out or _files.default_output(query, f".annotated{'.csv' if in_blocks else kept}")
     if in_blocks or out.suffix == ".parquet":
         from hdeepinsight._distributed import connected
 
