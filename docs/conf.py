@@ -55,7 +55,7 @@ others = (
 )
 nitpick_ignore_regex = [
     ("py:class", r"\w+"),
-    ("py:class", r"((hdi\.)?tl|data)\.\w+"),
+    ("py:class", r"((hdi\.)?tl|annotation|data|graph)\.\w+"),
     ("py:class", r"\{matrix|ndarray\}"),  # as scipy's operators say it
     ("py:class", r"(hdeepinsight\..*\.)?_.*"),
     ("py:class" if online else "py:.*", rf"({others})\..*"),

@@ -14,18 +14,9 @@ import pandas as pd
 import torch
 from scipy import sparse
 
+from hdeepinsight import annotation
 from hdeepinsight._errors import check_keywords, counted, one_column
 from hdeepinsight.adaptation import AdaptationOptions, AdaptationReport, Adapter, QueryCells
-from hdeepinsight.annotation import (
-    Annotation,
-    Calibration,
-    Decoder,
-    Evaluation,
-    ReferenceBank,
-    Reject,
-    check_decoding,
-    evaluate_annotation,
-)
 from hdeepinsight.data import SAMPLE_CELLS, cell_positions, draw_evenly, open_store
 from hdeepinsight.models._base._reader import QueryReader
 from hdeepinsight.models._base._setup import PANEL_KEY, as_label_keys
@@ -60,8 +51,8 @@ class AnnotatingMixin(_Base):
     """
 
     _saved_objects: ClassVar[Mapping[str, type]] = {
-        "calibration_": Calibration,
-        "bank_": ReferenceBank,
+        "calibration_": annotation.Calibration,
+        "bank_": annotation.ReferenceBank,
         "profiles_": LeafProfiles,
         "adapter_": Adapter,
     }
@@ -69,8 +60,8 @@ class AnnotatingMixin(_Base):
     _saved_values: ClassVar[tuple[str, ...]] = ("shift_",)
 
     taxonomy: Any  # a Taxonomy, or None for an encoder without a head
-    calibration_: Calibration | None = None
-    bank_: ReferenceBank | None = None
+    calibration_: annotation.Calibration | None = None
+    bank_: annotation.ReferenceBank | None = None
     profiles_: LeafProfiles | None = None
     adapter_: Adapter | None = None
     shift_: float | None = None
@@ -134,7 +125,7 @@ class AnnotatingMixin(_Base):
         )
 
     @property
-    def calibration(self) -> Calibration | None:
+    def calibration(self) -> annotation.Calibration | None:
         """Conformal scores of the held-out cells; ``None`` if none were held out."""
         if self.calibration_ is None or not self.is_adapted:
             return self.calibration_
@@ -163,9 +154,9 @@ class AnnotatingMixin(_Base):
         query: Any = None,
         *,
         indices: Sequence[int] | None = None,
-        decoder: Decoder = "joint",
+        decoder: annotation.Decoder = "joint",
         threshold: float | None = 0.5,
-        reject: Reject = "auto",
+        reject: annotation.Reject = "auto",
         corrected: StacasResult | None = None,
         layer: str | None = None,
         use_raw: bool = False,
@@ -173,7 +164,7 @@ class AnnotatingMixin(_Base):
         fold_case: bool = False,
         batch_size: int | None = None,
         keep: list[sparse.csr_matrix] | None = None,
-    ) -> Annotation:
+    ) -> annotation.Annotation:
         """Annotate each cell at each level of the taxonomy.
 
         Parameters
@@ -232,7 +223,7 @@ class AnnotatingMixin(_Base):
         >>> result.gene_report.n_measured
         263
         """
-        check_decoding(threshold, decoder, reject)
+        annotation.check_decoding(threshold, decoder, reject)
         opened = self._open_trained(
             query, indices, layer=layer, use_raw=use_raw, scale=scale, fold_case=fold_case
         )
@@ -246,11 +237,11 @@ class AnnotatingMixin(_Base):
         query: Any,
         rows: range | None = None,
         *,
-        decoder: Decoder = "joint",
+        decoder: annotation.Decoder = "joint",
         threshold: float | None = 0.5,
-        reject: Reject = "auto",
+        reject: annotation.Reject = "auto",
         **reading: Any,
-    ) -> Iterator[Annotation]:
+    ) -> Iterator[annotation.Annotation]:
         """Annotate a query block by block; memory does not grow with its number of cells.
 
         Parameters
@@ -283,7 +274,7 @@ class AnnotatingMixin(_Base):
         >>> [len(block) for block in model.annotate_blocks(query)]
         [210]
         """
-        check_decoding(threshold, decoder, reject)
+        annotation.check_decoding(threshold, decoder, reject)
         how: dict[str, Any] = {"decoder": decoder, "threshold": threshold, "reject": reject}
         return self.blocks(self._open_trained(query, None, **reading), **how).annotations(rows)
 
@@ -403,7 +394,7 @@ class AnnotatingMixin(_Base):
         """
         reader = QueryReader(self, self._open_trained(adata, indices, **reading), corrected)
         found = reader.read(("probabilities",), batch_size)
-        result = Annotation(
+        result = annotation.Annotation(
             taxonomy=self.taxonomy,
             obs_names=reader.opened.obs_names,
             node_probabilities=found.get("probabilities", np.zeros((0, 0))),
@@ -491,7 +482,7 @@ class AnnotatingMixin(_Base):
         labels_keys: Sequence[str] | None = None,
         unlabeled_category: str | None = None,
         **kwargs: Any,
-    ) -> Evaluation:
+    ) -> annotation.Evaluation:
         """Evaluate the annotation against known labels.
 
         Parameters
@@ -539,7 +530,9 @@ class AnnotatingMixin(_Base):
         )
         if (indices := kwargs.get("indices")) is not None:
             nodes = nodes[cell_positions(indices, cells.obs.index)]
-        return evaluate_annotation(self.annotate(data if is_own else cells, **kwargs), nodes)
+        return annotation.evaluate_annotation(
+            self.annotate(data if is_own else cells, **kwargs), nodes
+        )
 
     def _with_obs(self, adata: Any) -> Any:
         """Return the given cells, opened if they are a file; ours by default."""
@@ -711,8 +704,8 @@ class AnnotatingMixin(_Base):
         self.recipe_ = {**self.recipe_, "adaptation": report.to_dict()}
 
     def _load_object(self, kind: Any, values: dict[str, Any]) -> Any:
-        if kind is Calibration:
-            return Calibration.from_dict(values, self.taxonomy)
+        if kind is annotation.Calibration:
+            return annotation.Calibration.from_dict(values, self.taxonomy)
         if kind is Adapter:
             return Adapter.from_dict(values, self.module, self.profiles_)
         return kind.from_dict(values)

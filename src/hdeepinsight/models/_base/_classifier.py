@@ -16,6 +16,7 @@ from scvi.model._utils import parse_device_args
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor
 
+from hdeepinsight import nn
 from hdeepinsight._errors import counted, examples, invalid
 from hdeepinsight.adaptation import QueryCells, reference_sums
 from hdeepinsight.annotation import Annotation, ReferenceBank, calibrate, check_level_names
@@ -26,15 +27,6 @@ from hdeepinsight.models._base._plan import HierarchicalPlan
 from hdeepinsight.models._base._reader import CellReader, as_cells
 from hdeepinsight.models._base._registration import LABELS, PANEL, check_batch
 from hdeepinsight.models._base._setup import PANEL_KEY
-from hdeepinsight.nn import (
-    COVARIANCE_CELLS,
-    GenePanels,
-    LeafProfiles,
-    LeafSums,
-    TreeClassifier,
-    fit_temperatures,
-    usual_shift,
-)
 from hdeepinsight.taxonomy import Taxonomy, TreeAlgebra
 
 SOURCE = "held-out reference cells"
@@ -46,7 +38,7 @@ BANK_CELLS = 400
 TEMPERATURE_DEPTHS = (1.0, 0.5, 0.25)
 
 
-class TreeModule(TreeClassifier, BaseModuleClass):  # type: ignore[misc]
+class TreeModule(nn.TreeClassifier, BaseModuleClass):  # type: ignore[misc]
     """Module that augments mini-batches and computes the loss of a hierarchical classifier."""
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
@@ -127,11 +119,11 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         counts: sparse.csr_matrix,
         nodes: np.ndarray,
         batches: np.ndarray,
-        panels: GenePanels | None,
+        panels: nn.GenePanels | None,
     ) -> None:
         """Compute the mean profiles of the reference, and the usual shift between its batches."""
         sums = reference_sums(self.module, counts, nodes, batches, panels)
-        self.profiles_, self.shift_ = LeafSums.sum(sums).profiles(), usual_shift(sums)
+        self.profiles_, self.shift_ = nn.LeafSums.sum(sums).profiles(), nn.usual_shift(sums)
 
     def _check_reference(self) -> None:
         super()._check_reference()
@@ -336,7 +328,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             parts = [torch.from_numpy(read(cells, ("logits",))["logits"]) for cells in depths]
             nodes = torch.from_numpy(np.tile(held_out.nodes, len(TEMPERATURE_DEPTHS)))
             tree = TreeAlgebra(self.taxonomy)  # on the CPU
-            self.module.temperature.copy_(fit_temperatures(tree, torch.cat(parts), nodes))
+            self.module.temperature.copy_(nn.fit_temperatures(tree, torch.cat(parts), nodes))
         rng = np.random.default_rng(self.seed)
         # Drawn regardless of type: conformal coverage holds for the same mixture of types.
         drawn = held_out[rng.permutation(len(held_out))[:CONFORMAL_CELLS]]
@@ -369,25 +361,25 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             self.bank_ = ReferenceBank.draw(self.taxonomy, *labelled, np.sort(rows), **how)
 
     @property
-    def _panels(self) -> GenePanels | None:
+    def _panels(self) -> nn.GenePanels | None:
         """Gene panels of the registered reference; ``None`` if all genes were measured."""
         if self._setup.panel_key is None:
             return None
-        return GenePanels(self.adata_manager.adata.obs[PANEL].to_numpy(), self._panel_table)
+        return nn.GenePanels(self.adata_manager.adata.obs[PANEL].to_numpy(), self._panel_table)
 
-    def _panels_of(self, cells: QueryCells) -> GenePanels:
+    def _panels_of(self, cells: QueryCells) -> nn.GenePanels:
         """Return the gene panels of some cells of the reference."""
         codes = cells.extra.get(PANEL_KEY, np.zeros(len(cells), dtype=np.int64))
-        return GenePanels(codes, self._panel_table)
+        return nn.GenePanels(codes, self._panel_table)
 
-    def _profiles_of(self, cells: QueryCells) -> LeafProfiles:
+    def _profiles_of(self, cells: QueryCells) -> nn.LeafProfiles:
         """Compute the profiles of some cells, with the covariance within their leaves."""
         module, panels = self.module, self._panels_of(cells)
         (sums,) = reference_sums(module, cells.counts, cells.nodes, panels=panels)
         leaves = pd.Index(self.taxonomy.leaves).get_indexer(cells.nodes)
         rows = np.flatnonzero(leaves >= 0)
         rng = np.random.default_rng(self.seed)
-        rows = rows[draw_evenly(leaves[rows], COVARIANCE_CELLS, rng)]
+        rows = rows[draw_evenly(leaves[rows], nn.COVARIANCE_CELLS, rng)]
         drawn = torch.from_numpy(cells.counts[rows].toarray()).to(module.temperature.device)
         measured = torch.from_numpy(panels[rows].of_cells).to(drawn)
         values = module.normalizer.log_normalize(drawn, measured).cpu()

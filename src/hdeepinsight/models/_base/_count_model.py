@@ -22,23 +22,12 @@ from scvi.data import AnnDataManager
 from scvi.dataloaders import AnnDataLoader, DataSplitter
 from scvi.model.base import BaseModelClass
 
+from hdeepinsight import data
 from hdeepinsight._archive import UNFIT, damaged, damaged_if_unfit, frame_from_plain
 from hdeepinsight._errors import batch_column, check_integer, check_keywords, counted
 from hdeepinsight._keys import SAVE_KEYS
 from hdeepinsight._model_folder import REFERENCE_FILES, ModelFolder
 from hdeepinsight._progress import quiet_trainer
-from hdeepinsight.data import (
-    AlignedQuery,
-    ScaleMode,
-    align_genes,
-    cell_positions,
-    given_split,
-    is_paired,
-    name_digests,
-    open_counts,
-    pad,
-    split_three,
-)
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _registry as classes
 from hdeepinsight.models._base import _schema as schema
@@ -210,7 +199,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         one = "setup_anndata on one modality, such as mdata.mod['rna']"
         other = "setup_mudata" if hasattr(cls, "setup_mudata") else one
         registration.check_reference(adata, AnnData, other)
-        source = open_counts(adata, layer=setup.layer, arguments={"layer": "layer"})
+        source = data.open_counts(adata, layer=setup.layer, arguments={"layer": "layer"})
         registration.register(cls, adata, source, adata.obs, setup)
 
     @classmethod
@@ -342,10 +331,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         *,
         layer: str | None = None,
         use_raw: bool = False,
-        scale: ScaleMode = "auto",
+        scale: data.ScaleMode = "auto",
         fold_case: bool = False,
         indices: Sequence[int] | None = None,
-    ) -> AlignedQuery:
+    ) -> data.AlignedQuery:
         """Open, check and align a query once, to pass it to several methods.
 
         Parameters
@@ -443,8 +432,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         model = cls._model_of(reference_model)
         if return_reference_var_names:
             return pd.Index(model.genes)
-        alignment = align_genes(adata.var, model.genes, weights=model._opening().get("weights"))
-        return pad(adata, alignment, model.genes)
+        weights = model._opening().get("weights")
+        alignment = data.align_genes(adata.var, model.genes, weights=weights)
+        return data.pad(adata, alignment, model.genes)
 
     @classmethod
     def _model_of(cls, given: Any) -> Self:
@@ -488,7 +478,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         shell = self._validate_anndata(adata)
         if indices is not None:
             named = shell if adata is None else adata  # a shell numbers repeated names
-            indices = cell_positions(indices, getattr(named, "obs_names", shell.obs_names))
+            indices = data.cell_positions(indices, getattr(named, "obs_names", shell.obs_names))
         return super()._make_data_loader(shell, indices, *args, **kwargs)
 
     def _manager_of(self, data: Any) -> AnnDataManager:
@@ -688,10 +678,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _check_reference(self) -> None:
         """Raise an error without a reference, or if it was changed after registration."""
-        data, keys = self._resolve_adata(None), self._setup.labels_keys
-        layer = self._setup.layer
-        x = None if is_paired(data) else data.layers.get(layer, data.X)
-        registration.check_unchanged(self.adata_manager, self._setup.obs_of(data), x, keys)
+        own, setup = self._resolve_adata(None), self._setup
+        x = None if data.is_paired(own) else own.layers.get(setup.layer, own.X)
+        obs, keys = setup.obs_of(own), setup.labels_keys
+        registration.check_unchanged(self.adata_manager, obs, x, keys)
 
     def _split(
         self,
@@ -705,14 +695,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return training, held-out and unused cells, and the share that was to be held out."""
         if parts is not None:
             training.refuse_without_effect(locals(), SPLITTING, "with external_indexing")
-            return given_split(parts, self.summary_stats.n_cells), 0.0
+            return data.given_split(parts, self.summary_stats.n_cells), 0.0
         if (train_size, validation_size, split_key) == (None, None, None):
             train_size = self._default_train_size
         groups, rng = self._groups(split_key), np.random.default_rng(self.seed)
         obs = self.adata_manager.adata.obs
         labels = obs.get(LABELS, pd.Series(1, index=obs.index)).to_numpy()
         sizes = train_size, validation_size
-        split = split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle_set_split)
+        split = data.split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle_set_split)
         rest = 0.1 if train_size is None else 1 - train_size
         return split, rest if validation_size is None else validation_size
 
@@ -760,14 +750,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _cell_digests(self) -> np.ndarray:
         """Return a hash of each cell of the attached reference."""
         shell = self.adata_manager.adata
-        return name_digests(self.adata.obs_names, shell.X, shell.var_names)
+        return data.name_digests(self.adata.obs_names, shell.X, shell.var_names)
 
     def _are_among(self, *parts: Any) -> list[np.ndarray]:
         """Return for each set of hashes whether it has each cell of the attached reference."""
         digests = self._cell_digests()
         found = [np.isin(digests, part) for part in parts]
         if not any(own.any() for own in found):  # earlier releases hashed names only
-            digests = name_digests(self.adata.obs_names)
+            digests = data.name_digests(self.adata.obs_names)
             found = [np.isin(digests, part) for part in parts]
         return found
 

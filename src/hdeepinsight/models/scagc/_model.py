@@ -17,6 +17,7 @@ from sklearn.utils import gen_batches
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from torch import Tensor
 
+from hdeepinsight import graph
 from hdeepinsight._errors import (
     InputError,
     check_choice,
@@ -27,12 +28,6 @@ from hdeepinsight._errors import (
     invalid,
 )
 from hdeepinsight.data import log_normalize
-from hdeepinsight.graph import (
-    degree_summary,
-    leiden_communities,
-    nearest_neighbors,
-    neighbors_within,
-)
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._registration import BATCH, names_of
@@ -270,11 +265,11 @@ class SCAGC(UnlabeledMixin, CountModel):
             rotation = (self.module.rotation / self.module.scale[:, None]).cpu().numpy()
             points = logged @ rotation - self.module.shift.cpu().numpy() @ rotation
         near = min(self.module.n_candidates // 2, n_cells - 1)
-        candidates = nearest_neighbors(points, k=near, seed=self.seed)[0]
+        candidates = graph.nearest_neighbors(points, k=near, seed=self.seed)[0]
         neighbors = candidates[:, : self.module.n_neighbors]
         if self.spatial_key is not None:
             xy = np.concatenate([embedding_of(each, self.spatial_key) for each in given])
-            new = neighbors_within(xy, names, SPATIAL_NEIGHBORS)
+            new = graph.neighbors_within(xy, names, SPATIAL_NEIGHBORS)
             candidates, neighbors = (
                 np.hstack([x, np.where((new[:, :, None] == x[:, None]).any(axis=2), -1, new)])
                 for x in (candidates, neighbors)
@@ -293,7 +288,7 @@ class SCAGC(UnlabeledMixin, CountModel):
         """Return the initial cluster centres, in decreasing order of cluster size."""
         points = latent.cpu().numpy()
         if self.n_clusters is None:
-            labels = leiden_communities(union_graph(neighbors).to_scipy(), seed=self.seed)
+            labels = graph.leiden_communities(union_graph(neighbors).to_scipy(), seed=self.seed)
         else:
             labels = KMeans(self.n_clusters, n_init=20, random_state=self.seed).fit_predict(points)
         order = np.argsort(-np.bincount(labels), kind="stable")
@@ -453,5 +448,7 @@ class SCAGC(UnlabeledMixin, CountModel):
         One row per graph: quantiles of the degrees, and standard deviation and skewness (hubness)
         of the in-degrees.
         """
-        rows = {name: degree_summary(chosen) for name, chosen in self.neighbor_choices().items()}
+        rows = {
+            name: graph.degree_summary(chosen) for name, chosen in self.neighbor_choices().items()
+        }
         return pd.DataFrame.from_dict(rows, orient="index")

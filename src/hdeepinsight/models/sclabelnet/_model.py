@@ -15,6 +15,7 @@ import torch
 from anndata import AnnData
 from scvi.dataloaders import DataSplitter
 
+from hdeepinsight import nn
 from hdeepinsight._errors import check_choice, check_integer, check_number, counted, invalid
 from hdeepinsight.adaptation import use_adapters
 from hdeepinsight.annotation import Evaluation
@@ -35,15 +36,6 @@ from hdeepinsight.models.sclabelnet._plan import (
     GeneTokenModule,
     PretrainingPlan,
     joined,
-)
-from hdeepinsight.nn import (
-    Binning,
-    CountThinning,
-    GeneMasking,
-    Pooling,
-    ValueEncoding,
-    log_prior_ratio,
-    sampling_weights,
 )
 from hdeepinsight.taxonomy import Taxonomy
 
@@ -155,14 +147,14 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         genes: Sequence[str] | None = None,
         n_genes: int = 4096,
         size: str = "small",
-        pooling: Pooling = "attention",
-        binning: Binning = "log2",
-        value_encoding: ValueEncoding = "hard",
+        pooling: nn.Pooling = "attention",
+        binning: nn.Binning = "log2",
+        value_encoding: nn.ValueEncoding = "hard",
         n_bins: int = 5,
         max_tokens: int = 64,
         dropout: float = 0.1,
-        masking: GeneMasking | dict[str, float] | None = None,
-        thinning: CountThinning | dict[str, float] | None = None,
+        masking: nn.GeneMasking | dict[str, float] | None = None,
+        thinning: nn.CountThinning | dict[str, float] | None = None,
         seed: int | None = None,
     ) -> None:
         check_integer("n_genes", n_genes, hint="Omit it to use 4096.")
@@ -176,7 +168,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             codes = None if self._panels is None else self._panels.codes
             how: Any = {"keep": genes or (), "panels": codes}
             self._read_genes(select_genes(self._registration().source, n_selected, **how))
-        masking, thinning = GeneMasking.of(masking), CountThinning.of(thinning)
+        masking, thinning = nn.GeneMasking.of(masking), nn.CountThinning.of(thinning)
         given = self._record_options(
             locals(),
             taxonomy=self.taxonomy and self.taxonomy.to_dict(),
@@ -421,7 +413,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         finetune, balance = options.pop("finetune", "full"), float(options.pop("balance", 0.5))
         further, settings = super()._prepare(split, datamodule, audit, **options)
         nodes = self.adata_manager.adata.obs[registration.LABELS].to_numpy()[split[0]]
-        prior = log_prior_ratio(self.module.tree, nodes, sampling_weights(nodes, balance))
+        prior = nn.log_prior_ratio(self.module.tree, nodes, nn.sampling_weights(nodes, balance))
         rate = ENCODER_RATE if self.pretraining_ else 1.0
         settings |= {"finetune": finetune, "balance": balance}
         return (prior, finetune, rate, *further), settings
@@ -435,7 +427,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             raise invalid("balance", balance, "0 on several devices", hint)
         nodes = self.adata_manager.adata.obs[registration.LABELS].to_numpy()
         weights = np.zeros(len(nodes))
-        weights[rows] = sampling_weights(nodes[rows], balance)
+        weights[rows] = nn.sampling_weights(nodes[rows], balance)
         return BalancedSplitter(self.adata_manager, weights, **loading)
 
     def evaluate(
