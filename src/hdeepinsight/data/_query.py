@@ -13,24 +13,9 @@ import scipy.sparse as sp
 
 from hdeepinsight._errors import ARGUMENTS, InputError, examples
 from hdeepinsight._keys import FIELD_KEYS
+from hdeepinsight.data import _genes, _matrix
 from hdeepinsight.data._counts import CountSource, Inspection, open_counts
-from hdeepinsight.data._genes import (
-    WARN_COVERAGE,
-    GeneAlignment,
-    GeneReport,
-    align_genes,
-    alignment_of,
-    gene_coverage,
-)
 from hdeepinsight.data._inspect import ACCEPTED_SCALES, InputReport, ScaleMode, readable
-from hdeepinsight.data._matrix import (
-    CHUNK_CELLS,
-    SAMPLE_CELLS,
-    canonical,
-    prefetch,
-    spread_rows,
-    wrap,
-)
 from hdeepinsight.data._modalities import Modalities, ProteinCounts, is_paired, open_paired
 from hdeepinsight.data._store import DataLike, open_store, slot_name
 
@@ -114,7 +99,7 @@ class AlignedQuery:
     """
 
     source: CountSource
-    alignment: GeneAlignment
+    alignment: _genes.GeneAlignment
     extra: ExtraInputs
     genes: tuple[str, ...]
     proteins: tuple[str, ...] = ()
@@ -150,7 +135,7 @@ class AlignedQuery:
         return self.source.report
 
     @property
-    def gene_report(self) -> GeneReport:
+    def gene_report(self) -> _genes.GeneReport:
         """Report on how the genes and proteins match those of the model."""
         report = self.alignment.report
         if self.extra.proteins is None:
@@ -172,7 +157,7 @@ class AlignedQuery:
         return f"AlignedQuery({n_measured:,} of {len(self.genes):,} genes, {self.source!r})"
 
     def chunks(
-        self, chunk_size: int = CHUNK_CELLS, keep: list[sp.csr_matrix] | None = None
+        self, chunk_size: int = _matrix.CHUNK_CELLS, keep: list[sp.csr_matrix] | None = None
     ) -> Iterator[tuple[slice, sp.csr_matrix]]:
         """Read counts with genes in model order and cells in their order, in one pass.
 
@@ -211,7 +196,7 @@ class AlignedQuery:
         >>> kept[0].toarray().tolist(), opened.n_passes
         ([[1.0, 9.0, 0.0], [5.0, 8.0, 2.0]], 2)
         """
-        return prefetch(self._chunks(chunk_size, keep))
+        return _matrix.prefetch(self._chunks(chunk_size, keep))
 
     def _chunks(
         self, chunk_size: int, keep: list[sp.csr_matrix] | None
@@ -219,14 +204,14 @@ class AlignedQuery:
         own = None
         if keep is not None and not self.source.var_names.is_unique:
             unique = pd.Index(self.query_genes)
-            own = alignment_of(unique.get_indexer(self.source.var_names.astype(str)), unique)
+            own = _genes.alignment_of(unique.get_indexer(self.source.var_names.astype(str)), unique)
         # Read in small steps to save memory; the genes of the model are combined to chunks.
         step = STEP if chunk_size in range(STEP, 2**31, STEP) else chunk_size
         start, parts = 0, []
         for rows, block in self.source.blocks(step):
             if keep is not None:
-                kept = own.apply(block) if own else canonical(block).astype(np.float32, copy=False)
-                keep.append(kept)
+                kept = own.apply(block) if own else _matrix.canonical(block)
+                keep.append(kept.astype(np.float32, copy=False))
             parts.append(self.alignment.apply(block))
             if rows.stop - start >= chunk_size or rows.stop == self.n_obs:
                 yield slice(start, rows.stop), sp.vstack(parts, "csr") if parts[1:] else parts[0]
@@ -260,9 +245,9 @@ class AlignedQuery:
 
     def sample_rows(self) -> Ints:
         """Return the cells that the verdict is based on: all, or a sample of a large query."""
-        if self.n_obs <= CHUNK_CELLS:
+        if self.n_obs <= _matrix.CHUNK_CELLS:
             return np.arange(self.n_obs)
-        return spread_rows(self.n_obs, SAMPLE_CELLS)
+        return _matrix.spread_rows(self.n_obs, _matrix.SAMPLE_CELLS)
 
     def subset(self, indices: Any) -> AlignedQuery:
         """Return a query of some cells, in the given order, without scanning the values again.
@@ -414,16 +399,16 @@ def open_query(
     mdata: Any = open_paired(data) if is_paired(data) else None
     rna = data if mdata is None else modalities.rna_of(mdata)
     if rna is None:
-        matrix = wrap(sp.csr_matrix((mdata.n_obs, 0), dtype=np.float32))
+        matrix = _matrix.wrap(sp.csr_matrix((mdata.n_obs, 0), dtype=np.float32))
         report = InputReport(mdata.n_obs, 0, "X", "none", scale="empty", evidence="no RNA")
         var = pd.DataFrame(index=pd.Index([], dtype=str))
         source = CountSource(matrix, mdata.obs, var, Inspection(report))
         message = "No RNA modality: the cells are annotated from their proteins alone."
         nothing = np.empty(0, dtype=np.int64)
-        alignment = alignment_of(nothing, pd.Index(genes, dtype=object), messages=[message])
+        alignment = _genes.alignment_of(nothing, pd.Index(genes, dtype=object), messages=[message])
     else:
         store, remarks = open_store(rna), list[str]()
-        coverage = partial(gene_coverage, genes=genes, weights=weights)
+        coverage = partial(_genes.gene_coverage, genes=genes, weights=weights)
         if layer is None and not use_raw:
             if preferred_layer is not None and slot_name(preferred_layer) in store.slots:
                 layer = preferred_layer
@@ -442,12 +427,12 @@ def open_query(
             store, layer=layer, use_raw=use_raw, scale=scale, coverage=coverage, sampled=True
         )
         source = replace(source, remarks=tuple(remarks))
-        alignment = align_genes(
+        alignment = _genes.align_genes(
             source.var,
             genes,
             weights=weights,
             fold_case=fold_case,
-            warn_coverage=WARN_COVERAGE if warn else 0.0,
+            warn_coverage=_genes.WARN_COVERAGE if warn else 0.0,
         )
     if mdata is None:
         return AlignedQuery(source, alignment, ExtraInputs(), genes, proteins)

@@ -19,15 +19,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from hdeepinsight._errors import ARGUMENTS, InputError, invalid
-from hdeepinsight.data._files import (
-    FORMATS,
-    ZARR,
-    Opener,
-    encoding_of,
-    in_words,
-    layer_names,
-    open_file,
-)
+from hdeepinsight.data import _files
 from hdeepinsight.data._genes import Bools, find_genes, named_by_column
 from hdeepinsight.data._matrix import CHUNK_CELLS, RowMatrix, wrap
 
@@ -250,15 +242,15 @@ def open_store(data: DataLike) -> Store:
     if isinstance(data, ad.AnnData):
         return _from_anndata(data)
     if isinstance(data, str | os.PathLike):
-        path, found = Path(data), open_file(Path(data))
+        path, found = Path(data), _files.open_file(Path(data))
         if isinstance(found, tuple):
             return _from_anndata(*found)
-        with found() as root, in_words(path):
+        with found() as root, _files.in_words(path):
             return _from_group(root, path, found)
     advice = "Save it in one of these formats."
     if getattr(data, "ndim", 0) == 2:
         advice = "Pass anndata.AnnData(X) with var_names set to its genes."
-    raise InputError(f"The data is a {type(data).__name__}.", FORMATS, advice)
+    raise InputError(f"The data is a {type(data).__name__}.", _files.FORMATS, advice)
 
 
 def read_anndata(path: str | Path) -> ad.AnnData:
@@ -286,7 +278,7 @@ def read_anndata(path: str | Path) -> ad.AnnData:
     ...     read_anndata(path).X.toarray().tolist()
     [[3.0, 0.0], [0.0, 1.0]]
     """
-    found: Any = open_file(Path(path), whole=True)
+    found: Any = _files.open_file(Path(path), whole=True)
     adata: ad.AnnData = found[0]
     return adata
 
@@ -333,27 +325,31 @@ def _as_base(value: Any) -> float | None:
 
 
 @contextmanager
-def _matrix_at(path: Path, opener: Opener, at: str) -> Iterator[Any]:
-    with in_words(path), opener() as root:
+def _matrix_at(path: Path, opener: _files.Opener, at: str) -> Iterator[Any]:
+    with _files.in_words(path), opener() as root:
         is_array = isinstance(root[at], h5py.Dataset) or hasattr(root[at], "shape")
         yield root[at] if is_array else ad.io.sparse_dataset(root[at])
 
 
-def _lazy(path: Path, opener: Opener, at: str) -> RowMatrix:
+def _lazy(path: Path, opener: _files.Opener, at: str) -> RowMatrix:
     again = partial(_matrix_at, path, opener, at)
     with again() as matrix:
         return wrap(matrix, again)
 
 
-def _read(path: Path, opener: Opener, at: str) -> Any:
-    with in_words(path), opener() as root:
+def _read(path: Path, opener: _files.Opener, at: str) -> Any:
+    with _files.in_words(path), opener() as root:
         return ad.io.read_elem(root[at])
 
 
-def _from_group(root: Any, path: Path, opener: Opener) -> Store:
-    at = {"X": "X"} | {slot_name(n): f"layers/{n}" for n in layer_names(root.get("layers"))}
+def _from_group(root: Any, path: Path, opener: _files.Opener) -> Store:
+    at = {"X": "X"} | {slot_name(n): f"layers/{n}" for n in _files.layer_names(root.get("layers"))}
     at |= {".raw": "raw/X"} if hasattr(root.get("raw"), "keys") else {}
-    at = {s: name for s, name in at.items() if name in root and encoding_of(root[name]) != "null"}
+    at = {
+        s: name
+        for s, name in at.items()
+        if name in root and _files.encoding_of(root[name]) != "null"
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on names that are converted to text, or repeat
         table = ad.AnnData(obs=ad.io.read_elem(root["obs"]), var=ad.io.read_elem(root["var"]))
@@ -403,8 +399,8 @@ def write_fast_store(source: str | Path, target: str | Path) -> None:
     ...     (hdi.data.read_anndata(fast).X != query.X).nnz
     0
     """
-    found, target = open_file(Path(source)), Path(target)
-    is_folder = target.is_dir() and not any((target / name).exists() for name in ZARR)
+    found, target = _files.open_file(Path(source)), Path(target)
+    is_folder = target.is_dir() and not any((target / name).exists() for name in _files.ZARR)
     if is_folder or (target.exists() and target.samefile(source)):
         expected = "a path other than the source, or than a folder that is no zarr store"
         raise invalid("target", str(target), expected, "Choose another path.")
@@ -431,7 +427,7 @@ def _copy(source: Any, target: Any, options: dict[str, Any]) -> None:
     """Copy a group: sparse matrices in blocks of rows, everything else as it is."""
     target.attrs.update(dict(source.attrs))
     for name in source:
-        part, kind = source[name], encoding_of(source[name])
+        part, kind = source[name], _files.encoding_of(source[name])
         if kind in ("csr_matrix", "csc_matrix"):
             how = options | ({"chunks": (CHUNK_VALUES,)} if options else {})
             for rows, block in wrap(ad.io.sparse_dataset(part)).blocks(CHUNK_CELLS):
