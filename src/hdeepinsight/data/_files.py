@@ -29,12 +29,7 @@ import scipy.sparse as sp
 from scipy.io import mmread
 
 from hdeepinsight._errors import InputError, counted, examples
-from hdeepinsight.data._genes import (
-    common_start,
-    count_common_genes,
-    share_barcodes,
-    share_genes,
-)
+from hdeepinsight.data._genes import common_start, count_common_genes, share_barcodes, share_genes
 
 Opener: TypeAlias = "Callable[[], AbstractContextManager[Any]]"
 InMemory: TypeAlias = tuple[ad.AnnData, tuple[str, ...], str]

@@ -241,12 +241,7 @@ def gradient_loss(
 
 
 def regression_loss(
-    real: Tensor,
-    real_label: Tensor,
-    small: Tensor,
-    label: Tensor,
-    n_classes: int,
-    penalty: float,
+    real: Tensor, real_label: Tensor, small: Tensor, label: Tensor, n_classes: int, penalty: float
 ) -> Tensor:
     """Compute the squared error on real cells of a ridge regression fitted to the small set.
 

@@ -72,8 +72,7 @@ def _entry(value: Any, *keys: str) -> Any:
 
 
 def migrate(
-    attributes: Mapping[str, Any],
-    options: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    attributes: Mapping[str, Any], options: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 ) -> dict[str, Any]:
     """Return attributes in the present schema; those that did not exist yet are ``None``.
 

@@ -13,13 +13,7 @@ from anndata import AnnData
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
-from hdeepinsight._errors import (
-    check_choice,
-    check_integer,
-    check_keywords,
-    check_number,
-    invalid,
-)
+from hdeepinsight._errors import check_choice, check_integer, check_keywords, check_number, invalid
 from hdeepinsight.data import check_leakage, log_normalize
 from hdeepinsight.graph import knn_graph, leiden_communities
 from hdeepinsight.models._base import _training as training

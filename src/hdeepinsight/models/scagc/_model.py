@@ -18,16 +18,8 @@ from sklearn.utils.sparsefuncs import mean_variance_axis
 from torch import Tensor
 
 from hdeepinsight import graph
-from hdeepinsight._errors import (
-    InputError,
-    check_choice,
-    check_integer,
-    check_keywords,
-    check_number,
-    examples,
-    invalid,
-)
-from hdeepinsight.data import log_normalize
+from hdeepinsight._errors import check_choice, check_integer, check_keywords, check_number, invalid
+from hdeepinsight.data import InputError, examples, log_normalize
 from hdeepinsight.models._base import _training as training
 from hdeepinsight.models._base._count_model import CountModel
 from hdeepinsight.models._base._registration import BATCH, names_of
