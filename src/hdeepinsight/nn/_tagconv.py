@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import Any, NamedTuple
 
-import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
@@ -25,9 +24,9 @@ class CellGraph(NamedTuple):
 
     Examples
     --------
-    >>> import scipy.sparse as sp
+    >>> import torch
     >>> from hdeepinsight.nn import CellGraph
-    >>> graph = CellGraph.from_scipy(sp.csr_matrix([[0.0, 1.0], [1.0, 0.0]]))
+    >>> graph = CellGraph(torch.tensor([0, 1, 2]), torch.tensor([1, 0]), torch.ones(2))
     >>> graph.normalized().weights.tolist(), graph.to_scipy().nnz
     ([1.0, 1.0], 2)
     """
@@ -36,21 +35,10 @@ class CellGraph(NamedTuple):
     ends: Tensor
     weights: Tensor
 
-    @classmethod
-    def from_scipy(cls, matrix: sp.csr_matrix) -> CellGraph:
-        """Create the graph of a symmetric matrix, in single precision."""
-        starts, ends = (torch.as_tensor(x).int() for x in (matrix.indptr, matrix.indices))
-        return cls(starts, ends, torch.as_tensor(matrix.data.astype(np.float32)))
-
     def to_scipy(self) -> sp.csr_matrix:
         """Return the adjacency matrix, shape ``(n_cells, n_cells)``."""
         starts, ends, weights = (part.detach().cpu().numpy() for part in self)
         return sp.csr_matrix((weights, ends, starts), shape=(len(starts) - 1, len(starts) - 1))
-
-    @property
-    def degrees(self) -> Tensor:
-        """Sum of the weights of each cell's edges, shape ``(n_cells,)``."""
-        return self.weights.new_zeros(len(self.starts) - 1).index_add(0, self.origins, self.weights)
 
     @property
     def origins(self) -> Tensor:
@@ -60,9 +48,10 @@ class CellGraph(NamedTuple):
 
     def normalized(self) -> CellGraph:
         """Return D^-½ A D^-½, with degree 1 for cells without edges."""
-        degrees = self.degrees
+        origins, none = self.origins, self.weights.new_zeros(len(self.starts) - 1)
+        degrees = none.index_add(0, origins, self.weights)
         root = torch.where(degrees > 0, degrees, 1.0).rsqrt()
-        return self._replace(weights=self.weights * root[self.origins] * root[self.ends])
+        return self._replace(weights=self.weights * root[origins] * root[self.ends])
 
     def __matmul__(self, values: Tensor) -> Tensor:
         """Sum the neighbours' values, shape ``(n_cells, n_columns)``."""
@@ -191,10 +180,9 @@ class TAGConv(nn.Module):
 
     Examples
     --------
-    >>> import scipy.sparse as sp
     >>> import torch
-    >>> from hdeepinsight.nn import CellGraph, TAGConv
-    >>> graph = CellGraph.from_scipy(sp.csr_matrix([[0.0, 1.0], [1.0, 0.0]])).normalized()
+    >>> from hdeepinsight.nn import TAGConv, union_graph
+    >>> graph = union_graph(torch.tensor([[1], [0]])).normalized()
     >>> TAGConv(5, 3, n_hops=2)(torch.ones(2, 5), graph).shape
     torch.Size([2, 3])
     """
