@@ -22,20 +22,9 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField, NumericalObsField, ObsmField
 
+from hdeepinsight import data
 from hdeepinsight._errors import batch_column, invalid, one_column
 from hdeepinsight._keys import FIELD_KEYS
-from hdeepinsight.data import (
-    CountSource,
-    Modalities,
-    align_genes,
-    errors_of,
-    is_paired,
-    map_counts,
-    open_counts,
-    open_store,
-    protein_genes,
-    protein_names,
-)
 from hdeepinsight.models._base._setup import PANEL_KEY, Setup, as_label_keys
 from hdeepinsight.nn import GenePanels
 from hdeepinsight.taxonomy import check_labels, find_unlabeled
@@ -51,7 +40,7 @@ class Registration:
 
     Parameters
     ----------
-    data
+    reference
         Weak reference to the user's object.
     source
         Its validated counts.
@@ -62,8 +51,8 @@ class Registration:
         reference, whose columns with the same name are summed.
     """
 
-    data: weakref.ref[Any]
-    source: CountSource
+    reference: weakref.ref[Any]
+    source: data.CountSource
     manager: AnnDataManager
     genes: list[str]
 
@@ -72,7 +61,7 @@ _REGISTERED: dict[tuple[str, int], Registration] = {}
 
 
 def register(
-    model_class: type, data: Any, source: CountSource, obs: pd.DataFrame, setup: Setup
+    model_class: type, reference: Any, source: data.CountSource, obs: pd.DataFrame, setup: Setup
 ) -> None:
     """Register a reference with a model class without modifying it.
 
@@ -80,7 +69,7 @@ def register(
     ----------
     model_class
         Class that is set up.
-    data
+    reference
         The user's AnnData or MuData.
     source
         Its counts.
@@ -110,21 +99,21 @@ def register(
     shared = sparse.csr_matrix(shape, dtype=np.float32) if on_disk else source.matrix.whole()
     var = pd.DataFrame(index=_unique(source.var_names))
     shell = AnnData(shared, obs=shell_obs(obs, setup, source_registry), var=var)
-    entry = model_class.__name__, id(data)
-    owner = weakref.ref(data, lambda _: _REGISTERED.pop(entry, None))
+    entry = model_class.__name__, id(reference)
+    owner = weakref.ref(reference, lambda _: _REGISTERED.pop(entry, None))
     genes = names_of(source_registry, REGISTRY_KEYS.X_KEY, "column_names")
     genes = genes or list(dict.fromkeys(map(str, source.var_names)))
     _REGISTERED[entry] = Registration(owner, source, register_shell(shell, setup), genes)
 
 
-def registration_of(model_class: type, data: Any) -> Registration:
+def registration_of(model_class: type, reference: Any) -> Registration:
     """Return the registration of an object; raises ``ValueError`` if there is none."""
-    found = _REGISTERED.get((model_class.__name__, id(data)))
-    if found is None or found.data() is not data:
-        paired = hasattr(data, "mod") and hasattr(model_class, "setup_mudata")
+    found = _REGISTERED.get((model_class.__name__, id(reference)))
+    if found is None or found.reference() is not reference:
+        paired = hasattr(reference, "mod") and hasattr(model_class, "setup_mudata")
         how = "setup_mudata" if paired else "setup_anndata"
         call = f"{model_class.__name__}.{how} on this object first; a copy has to be set up again."
-        msg = f"This {type(data).__name__} is not registered with {model_class.__name__}."
+        msg = f"This {type(reference).__name__} is not registered with {model_class.__name__}."
         raise ValueError(f"{msg} Call {call}")
     return found
 
@@ -287,20 +276,20 @@ def check_unchanged(
             raise ValueError(f"{msg} Restore the counts, or keep them in a layer. {again}")
 
 
-def read_counts(source: CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
+def read_counts(source: data.CountSource, genes: Sequence[str]) -> sparse.csr_matrix:
     """Read raw counts of the given genes, shape ``(n_cells, n_genes)``; map those on disk."""
-    alignment = align_genes(source.var_names, genes)
+    alignment = data.align_genes(source.var_names, genes)
     if not source.matrix.is_on_disk:
         return source.read(alignment)
-    return map_counts((counts for _, counts in source.chunks(alignment)), len(genes))
+    return data.map_counts((counts for _, counts in source.chunks(alignment)), len(genes))
 
 
-def check_reference(data: Any, kind: Any, other: str) -> None:
+def check_reference(reference: Any, kind: Any, other: str) -> None:
     """Raise ``TypeError`` unless the reference is of a kind, or ``ValueError`` for a view."""
-    if not isinstance(data, kind):
-        msg = f"The reference must be of type {kind.__name__}, got {type(data).__name__}."
+    if not isinstance(reference, kind):
+        msg = f"The reference must be of type {kind.__name__}, got {type(reference).__name__}."
         raise TypeError(f"{msg} Read files first; for other objects use {other}.")
-    if data.is_view:
+    if reference.is_view:
         msg = f"The reference must not be a view, got a view of another {kind.__name__}."
         raise ValueError(f"{msg} Pass a copy: .copy().")
 
@@ -316,14 +305,14 @@ def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
     given = setup.setup_args
     keys = as_label_keys(given["labels_key"], given["labels_keys"])
     check_reference(mdata, MuData, "setup_anndata")
-    found = Modalities.from_setup(given["modalities"]).of_reference(mdata)
+    found = data.Modalities.from_setup(given["modalities"]).of_reference(mdata)
     given["modalities"] = {name: value for name, value in vars(found).items() if value is not None}
     rna, protein = found.rna_of(mdata), mdata.mod[found.protein_layer]
-    with errors_of(found.rna_layer):
-        source = open_counts(rna, layer=given["rna_layer"], arguments={"layer": "rna_layer"})
-    with errors_of(found.protein_layer):
+    with data.errors_of(found.rna_layer):
+        source = data.open_counts(rna, layer=given["rna_layer"], arguments={"layer": "rna_layer"})
+    with data.errors_of(found.protein_layer):
         how: Any = {"layer": given["protein_layer"], "arguments": {"layer": "protein_layer"}}
-        open_counts(open_store(protein).all_columns(), **how)
+        data.open_counts(data.open_store(protein).all_columns(), **how)
     obs = found.obs_of(mdata, "labels")
     if setup.batch_key is not None and setup.batch_key not in keys:
         of_batch = found.obs_of(mdata, "batch")
@@ -333,22 +322,22 @@ def register_paired(model_class: type, mdata: MuData, setup: Setup) -> None:
 
 
 def genes_of_proteins(
-    data: Any, setup: Setup, genes: Sequence[str] | None = None
+    reference: Any, setup: Setup, genes: Sequence[str] | None = None
 ) -> dict[str, Sequence[str]]:
     """Return which genes, by default of the reference, each of its proteins has, if any."""
-    if not is_paired(data):
+    if not data.is_paired(reference):
         return {}
-    find = partial(setup.modalities.find, data, required=True)
-    known = data.mod[find("rna")].var_names.astype(str) if genes is None else genes
-    names = protein_names(data.mod[find("protein")])
-    return {name: protein_genes(name, list(known)) for name in names}
+    find = partial(setup.modalities.find, reference, required=True)
+    known = reference.mod[find("rna")].var_names.astype(str) if genes is None else genes
+    names = data.protein_names(reference.mod[find("protein")])
+    return {name: data.protein_genes(name, list(known)) for name in names}
 
 
-def protein_arrays(data: Any, setup: Setup, proteins: Sequence[str]) -> dict[str, np.ndarray]:
+def protein_arrays(reference: Any, setup: Setup, proteins: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the protein counts of a reference, and which were measured, for the loaders."""
-    if not proteins or not is_paired(data):
+    if not proteins or not data.is_paired(reference):
         return {}
     layer = setup.setup_args.get("protein_layer")
-    found = setup.modalities.proteins_of(data, proteins, layer=layer)
+    found = setup.modalities.proteins_of(reference, proteins, layer=layer)
     measured = found.measured.astype(np.float32)
     return {FIELD_KEYS.PROTEINS: found.counts, "proteins_measured": measured}
