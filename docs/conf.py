@@ -50,12 +50,12 @@ exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 # them: bare (``AnnData``, ``Decoder``), by a private home, or those of other projects.
 nitpicky = True
 others = (
-    "anndata|collections|datetime|lightning|matplotlib|mudata|networkx|nn|np|npt|numpy|os|pandas"
+    "anndata|collections|datetime|lightning|matplotlib|mudata|nn|np|npt|numpy|os|pandas"
     "|pathlib|pd|pl|scipy|scvi|shap|sklearn|sp|sparse|torch|typing"
 )
 nitpick_ignore_regex = [
     ("py:class", r"\w+"),
-    ("py:class", r"((hdi\.)?tl|annotation|data|graph)\.\w+"),
+    ("py:class", r"((hdi\.)?tl|annotation|data|graph|novelty)\.\w+"),
     ("py:class", r"\{matrix|ndarray\}"),  # as scipy's operators say it
     ("py:class", r"(hdeepinsight\..*\.)?_.*"),
     ("py:class" if online else "py:.*", rf"({others})\..*"),
