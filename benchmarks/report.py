@@ -39,9 +39,9 @@ separate process, in the environment that the method needs.
   is the peak of the process, including libraries and data. Methods that train on the query (scANVI,
   scPoli, Harmony, popV) do so as part of the annotation. The machine was busy to varying degrees,
   so compare ratios; the table of speed and scale below was measured on an otherwise idle machine.
-- Our rows, and those of the profiles alone, are of the present version and of three seeds, trained on
-  a busy machine, which their times show; for each seed, they share one training. Rows of single steps
-  are of an earlier version.
+- Our rows, and those of the profiles alone, are of the present version and of three seeds, trained
+  on a busy machine, which their times show; for each seed, they share one training. Rows of single
+  steps are of an earlier version.
 - **Profiles of the types, no network**: the discriminant and the rank correlations that the network
   is combined with ({doc}`user_guide/model`), on their own. They are nearly as accurate as the
   whole model, but their probabilities are not reliable.
