@@ -33,7 +33,6 @@ if online:
         "anndata": ("https://anndata.readthedocs.io/en/stable", None),
         "lightning": ("https://lightning.ai/docs/pytorch/stable", None),
         "mudata": ("https://mudata.readthedocs.io/en/stable", None),
-        "networkx": ("https://networkx.org/documentation/stable", None),
         "numpy": ("https://numpy.org/doc/stable", None),
         "pandas": ("https://pandas.pydata.org/docs", None),
         "python": ("https://docs.python.org/3", None),
