@@ -362,6 +362,7 @@ def test_shares_are_fractions_of_any_sum():
     for some in (shares[:, :40], shares[:2], shares[:1], of_length):
         report = inspect_input(ad.AnnData(some))
         assert report.scale == "normalized", report.evidence
+        assert "values are fractions up to" in report.evidence
 
 
 @pytest.mark.parametrize("base", [np.e, 2, 10, 1.5])

@@ -106,5 +106,5 @@ def test_words_for_no_label_are_ignored(tree):
 
 
 def test_invalid_thresholds_are_refused(annotation):
-    with pytest.raises(ValueError, match=r"threshold must be .* got 0\.3"):
+    with pytest.raises(ValueError, match=r"threshold must be .* got 0\.3.*threshold=None"):
         hdi.tl.consensus(annotation, threshold=0.3)

@@ -31,7 +31,7 @@ def joint(paired: md.MuData) -> hdi.SCHDeepInsight:
     """Trained on RNA and proteins."""
     reference = paired[:300].copy()
     hdi.SCHDeepInsight.setup_mudata(reference, labels_keys=LEVELS)
-    model = hdi.SCHDeepInsight(reference, layout="random")
+    model = hdi.SCHDeepInsight(reference, layout="random", n_latent=256)
     model.train(12, validation_size=0.2, enable_progress_bar=False, accelerator="cpu")
     return model
 
@@ -121,7 +121,7 @@ def test_cells_without_rna_keep_the_probabilities_of_the_network(joint, query, p
     }
     with use_adapters(mapped.module, np.zeros(20)):
         network = mapped.module.predict(**inputs)["probabilities"]
-    np.testing.assert_allclose(found[:20], network, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[:20], network, atol=1e-6)
 
 
 def test_proteins_alone_leave_the_model_as_it_is(joint, paired):

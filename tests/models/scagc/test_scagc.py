@@ -174,10 +174,9 @@ def test_depths_may_come_from_a_column(cells):
 
 
 def test_dense_counts_give_the_same_result(cells, one_thread):
-    short = {"pretrain_epochs": 12, "cluster_epochs": 3}
     dense = cells.copy()
     dense.X = dense.X.toarray()
-    found, model = fit(dense, train=short), fit(cells, train=short)
+    found, model = fit(dense), fit(cells)
     assert_array_equal(losses(found), losses(model))
     assert_array_equal(found.predict(), model.predict())
 
