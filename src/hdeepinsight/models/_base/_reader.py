@@ -198,7 +198,7 @@ class QueryReader:
             "reject": self.how.get("reject", "auto"),
         }
         about = assess_query(self.comparison, found, probabilities, **how)
-        about |= {name: how for name, how in self.how.items() if name != "reject"}
+        about |= {name: value for name, value in self.how.items() if name != "reject"}
         return Annotation(
             taxonomy=model.taxonomy,
             node_probabilities=probabilities,
