@@ -148,16 +148,17 @@ def check_keywords(
 def missing_column(
     key: object, columns: Iterable[object], *, where: str = "obs", hint: str = ""
 ) -> KeyError:
-    """Return the error for a missing column.
+    """Return the error for a missing column, or a missing key of ``obsm``.
 
     Examples
     --------
     >>> missing_column("donor", ["batch"])
     KeyError("obs has no column 'donor'; it has 'batch'. Pass the name of one of them.")
     """
+    noun = "key" if where.endswith("obsm") else "column"
     listed = examples(map(repr, columns), 20)
     advice = hint or "Pass the name of one of them."
-    return KeyError(f"{where} has no column {key!r}; it has {listed or 'none'}. {advice}")
+    return KeyError(f"{where} has no {noun} {key!r}; it has {listed or 'none'}. {advice}")
 
 
 def one_column(obs: pd.DataFrame, key: str, *, hint: str = "") -> pd.Series:

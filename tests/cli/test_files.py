@@ -20,7 +20,7 @@ from hdeepinsight.cli._files import (
     prepare_output,
     require_writable,
 )
-from hdeepinsight.data import open_store
+from hdeepinsight.data import open_store, write_fast_store
 from hdeepinsight.taxonomy import Taxonomy
 
 
@@ -183,7 +183,8 @@ def test_default_output_is_next_to_the_query():
         assert default_output(Path("data") / query, ".annotated.h5ad") == Path("data") / out
 
 
-def test_unwritable_tables_raise_early(tmp_path):
+@pytest.mark.filterwarnings("ignore:.*in the next minor release:UserWarning")
+def test_unwritable_tables_are_renamed_or_raise_early(tmp_path, capsys):
     query = saved(cells(3), tmp_path / "query.h5ad")
     with h5py.File(tmp_path / "query.h5ad", "r+") as file:
         query.raw = query.copy()
@@ -193,12 +194,18 @@ def test_unwritable_tables_raise_early(tmp_path):
         file["raw/var"].attrs["column-order"] = ["_index"]
     source, out = tmp_path / "query.h5ad", tmp_path / "copy.h5ad"
     store = open_store(source)
-    with pytest.raises(UsageProblem, match=r"raw of the query.*_index.*--out labels\.csv"):
-        prepare_output(store, source=source, out=tmp_path / "copy.zarr", key_added="hdi")
     labels = pd.Series(["T", "B", "T"], index=store.obs.index)
     result = Annotation.from_labels(labels, Taxonomy.from_nested(["T", "B"]))
     prepare_output(store, source=source, out=out, key_added="hdi")(result)
     assert ad.read_h5ad(out).obs["hdi_stop_label"].tolist() == ["T", "B", "T"]
+    out = tmp_path / "copy.zarr"
+    prepare_output(store, source=source, out=out, key_added="hdi")(result)
+    assert "raw columns that .zarr cannot store are renamed: '_index'" in capsys.readouterr().err
+    copy = ad.read_zarr(out)
+    assert copy.obs["hdi_stop_label"].tolist() == ["T", "B", "T"]
+    assert copy.raw.var["index"].tolist() == list(query.var_names)
+    write_fast_store(source, tmp_path / "fast.zarr")
+    assert ad.read_zarr(tmp_path / "fast.zarr").raw.var["index"].tolist() == list(query.var_names)
     saved(cells(3, donor="a", Donor="b"), source)
     with pytest.raises(UsageProblem, match=r"zarr mixes up the columns donor, Donor"):
         prepare_output(open_store(source), source=source, out=tmp_path / "c.zarr", key_added="hdi")

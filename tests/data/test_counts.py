@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from anndata.experimental import AnnCollection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -590,6 +591,8 @@ def test_missing_layer_raises_with_existing_ones(small, tmp_path: Path):
         open_counts(tmp_path / "nowhere.h5ad")
     with pytest.raises(InputError, match="data is a list"):
         open_counts([1, 2])
+    with pytest.raises(InputError, match=r"AnnCollection.*anndata\.concat\(collection\.adatas\)"):
+        open_counts(AnnCollection([small[:50], small[50:]], join_vars="inner"))
 
 
 def test_an_anndata_without_x_is_refused(small):

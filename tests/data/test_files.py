@@ -51,6 +51,10 @@ def raw_that_is_none(file: h5py.File, adata: ad.AnnData) -> None:
     file["raw"].attrs.update({"encoding-type": "null", "encoding-version": "0.1.0"})
 
 
+def raw_without_names(file: h5py.File, adata: ad.AnnData) -> None:
+    del file["raw/var"]
+
+
 def x_that_is_none(file: h5py.File, adata: ad.AnnData) -> None:
     del file["X"]
     file["X"] = h5py.Empty("f")
@@ -143,6 +147,7 @@ def no_tables(file: h5py.File, adata: ad.AnnData) -> None:
 
 ZOO = [
     raw_that_is_none,
+    raw_without_names,
     x_that_is_none,
     no_encoding_at_the_root,
     a_column_named_index,

@@ -277,7 +277,9 @@ def test_prefix_and_case_are_reported_together():
 
 
 def test_numbers_match_nothing():
-    for form in ["{}", "{}.0", "V{}", "var_{}", "Unnamed: {}", "({})", "{}-0", "{}e0"]:
+    forms = ["{}", "{}.0", "V{}", "var_{}", "Unnamed: {}", "({})", "{}-0", "{}e0"]
+    forms += ["[{}]", "({},)", "#{}", "b'{}'", '"{}"', "0x{}", "{}.", "X.{}"]
+    for form in forms:
         numbers = [form.format(i) for i in range(8)]
         with pytest.raises(
             GeneMatchError, match=r"0 of the model's 8 genes.*model's genes are numbers"
@@ -292,15 +294,18 @@ def test_numbers_match_nothing():
 
 
 def test_counted_names_are_used_only_without_better_ones():
-    for form in ["gene_{}", "Gene{}", "g{}", "G{:06d}"]:
+    for form in ["gene_{}", "Gene{}", "g{}", "G{:06d}", "c{}_rna", "{}_gene", "gene_{}-0", "a[{}]"]:
         counted = [form.format(i) for i in range(8)]
-        assert align_genes(counted, counted).report.n_measured == 8
+        report = align_genes(counted, counted).report
+        assert report.n_measured == 8
+        assert f"numbered ({counted[0]}, {counted[1]} and 6 more)" in report.messages[-1]
         var = pd.DataFrame({"symbol": GENES}, index=counted)
         assert align_genes(var, GENES).source.tolist() == list(range(8))
         assert align_genes(var[::-1], GENES).source.tolist() == list(range(8))[::-1]
     for ids in ["FBgn{:07d}", "LOC{}"]:  # of a database
         var = pd.DataFrame({"symbol": GENES}, index=[ids.format(i + 10) for i in range(8)])
-        assert align_genes(var, list(var.index)).report.n_measured == 8
+        report = align_genes(var, list(var.index)).report
+        assert (report.n_measured, report.messages) == (8, ())
 
 
 def test_other_feature_types_match_nothing():

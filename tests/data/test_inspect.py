@@ -59,6 +59,10 @@ def make_scale(name: str, counts: np.ndarray, normalise) -> np.ndarray:
         "ambient_corrected": lambda: counts * rng.uniform(0.8, 1, size=counts.shape),
         "some_estimated": lambda: counts + (rng.random(counts.shape) < 0.05) * 0.25,
         "halves": lambda: counts / 2,
+        "fives": lambda: 5 * (counts > 0),
+        "rounded_log": lambda: np.rint(logged),
+        "rounded_cp10k": lambda: np.rint(np.expm1(logged)),
+        "ranks": lambda: counts.argsort(axis=1).argsort(axis=1),
         "scaled": lambda: (logged - logged.mean(0)) / np.maximum(logged.std(0), 1e-6),
         "zeros": lambda: np.zeros_like(counts),
         "no_cells": lambda: counts[:0],
@@ -81,6 +85,10 @@ def test_scale_is_detected(small, normalise):
             ("some_estimated", "fractional_counts", "not whole numbers"),
             ("halves", "fractional_counts", "not whole numbers"),
             ("scaled", "scaled", "values are negative"),
+            ("fives", "counts", "from 0 to 5"),
+            ("rounded_log", "counts", "whole numbers"),
+            ("rounded_cp10k", "counts", "whole numbers"),
+            ("ranks", "counts", "from 0 to 59"),
             ("zeros", "empty", "all values are zero"),
             ("no_cells", "empty", "0 cells × 60 genes"),
             ("no_genes", "empty", "97 cells × 0 genes"),
@@ -93,6 +101,15 @@ def test_scale_is_detected(small, normalise):
             assert re.search(evidence, report.evidence)
             accepted = scale in ("counts", "binary", "log1p_counts")
             assert any("looks" in text for text in report.problems) is not accepted
+            expected = {
+                "binary": ["All values are 0 or 1"],
+                "fives": ["1 occurs 0 times"],
+                "rounded_log": ["1 occurs"],
+                "rounded_cp10k": ["1 occurs", "All cells have nearly the same sum"],
+                "ranks": ["All cells have nearly the same sum"],
+            }.get(values, [])
+            assert len(report.doubts) == len(expected), report.doubts
+            assert all(map(str.startswith, report.doubts, expected))
 
 
 def test_every_value_is_checked_not_a_sample(small):

@@ -377,6 +377,10 @@ def test_antibodies_are_in_nothing_that_is_read(small):
     np.testing.assert_array_equal(sparse.vstack(kept).toarray(), small.X.toarray())
     assert opened.query_genes == list(small.var_names)
     np.testing.assert_array_equal(read(opened.subset([5, 3])), expected(small)[[5, 3]])
+    first = beside[:, [60, 61, 62, *range(60)]].copy()  # the genes get numbers instead
+    for separator in "-.":
+        first.var_names_make_unique(separator)
+        np.testing.assert_array_equal(read(open_query(first, GENES)), expected(small))
 
 
 def test_a_reference_whose_genes_are_numbers_is_refused(small):

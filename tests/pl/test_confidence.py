@@ -130,6 +130,10 @@ def test_cells_that_are_all_alike(result):
     ax = pl.novelty(same, ["a"] * 5, measure="doublet_score")
     assert ax.lines[1].get_xdata()[0] == 1.0
     assert np.isfinite(ax.lines[0].get_ydata()).all()
+    scores = [1.0, np.nan, 2.0, np.nan, 2.0]  # cells without counts have none
+    some = dataclasses.replace(result, novelty=result.novelty.assign(doublet_score=scores))
+    ax = pl.novelty(some, ["a", "b", "a", "b", "c"], measure="doublet_score")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a  (2)", "c  (1)"]
 
 
 def test_bad_input_of_novelty_is_refused(result):

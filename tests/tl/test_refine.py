@@ -197,7 +197,7 @@ def test_path_of_strengths_starts_at_nothing_and_loses_energy(cells):
 
 def test_bad_input_is_named(cells):
     for change, arguments, error, message in [
-        ({"probabilities": "q"}, {}, KeyError, "adata.obsm has no column 'q'; it has"),
+        ({"probabilities": "q"}, {}, KeyError, "adata.obsm has no key 'q'; it has"),
         ({}, {"use_rep": "X_umap"}, KeyError, "expression_pca"),
         ({}, {"use_rep": np.zeros((3, 2))}, ValueError, r"shape \(3, 2\) for 290 cells"),
         ({}, {"neighbors_key": "neighbors"}, KeyError, "scanpy.pp.neighbors"),

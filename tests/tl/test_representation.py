@@ -110,7 +110,7 @@ def test_an_opened_query_is_refined_with_one_pass(counts, tmp_path):
     with pytest.raises(ValueError, match="key_added must be None for cells of type AlignedQuery"):
         hdi.tl.expression_pca(opened, key_added="X_pca")
     assert opened.n_passes == before + 2, "nothing is read for a result that cannot be written"
-    with pytest.raises(KeyError, match="obsm has no column 'X_scvi'"):
+    with pytest.raises(KeyError, match="obsm has no key 'X_scvi'"):
         hdi.tl.refine(opened, p, use_rep="X_scvi", **settings)
 
 

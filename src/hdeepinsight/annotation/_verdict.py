@@ -173,6 +173,7 @@ def verdict(
     *,
     seen: np.ndarray,
     findings: Sequence[str] = (),
+    doubts: Sequence[str] = (),
 ) -> Verdict:
     """Write the verdict on a query from the figures of its comparison with the reference.
 
@@ -188,6 +189,8 @@ def verdict(
         Whether each cell has counts in any feature of the model, shape ``(n_cells,)``.
     findings
         Further sentences, such as :attr:`QueryComparison.findings`.
+    doubts
+        Sentences of :attr:`InputReport.doubts`.
 
     Examples
     --------
@@ -212,7 +215,7 @@ def verdict(
     unknown = figures.get("unrecognised", 0.0) + figures.get("ambient", 0.0)
     is_foreign = looks_foreign(figures)
     in_part = similarity < ALIKE or unknown > MANY_UNKNOWN or genes.coverage < MIN_COVERAGE
-    light: Light = "yellow" if in_part or findings or not figures else "green"
+    light: Light = "yellow" if in_part or findings or doubts or not figures else "green"
     if is_foreign or unknown > MAX_UNKNOWN:
         light = "red"
     summary = {
@@ -246,7 +249,7 @@ def verdict(
             f"{power:.0%} of the doublets simulated from its cells are found: "
             "with these genes and counts, the others look like single cells."
         )
-    sentences += () if is_foreign else findings
+    sentences += doubts if is_foreign else (*findings, *doubts)
     if genes.coverage < MIN_COVERAGE:
         sentences.append(f"Its genes have {genes.coverage:.1%} of the reference's expression.")
     if not seen.all():
@@ -317,18 +320,23 @@ def assess_query(
     if not seen.all():
         text = f"{int((~seen).sum()):,} cells {EMPTY} and are labelled Unknown."
         genes = replace(genes, messages=(*genes.messages, text))
-    result = verdict(genes, taxonomy, figures, seen=seen, findings=findings)
+    doubts = opened.input_report.doubts
+    result = verdict(genes, taxonomy, figures, seen=seen, findings=findings, doubts=doubts)
     if reject == "off":
         depth[:], reasons[:] = NO_LIMIT, ""
     depth[~seen], reasons[~seen] = 0, NO_COUNTS
     is_limited = (depth < NO_LIMIT).any()
-    table = pd.DataFrame(columns, index=opened.obs_names) if columns else None
+    table = None
+    if columns:
+        scores = {name: v for name, v in columns.items() if name not in ("depth", "no_lineage")}
+        scores = {n: v if v.dtype == bool else np.where(seen, v, np.nan) for n, v in scores.items()}
+        table = pd.DataFrame(scores, index=opened.obs_names)
     return {
         "obs_names": opened.obs_names,
         "input_report": opened.input_report,
         "gene_report": genes,
         "verdict": result,
-        "novelty": None if table is None else table.drop(columns=["depth", "no_lineage"]),
+        "novelty": table,
         "supported_depth": depth if is_limited else None,
         "stop_reasons": reasons if is_limited else None,
     }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hdeepinsight._errors import examples
 from hdeepinsight._io import atomic_write
-from hdeepinsight.cli._console import UsageProblem, refuse
+from hdeepinsight.cli._console import UsageProblem, note, refuse
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -107,7 +107,8 @@ def prepare_output(
 ) -> Callable[..., None]:
     """Check that labels can be written, before any work is done, and return the write function.
 
-    Entries of an earlier result with the same key are replaced in the copy.
+    Entries of an earlier result with the same key are replaced in the copy, and columns whose names
+    cannot be stored are renamed.
 
     Parameters
     ----------
@@ -129,6 +130,8 @@ def prepare_output(
     UsageProblem
         If keys exist in the query already, or the query cannot be written to a file.
     """
+    from hdeepinsight.data import make_storable
+
     is_table, has_several = out.suffix == ".csv", not hasattr(query, "whole")
     fits = is_table or has_several == (out.suffix == ".h5mu")
     kind, ending = ("a MuData", ".h5mu") if has_several else ("an AnnData", ".h5ad or .zarr")
@@ -170,6 +173,8 @@ def prepare_output(
                 _copy_and_add(source, path, cells, old)
                 return
             whole: Any = query if has_several else query.whole()
+            if not has_several:
+                make_storable(whole)
             result.to_adata(whole, key_added=key_added, **how)
             getattr(whole, f"write_{out.suffix[1:]}")(path)
 
@@ -203,6 +208,8 @@ def _try_to_write(query: Store, out: Path) -> None:
     import h5py
     import zarr
 
+    from hdeepinsight.data import storable_columns
+
     is_zarr = out.suffix == ".zarr"
     parts = {"obs": query.obs, "var": query.var, "uns": query.uns, "obsm": query.obsm}
     parts |= {} if query.raw_var is None else {"raw": query.raw_var}
@@ -215,7 +222,10 @@ def _try_to_write(query: Store, out: Path) -> None:
                 if part in ("uns", "obsm"):
                     anndata.io.write_elem(root, part, {key: held[key]() for key in held})
                     continue
-                table = anndata.AnnData(obs=held)
+                table = anndata.AnnData(obs=storable_columns(held))
+                if renamed := [name for name in held if name not in table.obs]:
+                    names = examples(map(repr, renamed))
+                    note(f"{part} columns that {out.suffix} cannot store are renamed: {names}.")
                 table.strings_to_categoricals()  # as before an AnnData is written
                 anndata.io.write_elem(root, part, table.obs)
                 number = Counter(map(str.lower, table.obs if is_zarr else ()))

@@ -53,7 +53,9 @@ from hdeepinsight.data._sampling import given_split as given_split
 from hdeepinsight.data._sampling import split_three as split_three
 from hdeepinsight.data._store import DataLike as DataLike
 from hdeepinsight.data._store import Store as Store
+from hdeepinsight.data._store import make_storable as make_storable
 from hdeepinsight.data._store import map_counts as map_counts
 from hdeepinsight.data._store import open_store as open_store
 from hdeepinsight.data._store import read_anndata as read_anndata
+from hdeepinsight.data._store import storable_columns as storable_columns
 from hdeepinsight.data._store import write_fast_store as write_fast_store

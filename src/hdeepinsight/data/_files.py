@@ -215,6 +215,7 @@ def _is_usual(root: Any) -> bool:
     kinds = {encoding_of(table) for table in (root.get("obs"), root.get("var"), *tables)}
     return (
         "raw.X" not in root
+        and ("raw/X" in root) == ("raw/var" in root)
         and kinds == {"dataframe"}
         and {*map(encoding_of, matrices)} <= {"array", "csr_matrix", "csc_matrix", "null"}
         and {encoding_of(root.get(name)) for name in ("layers", "obsm", "uns")} <= {"dict", ""}

@@ -35,14 +35,22 @@ _COMMON = re.compile(
 _BARCODE = re.compile(r"(?:.*[^A-Za-z])?[ACGTN]{8,}(?:[^A-Za-z].*)?")
 _MOUSE_ONLY = re.compile(r"GM\d{3,}|[0-9A-Z]+RIK", re.IGNORECASE)
 _TITLE = re.compile(r"[A-Z][a-z0-9.\-]*[a-z][a-z0-9.\-]*")
-#: Row numbers instead of names: 0, 1, 2 ...; V1, V2 ...; (0), (1) ...; 0-0, 1-0 ... of a concat.
+#: Row numbers instead of names: 0, 1, 2 ...; V1, V2 ...; (0), [1] ...; 0-0, 1-0 ... of a concat.
 _NUMBER = re.compile(
-    r"(?:V|X|row|col(?:umn)?|feature|var(?:iable)?|unnamed)?[-_. :]*"
-    r"\(?\d+(?:\.0+|e\+?0+)?\)?(?:-\d+)?",
+    r"\W*(?:b\W+)?(?:V|X|row|col(?:umn)?|feature|var(?:iable)?|unnamed)?[\W_]*"
+    r"(?:0x[0-9a-f]+|\d+(?:\.\d*)?(?:e[+-]?\d+)?)\W*(?:-\d+)?\W*",
     re.IGNORECASE,
 )
-#: A word and a number, such as gene_1, which is a name only if the file has no better one.
-_COUNTED = re.compile(r"(?!LOC|ENS)([A-Za-z]+[-_. :]*)(\d+)")
+#: Text around the first or the last number of a name: gene_1, c1_rna, gene_1-0. Such a name is one
+#: only if the file has no better one.
+_COUNTED = (
+    re.compile(r"(?!LOC|ENS)(\D*)(\d+)(.*)", re.DOTALL),
+    re.compile(r"(?!LOC|ENS)(.*?)(\d+)(\D*)", re.DOTALL),
+)
+#: The same for cells, whose names may also consist of a sample and a number.
+_COUNTED_CELL = (re.compile(r"(?!LOC|ENS)([A-Za-z]+[-_. :]*)(\d+)()"),)
+#: Names to which pandas, R or scanpy appended a number, because they repeated (CD4.1, CD4-1).
+_REPEATED = re.compile(r"(.+)[-._]\d{1,2}")
 #: Shares of names above which all, or some, have a property.
 _MOST, _SOME = 0.9, 0.1
 #: Numbers of names that are sampled to recognise their kind.
@@ -111,7 +119,8 @@ def name_digests(
     True
     """
     text = pd.Series(names.astype(str))
-    is_position = _are_placeholders(_spaced(text, _MANY_NAMES).tolist(), len(text))
+    some = _spaced(text, _MANY_NAMES).tolist()
+    is_position = _are_placeholders(some, len(text), _COUNTED_CELL)
     if counts is not None and (is_position or not names.is_unique):
         weights = pd.util.hash_array(np.asarray(genes, dtype=object))
         sums = np.zeros(len(text), dtype=np.uint64)  # modulo 2^64
@@ -195,21 +204,38 @@ def is_numbered(names: Sequence[str]) -> bool:
     return _share(names, _NUMBER) >= _MOST
 
 
-def _are_placeholders(names: Sequence[str], n_names: int) -> bool:
-    """Return whether nearly all names are numbers, or one word with numbers.
+def _are_placeholders(
+    names: Sequence[str], n_names: int, patterns: Sequence[re.Pattern[str]] = _COUNTED
+) -> bool:
+    """Return whether nearly all names are numbers, or numbers within the same text.
 
     Numbers with leading zeros must be at most ``n_names``, the number of names that these were
     sampled from: those of identifiers (FBgn0000003) are larger.
     """
     if is_numbered(names):
         return True
-    numbers: dict[str, list[str]] = {}
-    for found in filter(None, map(_COUNTED.fullmatch, names)):
-        numbers.setdefault(found[1], []).append(found[2])
-    most = max(numbers.values(), key=len, default=[])
-    is_padded = any(number[0] == "0" != number for number in most)
-    is_counted = not is_padded or max(map(int, most)) <= n_names
-    return is_counted and len(most) > _MOST * len(names)
+    for pattern in patterns:
+        numbers: dict[tuple[str, str], list[str]] = {}
+        for found in filter(None, map(pattern.fullmatch, names)):
+            numbers.setdefault((found[1], found[3]), []).append(found[2])
+        most = max(numbers.values(), key=len, default=[])
+        is_padded = any(number[0] == "0" != number for number in most)
+        if len(most) > _MOST * len(names) and not (is_padded and max(map(int, most)) > n_names):
+            return True
+    return False
+
+
+def without_number(names: pd.Index, others: Iterable[str]) -> pd.Index:
+    """Remove the numbers that genes got because antibodies, or other columns, have their names.
+
+    Examples
+    --------
+    >>> without_number(pd.Index(["CD4-1", "NKX2-1"]), ["CD4"]).tolist()
+    ['CD4', 'NKX2-1']
+    """
+    known = set(others)
+    found = [(name, _REPEATED.fullmatch(name)) for name in names]
+    return pd.Index([m[1] if m and m[1] in known else name for name, m in found], dtype=object)
 
 
 def text_columns(var: pd.DataFrame) -> Iterator[tuple[str, pd.Index]]:
@@ -756,12 +782,19 @@ def align_genes(
     is_gene, notes = find_genes(var)
     var, renamed = named_by_column(var)
     names, column = resolve_var_names(var, model.tolist())
+    names = without_number(names, names[~is_gene])
     model_species = guess_species(model.tolist())
     foreign = of_other_species(var.set_axis(names), model_species)
     names = names.where(is_gene & ~foreign, "")
     target, found, matched, hint = _match(names, as_required(model), fold_case)
     messages = [f"Gene names were taken from var[{column!r}], not from var"] * (column is not None)
     messages += [*renamed, *notes, *found]
+    same = matched[target >= 0].tolist()
+    if _are_placeholders(_spaced(same, _MANY_NAMES), len(same)):
+        messages.append(
+            f"Genes are numbered ({examples(same, 2)}) and were matched by number, which is right "
+            "only if query and model number the same genes alike."
+        )
     if n_foreign := int(foreign.sum()):
         messages.append(f"{counted(n_foreign, 'gene')} of another species' genome ignored.")
     species = guess_species(matched.tolist()), model_species

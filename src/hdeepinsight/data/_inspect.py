@@ -114,6 +114,11 @@ class InputReport:
     repairs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Notes on values that may not be counts, although they are whole numbers."""
+        return tuple(text for text in self.notes if text.endswith(_DOUBT))
+
     def __str__(self) -> str:
         names = f"{self.identifiers}{' with versions' if self.versioned else ''}, {self.species}"
         lines = [
@@ -340,7 +345,7 @@ def inspect_store(
         problems=(_TRANSPOSED,) if transposed else (),
     )
     repairs = (*store.notes, *store.columns_note(use_raw), *_repairs(report))
-    report = replace(report, repairs=repairs, notes=tuple(_notes(report, scan.high)))
+    report = replace(report, repairs=repairs, notes=tuple(_notes(report, scan)))
     if scan.n_rows == matrix.shape[0]:
         store.known["report", slot] = report
     return report
@@ -352,16 +357,35 @@ _TRANSPOSED: Final = (
 )
 
 
-def _notes(report: InputReport, high: float) -> Iterator[str]:
+#: Ends the notes on values that may not be counts.
+_DOUBT: Final = "Pass the original counts if you have them."
+#: Fewest values and cells by which whole numbers are recognised as transformed.
+_MANY_VALUES, _MANY_CELLS = 100, 20
+_SIMILAR_SUM = 0.97  # rounding hardly changes the sum of a cell
+
+
+def _notes(report: InputReport, scan: Scan) -> Iterator[str]:
     """Yield sentences on unusual values that do not prevent reading."""
     empty = counted(report.n_empty_cells, "cell has", "cells have")
+    is_whole, high = report.scale == "counts", scan.high
+    are_rare = scan.n_ones < scan.n_twos or not scan.n_ones
+    n_filled = scan.n_rows - report.n_empty_cells
     notes = {
         f"The largest value is {high:.3g}. Counts above {LARGEST_EXACT:,} are read to seven "
-        "digits and are unusual for a single gene. Check that these are counts.": (
+        f"digits and are unusual for a single gene. {_DOUBT}": (
             LARGEST_EXACT < high <= LARGEST_COUNT
         ),
-        "All values are 0 or 1, so counts may have been binarised. Pass the original counts if "
-        "you have them.": report.scale == "binary",
+        f"All values are 0 or 1, so counts may have been binarised. {_DOUBT}": (
+            report.scale == "binary"
+        ),
+        f"1 occurs {scan.n_ones:,} times and 2 occurs {scan.n_twos:,} times, but most positive "
+        f"counts are 1: these may be rounded logarithms, ranks or multiples. {_DOUBT}": (
+            is_whole and are_rare and scan.n_nonzero >= _MANY_VALUES
+        ),
+        f"All cells have nearly the same sum ({scan.low_sum:,.0f} to {scan.high_sum:,.0f}), so "
+        f"they may have been normalised and rounded. {_DOUBT}": (
+            is_whole and n_filled >= _MANY_CELLS and scan.low_sum > _SIMILAR_SUM * scan.high_sum
+        ),
         f"{empty} no counts and will be labelled Unknown. Filter empty cells if you do not want "
         "them.": report.n_empty_cells and report.scale != "empty",
     }

@@ -412,8 +412,9 @@ class Scan:
     """Exact statistics of the scanned values, and a sample of cells.
 
     ``n_rows`` is the number of scanned cells; ``low`` and ``high`` are the range of the finite
-    stored values; ``decimals`` are the numbers of decimals to which all scanned values are rounded;
-    ``sample`` contains rows as CSR matrices.
+    stored values; ``n_ones`` and ``n_twos`` count these values, and ``low_sum`` and ``high_sum`` are
+    the range of the sums of non-empty cells, in whole numbers; ``decimals`` are the numbers of
+    decimals to which all scanned values are rounded; ``sample`` contains rows as CSR matrices.
     """
 
     n_rows: int = 0
@@ -423,6 +424,10 @@ class Scan:
     n_empty: int = 0
     n_nonzero: int = 0
     n_whole: int = 0
+    n_ones: int = 0
+    n_twos: int = 0
+    low_sum: float = np.inf
+    high_sum: float = 0.0
     low: float = np.inf
     high: float = -np.inf
     decimals: tuple[int, ...] = DECIMALS
@@ -466,7 +471,14 @@ class Scan:
         if stored.dtype.kind == "f":
             whole = int(np.count_nonzero(stored == np.rint(stored)))
         self.n_whole += whole
-        if whole < len(stored) and self.decimals:
+        if whole == len(stored):
+            self.n_ones += int(np.count_nonzero(stored == 1))
+            self.n_twos += int(np.count_nonzero(stored == 2))
+            starts = rows.indptr[:-1][np.diff(rows.indptr) > 0]
+            sums = np.add.reduceat(rows.data, starts, dtype=np.float64)
+            self.low_sum = min(self.low_sum, float(sums.min()))
+            self.high_sum = max(self.high_sum, float(sums.max()))
+        elif self.decimals:
             # Rounded values are the single-precision numbers nearest to d decimals.
             exact, single = stored.astype(np.float64), stored.astype(np.float32)
             with np.errstate(over="ignore"):

@@ -20,7 +20,7 @@ import scipy.sparse as sp
 
 from hdeepinsight._errors import ARGUMENTS, InputError, invalid
 from hdeepinsight.data import _files
-from hdeepinsight.data._genes import Bools, find_genes, named_by_column
+from hdeepinsight.data._genes import Bools, find_genes, named_by_column, without_number
 from hdeepinsight.data._matrix import CHUNK_CELLS, RowMatrix, wrap
 
 DataLike: TypeAlias = "ad.AnnData | str | Path | Store"
@@ -182,7 +182,8 @@ class Store:
                     "Expected a matrix with genes.",
                     "Pass the RNA, or correct the feature types in var.",
                 )
-            self.known[use_raw] = var[is_gene], (*named, *notes), is_gene
+            names = without_number(var.index[is_gene], var.index[~is_gene])
+            self.known[use_raw] = var[is_gene].set_axis(names), (*named, *notes), is_gene
         found: tuple[pd.DataFrame, tuple[str, ...], Bools] = self.known[use_raw]
         return found
 
@@ -250,6 +251,8 @@ def open_store(data: DataLike) -> Store:
     advice = "Save it in one of these formats."
     if getattr(data, "ndim", 0) == 2:
         advice = "Pass anndata.AnnData(X) with var_names set to its genes."
+    if hasattr(data, "adatas"):  # an AnnCollection
+        advice = "Pass anndata.concat(collection.adatas)."
     raise InputError(f"The data is a {type(data).__name__}.", _files.FORMATS, advice)
 
 
@@ -368,6 +371,30 @@ def _from_group(root: Any, path: Path, opener: _files.Opener) -> Store:
     )
 
 
+def storable_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with other names for the columns that files cannot store.
+
+    Examples
+    --------
+    >>> storable_columns(pd.DataFrame({"_index": [1], "a/b": [2], "c": [3]})).columns.tolist()
+    ['index', 'a|b', 'c']
+    """
+    names = list(map(str, table))
+    for i, name in enumerate(names):
+        new = "index" if name == "_index" else name.replace("/", "|")
+        while new != name and new in (*names, table.index.name):
+            new += "_"
+        names[i] = new
+    return table.set_axis(names, axis=1)
+
+
+def make_storable(adata: ad.AnnData) -> None:
+    """Rename the columns of ``obs``, ``var`` and ``raw.var`` that files cannot store, in place."""
+    adata.obs, adata.var = storable_columns(adata.obs), storable_columns(adata.var)
+    if adata.raw is not None:
+        adata.raw.var.columns = storable_columns(adata.raw.var).columns
+
+
 def write_fast_store(source: str | Path, target: str | Path) -> None:
     """Copy a file to a store whose counts need little or no decompression.
 
@@ -377,7 +404,8 @@ def write_fast_store(source: str | Path, target: str | Path) -> None:
         File in any format that `open_store` reads; ``.h5ad`` and ``.zarr`` are copied in blocks.
     target
         File to write: ``.zarr`` with lz4 and bit shuffling, about the size of a gzip-compressed
-        h5ad; or ``.h5ad`` without compression, which is larger and faster still.
+        h5ad; or ``.h5ad`` without compression, which is larger and faster still. Columns named
+        ``_index`` or with a slash are renamed, because anndata does not write them.
 
     Raises
     ------
@@ -417,6 +445,7 @@ def write_fast_store(source: str | Path, target: str | Path) -> None:
     # Older releases of anndata only write some of the text that they read if told to.
     with root as written, ad.settings.override(allow_write_nullable_strings=True):
         if isinstance(found, tuple):
+            make_storable(found[0])
             ad.io.write_elem(written, "/", found[0], dataset_kwargs=options)
             return
         with found() as read:
@@ -439,7 +468,9 @@ def _copy(source: Any, target: Any, options: dict[str, Any]) -> None:
         elif kind in ("dict", "raw") or (not kind and hasattr(part, "keys")):
             _copy(part, target.create_group(name), options)
         else:
-            ad.io.write_elem(target, name, ad.io.read_elem(part), dataset_kwargs=options)
+            held = ad.io.read_elem(part)
+            held = storable_columns(held) if isinstance(held, pd.DataFrame) else held
+            ad.io.write_elem(target, name, held, dataset_kwargs=options)
 
 
 def map_counts(blocks: Iterable[sp.csr_matrix], n_genes: int) -> sp.csr_matrix:

@@ -160,6 +160,9 @@ def novelty(
     values = result.novelty[measure].to_numpy(dtype=np.float64)
     by_label, _ = node_groups(result.taxonomy, result.stop_nodes)
     rows = by_label if groups is None else groups_of(groups, result.obs_names)
+    if not (known := np.isfinite(values)).all():  # cells without counts have no scores
+        kept, codes = np.unique(rows.codes[known], return_inverse=True)
+        rows, values = Groups(codes, [rows.names[code] for code in kept]), values[known]
     is_p_value, n_rows = measure.endswith("p_value"), len(rows.names)
     medians = pd.Series(values).groupby(rows.codes).median().to_numpy()
     edges, density = _ridges(values, rows, medians, (0.0, 1.0) if is_p_value else None)

@@ -252,7 +252,7 @@ def test_bad_options_are_refused(cells):
     for options, error, match in [
         ({"n_clusters": 241}, ValueError, "at most the number of cells"),
         ({"n_clusters": 0}, ValueError, "n_clusters must be an integer"),
-        ({"use_rep": "X_nowhere"}, KeyError, "obsm has no column 'X_nowhere'"),
+        ({"use_rep": "X_nowhere"}, KeyError, "obsm has no key 'X_nowhere'"),
         ({"n_neighbors": 0}, ValueError, "n_neighbors must be an integer >= 1"),
         ({"graph_sampler": "random"}, ValueError, "graph_sampler must be one of"),
         ({"similarity": "dot"}, ValueError, "similarity must be one of"),

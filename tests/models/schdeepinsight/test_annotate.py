@@ -248,6 +248,9 @@ def test_cells_without_counts_of_the_model_get_the_root_and_are_reported(model, 
     assert "1 cell has no counts" in str(result.input_report)
     assert "2 cells have no counts in any feature of the model" in str(result.gene_report)
     assert (result.labels["stop_label"].iloc[[2, 5]] == "Unknown").all()
+    scores = result.novelty.select_dtypes(float)
+    assert scores.index[scores.isna().all(axis=1)].tolist() == query.obs_names[[2, 5]].tolist()
+    assert scores.notna().to_numpy().sum() == (query.n_obs - 2) * 4
     others = np.delete(np.arange(query.n_obs), [2, 5])
     np.testing.assert_allclose(
         result.node_probabilities[others], expected.node_probabilities[others], atol=1e-6

@@ -76,6 +76,11 @@ def test_the_reference_gets_a_green_light_and_noise_a_red_one(model, query):
     seen = model.annotate(query).verdict
     assert seen.light == "green"
     assert seen.sentences[0] == "The query looks like the reference."
+    rounded = query.copy()
+    rounded.X = np.rint(2 * np.log1p(query.X.toarray()))
+    doubted = model.annotate(rounded)
+    assert doubted.verdict.light != "green"
+    assert doubted.input_report.doubts[0] in doubted.verdict.sentences
     noise = query.copy()
     noise.X = sparse.csr_matrix(np.random.default_rng(0).permuted(query.X.toarray(), axis=1))
     result = model.annotate(noise)
