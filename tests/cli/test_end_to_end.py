@@ -320,6 +320,11 @@ def test_train_with_a_taxonomy_file_and_a_layer(files, halves, hdeepinsight, wri
     assert model.recipe["seed"] == 3
     assert model.recipe["n_held_out"] == 0  # a tenth of 30 cells is too little to score
     assert "no cells were held out" in done.stderr
+    reference.X = None
+    reference.write_h5ad(tmp_path / "layers.h5ad")  # whose X cannot be read
+    options += ["--layout", "random", "--seed", 3, "--out", tmp_path / "other"]
+    done = hdeepinsight("train", tmp_path / "layers.h5ad", *options)
+    assert done.exit_code == 0, done.stderr
 
 
 def test_outputs_are_replaced_only_with_overwrite(files, hdeepinsight, tmp_path):

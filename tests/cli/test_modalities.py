@@ -1,8 +1,10 @@
 """Commands with files of several modalities."""
 
+import shutil
 import warnings
 
 import anndata as ad
+import h5py
 import mudata
 import pandas as pd
 import pytest
@@ -39,11 +41,18 @@ def folder(_synthetic_hierarchy, tmp_path_factory):
 
 def test_annotated_mudata_has_the_labels_of_hdi_annotate(hdeepinsight, folder, tmp_path):
     out, page = tmp_path / "labels.h5mu", tmp_path / "page.html"
-    given = ["annotate", folder / "query.h5mu", "--model", folder / "model", "--fast"]
+    source = shutil.copy(folder / "query.h5mu", tmp_path / "query.h5mu")
+    with h5py.File(source, "r+") as file:  # a column that anndata reads, but does not write
+        table = file["mod/rna/var"]
+        table["gene"] = table[table.attrs["_index"]]
+        table.attrs["column-order"] = [*table.attrs["column-order"], "_index"]
+        table.attrs["_index"] = "gene"
+    given = ["annotate", source, "--model", folder / "model", "--fast"]
     done = hdeepinsight(*given, "--out", out, "--report", page)
     assert done.exit_code == 0, done.output
     found, query = mudata.read(out), mudata.read(folder / "query.h5mu")
     assert (found["rna"].X != query["rna"].X).nnz == 0
+    assert found["rna"].var["index"].tolist() == list(query["rna"].var_names)
     expected = hdi.annotate(query, folder / "model", adapt="off", refine="off").to_frame()
     assert found.obs["hdi_cell_type"].astype(str).tolist() == expected["cell_type"].tolist()
     assert f"{query.n_obs} cells" in page.read_text()

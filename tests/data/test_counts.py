@@ -595,11 +595,13 @@ def test_missing_layer_raises_with_existing_ones(small, tmp_path: Path):
         open_counts(AnnCollection([small[:50], small[50:]], join_vars="inner"))
 
 
-def test_an_anndata_without_x_is_refused(small):
+def test_an_anndata_without_x_is_refused(small, tmp_path):
     empty = ad.AnnData(obs=small.obs, var=small.var, layers={"counts": small.X})
-    with pytest.raises(InputError, match=r"holds no X.*layers\['counts'\]"):
-        open_counts(empty)
-    assert open_counts(empty, layer="counts").n_obs == 97
+    empty.write_h5ad(tmp_path / "empty.h5ad")
+    for adata in (empty, ad.read_h5ad(tmp_path / "empty.h5ad", backed="r")):
+        with pytest.raises(InputError, match=r"holds no X.*layers\['counts'\]"):
+            open_counts(adata)
+        assert open_counts(adata, layer="counts").n_obs == 97
 
 
 @pytest.mark.parametrize("name", ["broken.h5ad", "broken.zarr"])

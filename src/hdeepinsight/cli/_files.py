@@ -130,7 +130,7 @@ def prepare_output(
     UsageProblem
         If keys exist in the query already, or the query cannot be written to a file.
     """
-    from hdeepinsight.data import make_storable
+    from hdeepinsight.data import make_storable, open_store
 
     is_table, has_several = out.suffix == ".csv", not hasattr(query, "whole")
     fits = is_table or has_several == (out.suffix == ".h5mu")
@@ -156,8 +156,9 @@ def prepare_output(
         return lambda result, **how: result.to_csv(out, **how)
     _require_space(source, out)
     can_be_copied = _is_copied(source, out)
-    if not (can_be_copied or has_several):
-        _try_to_write(query, out)
+    parts: list[Any] = [*getattr(query, "mod", {}).values()] or [query]
+    for part in () if can_be_copied else parts:
+        _try_to_write(open_store(part), out)
 
     def write(result: Annotation, **how: Any) -> None:
         import anndata
@@ -173,8 +174,8 @@ def prepare_output(
                 _copy_and_add(source, path, cells, old)
                 return
             whole: Any = query if has_several else query.whole()
-            if not has_several:
-                make_storable(whole)
+            for part in parts if has_several else [whole]:
+                make_storable(part)
             result.to_adata(whole, key_added=key_added, **how)
             getattr(whole, f"write_{out.suffix[1:]}")(path)
 

@@ -412,8 +412,8 @@ class Scan:
     """Exact statistics of the scanned values, and a sample of cells.
 
     ``n_rows`` is the number of scanned cells; ``low`` and ``high`` are the range of the finite
-    stored values; ``n_ones`` and ``n_twos`` count these values, and ``low_sum`` and ``high_sum`` are
-    the range of the sums of non-empty cells, in whole numbers; ``decimals`` are the numbers of
+    stored values; ``n_ones`` and ``n_twos`` count these values, and ``low_sum`` and ``high_sum``
+    are the range of the sums of non-empty cells, in whole numbers; ``decimals`` are the numbers of
     decimals to which all scanned values are rounded; ``sample`` contains rows as CSR matrices.
     """
 

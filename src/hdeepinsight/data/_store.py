@@ -293,7 +293,9 @@ def _from_anndata(adata: ad.AnnData, notes: tuple[str, ...] = (), storage: str =
 
     raw, logged = adata.raw, adata.uns.get("log1p")
     layers = [name for name in adata.layers if name is not None]  # X may be listed as None
-    slots = {} if adata.X is None else {"X": partial(_wrapped, adata, storage)}
+    # The property X of a backed AnnData raises an error if the file has none.
+    has_x = "X" in adata.file if adata.isbacked else adata.X is not None
+    slots = {"X": partial(_wrapped, adata, storage)} if has_x else {}
     slots |= {slot_name(name): partial(_wrapped, adata, storage, name) for name in layers}
     slots |= {} if raw is None else {".raw": partial(_wrapped, raw, storage)}
     return Store(

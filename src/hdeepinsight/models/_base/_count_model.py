@@ -679,7 +679,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _check_reference(self) -> None:
         """Raise an error without a reference, or if it was changed after registration."""
         own, setup = self._resolve_adata(None), self._setup
-        x = None if data.is_paired(own) else own.layers.get(setup.layer, own.X)
+        x = None
+        if not data.is_paired(own):
+            has_layer = setup.layer in own.layers  # X of a file without one raises an error
+            x = own.layers[setup.layer] if has_layer else own.X
         obs, keys = setup.obs_of(own), setup.labels_keys
         registration.check_unchanged(self.adata_manager, obs, x, keys)
 
