@@ -77,7 +77,7 @@ def test_the_reference_gets_a_green_light_and_noise_a_red_one(model, query):
     assert seen.light == "green"
     assert seen.sentences[0] == "The query looks like the reference."
     rounded = query.copy()
-    rounded.X = np.rint(2 * np.log1p(query.X.toarray()))
+    rounded.X = np.rint(3 * np.log1p(query.X.toarray()))
     doubted = model.annotate(rounded)
     assert doubted.verdict.light != "green"
     assert doubted.input_report.doubts[0] in doubted.verdict.sentences
