@@ -145,6 +145,19 @@ def check_keywords(
         raise TypeError(f"{call} got {', '.join(unknown)}; it takes {valid}. {hint}")
 
 
+def refuse_unused(given: Mapping[str, Any], where: str) -> None:
+    """Raise ``ValueError`` for arguments that were given, but have no effect.
+
+    Examples
+    --------
+    >>> refuse_unused({"side": 32, "keep_genes": ()}, "with a fitted layout")
+    Traceback (most recent call last):
+    ValueError: side has no effect with a fitted layout. Omit it.
+    """
+    if names := ", ".join(name for name, is_given in given.items() if is_given):
+        raise ValueError(f"{names} has no effect {where}. Omit it.")
+
+
 def missing_column(
     key: object, columns: Iterable[object], *, where: str = "obs", hint: str = ""
 ) -> KeyError:

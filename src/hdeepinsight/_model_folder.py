@@ -168,7 +168,7 @@ class ModelFolder:
                 hint = "Pass a folder that save() wrote; hdi.hub.pull downloads published models."
                 if named := next(self.path.glob(f"*{MODEL_FILE}"), None):
                     prefix = named.name.removesuffix(MODEL_FILE)
-                    hint = f"It holds {named.name}: load that with load(..., {prefix=})."
+                    hint = f"It holds {named.name}: pass {prefix=} to load(), and use the result."
                 raise ModelFileError(
                     f"There is no model at {self.path}: that is not a folder with "
                     f"{self.prefix}{MODEL_FILE}. {hint}"

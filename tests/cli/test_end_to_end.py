@@ -45,9 +45,12 @@ def test_info_of_a_model_shows_taxonomy_and_recipe(files, hdeepinsight):
 
 
 def test_info_of_the_bundled_model(hdeepinsight):
-    done = hdeepinsight("info", "pbmc")
-    assert done.exit_code == 0, done.stderr
-    assert repr(hdi.hub.pull("pbmc")) in done.stdout
+    for address in ("pbmc", hdi.hub.download("pbmc").address):
+        done = hdeepinsight("info", address)
+        assert done.exit_code == 0, done.stderr
+        assert repr(hdi.hub.pull("pbmc")) in done.stdout
+        done = hdeepinsight("info", address, "--use-raw")
+        assert "--use-raw has no effect for a model" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["query", "query_zarr"])

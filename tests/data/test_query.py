@@ -193,8 +193,8 @@ def test_chunks_of_picked_cells_are_no_larger_than_asked(small):
 @pytest.mark.parametrize(
     ("indices", "message"),
     [
-        pytest.param([0, 97], "1 positions are out of range: 97.", id="beyond"),
-        pytest.param([-1], "out of range", id="negative"),
+        pytest.param([-1, 97], "2 positions are out of range: -1, 97.", id="beyond"),
+        pytest.param([0] * 96 + [1], "All positions are 0 or 1, as in a mask", id="integers"),
         pytest.param([], "selection is empty", id="none"),
         pytest.param(np.zeros(97, bool), "selection is empty", id="empty_mask"),
         pytest.param([True, False], "2 entries, but there are 97 cells", id="short_mask"),

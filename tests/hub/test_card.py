@@ -3,6 +3,7 @@
 import hashlib
 import re
 
+import anndata as ad
 import pytest
 import yaml
 
@@ -149,14 +150,16 @@ def test_model_without_a_taxonomy_is_published(card, home):
     assert "| seed | 3 |" in section(shared.card, "Recipe")
 
 
-def test_other_reference_raises(shared_model, card, home, monkeypatch):
-    def refuse(*_, **__):
-        raise ValueError("The registered reference is not the one that was trained on.")
-
-    monkeypatch.setattr(type(shared_model), "evaluate", refuse)
-    with pytest.raises(ValueError, match="not the one that was trained on"):
-        hdi.hub.publish(shared_model, home / "x", card=card)
-    assert not (home / "x").exists()
+def test_other_reference_raises(shared_model, card, home):
+    shared_model.save(home / "saved")
+    own = shared_model.adata
+    others = own[:-20].copy(), own.copy(), ad.concat([own, own[:5]], index_unique="-")
+    others[1].obs_names += "-1"
+    for other in others:
+        model = hdi.SCHDeepInsight.load(home / "saved", adata=other)
+        with pytest.raises(ValueError, match=f"the {own.n_obs} cells that the model was trained"):
+            hdi.hub.publish(model, home / "x", card=card)
+        assert not (home / "x").exists()
 
 
 def test_incomplete_card_raises_early(shared_model, home):

@@ -86,7 +86,7 @@ def test_unpublished_folder_raises(shared_model, home):
     with pytest.raises(HubError, match=r"There is no folder .*nowhere\. Check the name"):
         hdi.hub.pull(home / "nowhere")
     shared_model.save(home / "saved")
-    with pytest.raises(HubError, match=r"Use load_model\(\) for models that save\(\) wrote"):
+    with pytest.raises(HubError, match=r"save\(\) wrote need no download: use load_model"):
         hdi.hub.pull(home / "saved")
 
 

@@ -120,12 +120,22 @@ def test_settings_without_effect_are_refused(reference):
         ({"plan_kwargs": {"lr": 1e30}}, ValueError, "diverged.*smaller learning rate"),
         ({"plan_kwargs": {"optimizer": "Adam"}}, TypeError, "got optimizer, which has no effect"),
         ({"early_stopping_monitor": "x"}, ValueError, "no effect without early_stopping"),
-        ({"datasplitter_kwargs": {"train_size": 0.5}}, ValueError, "set by train.."),
+        ({"datasplitter_kwargs": {"train_size": 0.5}}, TypeError, "Pass sizes to train.."),
+        ({"datasplitter_kwargs": {"iter_ndarray": True}}, TypeError, "takes external_indexing"),
+        ({"plan_kwargs": 5}, ValueError, "plan_kwargs must be a dict of options"),
+        ({"shuffle_set_split": "no"}, ValueError, "shuffle_set_split must be one of True, False"),
+        ({"train_size": 1, "shuffle_set_split": False}, ValueError, "because no cells are held"),
+        ({"train_size": 1, "val_check_interval": 1}, ValueError, "because no cells are held"),
+        ({"overfit_batches": 1}, ValueError, "Pass limit_train_batches"),
+        ({"min_epochs": 5}, ValueError, "min_epochs has no effect without early_stopping=True"),
+        ({"gradient_clip_algorithm": "norm"}, ValueError, "without gradient_clip_val"),
+        ({"checkpointing_monitor": "log_loss"}, ValueError, "without enable_checkpointing"),
+        ({"early_stopping": True, "early_stopping_monitor": "x"}, RuntimeError, "not available"),
         ({"split_key": "batch", "shuffle_set_split": False}, ValueError, "with split_key"),
         ({"split_key": "batch", "train_size": 1.0}, ValueError, "no effect if no cells are held"),
         ({"early_stopping": True, "check_val_every_n_epoch": 2}, ValueError, "are none in 1"),
-        ({"datasplitter_kwargs": {"batch_size": 8}}, ValueError, "contain batch_size"),
-        ({"datasplitter_kwargs": {"shuffle": False}}, ValueError, "contain shuffle"),
+        ({"datasplitter_kwargs": {"batch_size": 8}}, TypeError, "got batch_size"),
+        ({"datasplitter_kwargs": {"shuffle": False}}, TypeError, "got shuffle"),
         (
             {"datasplitter_kwargs": {"external_indexing": [[1]]}},
             ValueError,
@@ -280,7 +290,14 @@ def test_uninformative_columns_of_a_query_raise_a_warning(model, query):
 
 
 def test_numbers_of_the_model_out_of_range_are_refused(reference):
+    layout = hdi.image.GeneLayout.random(list(reference.var_names))
     for options, says in [
+        ({"layout": layout, "n_genes": 50}, "n_genes has no effect with a fitted layout"),
+        ({"layout": layout, "keep_genes": ["G1"], "side": 32}, "keep_genes, side has no effect"),
+        ({"keep_genes": "G1"}, "keep_genes must be a list of genes"),
+        ({"backbone": "efficientnet_b0", "n_latent": 64}, "n_latent has no effect with backbone"),
+        ({"proteins": layout}, "proteins has no effect without a MuData"),
+        ({"registry": {"field_registries": {}}}, "registry has no effect with a reference"),
         ({"seed": "x"}, "seed must be an integer >= 0, got 'x'"),
         ({"seed": -1}, "seed must be an integer >= 0, got -1"),
         ({"n_genes": 50.5}, "n_genes must be an integer >= 1, got 50.5"),

@@ -294,10 +294,16 @@ def test_the_published_settings_remove_the_effect_too(draw, wrap, vector, run):
     assert max(gap) < 0.4 * np.abs(0.5 * vector).mean()
 
 
+KEYS = {"labels_key": "cell_type", "query_labels_key": "cell_type"}
+TREE = hdi.Taxonomy.from_nested({"B": ["b"]})
 BAD = {
     "no shared genes": ({"rename": "OTHER"}, {}, hdi.data.InputError, "No gene is in all"),
     "unknown feature": ({}, {"features": ["XYZ"]}, hdi.data.InputError, "None of the 1 features"),
-    "no such column": ({}, {"labels_key": "nope"}, KeyError, "no column 'nope'"),
+    "no such column": ({}, KEYS | {"labels_key": "nope"}, KeyError, "no column 'nope'"),
+    "one column": ({}, {"labels_key": "cell_type"}, ValueError, "labels_key has no effect"),
+    "other column": ({}, {"query_labels_key": "cell_type"}, ValueError, "query_labels_key has no"),
+    "no columns": ({}, {"taxonomy": TREE}, ValueError, "taxonomy has no effect without label"),
+    "another config": ({}, {"config": {}}, ValueError, "config must be a hdi.pp.StacasConfig"),
     "no such mode": ({}, {"mode": "both"}, ValueError, "mode must be one of 'project'"),
     "no such search": ({}, {"neighbors": "fast"}, ValueError, "neighbors must be .* got 'fast'"),
     "no feature": ({}, {"features": 0}, ValueError, "features must be an integer >= 1, got 0"),
@@ -315,7 +321,7 @@ BAD = {
     "nan": ({"values": lambda x: np.where(x > 1, np.nan, x)}, {}, hdi.data.InputError, "NaN"),
     "label outside": (
         {},
-        {"labels_key": "cell_type", "taxonomy": hdi.Taxonomy.from_nested({"B": ["b"]})},
+        KEYS | {"taxonomy": TREE},
         ValueError,
         "do not lead to a node",
     ),
@@ -358,7 +364,7 @@ def test_invalid_calls_of_a_result_are_refused(pair, ask, exact):
 
 def test_the_data_are_not_changed(pair, exact):
     copies = [one.copy() for one in pair]
-    result = hdi.pp.stacas(*pair, labels_key="cell_type", **exact)
+    result = hdi.pp.stacas(*pair, **KEYS, **exact)
     assert len(result.report.cells) == 150
     for one, copy in zip(pair, copies, strict=True):
         np.testing.assert_array_equal(one.X, copy.X)

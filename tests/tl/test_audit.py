@@ -169,6 +169,8 @@ def test_bad_input_is_named(synthetic_hierarchy: AnnData) -> None:
         ({"labels_keys": LEVELS, "probabilities": np.ones((3, 2))}, ValueError, "n_nodes"),
         ({"labels_keys": LEVELS, "probabilities": [[95.0]]}, ValueError, "got 95 to 95 of shape"),
         ({"labels_keys": LEVELS, "n_folds": 2.5}, ValueError, "integer"),
+        ({"nodes": np.ones(3)}, ValueError, "must be nodes of a taxonomy, got none"),
+        ({"labels_keys": LEVELS, "probabilities": [[1.0]], "seed": 1}, ValueError, "seed has no"),
     ]:
         with pytest.raises(error, match=match):
             audit_labels(synthetic_hierarchy, **options)

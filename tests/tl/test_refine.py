@@ -219,6 +219,11 @@ def test_bad_input_is_named(cells):
         ({"nan": True}, {}, ValueError, "NaN or infinite ones in 1 of 290 cells"),
         ({"rows": 100}, {}, ValueError, "probabilities has 100 entries for 290 cells"),
         ({"rename": {"NK": "CD4"}}, {}, ValueError, r"\['CD4'\] repeatedly"),
+        ({"classes": ["B"]}, {}, ValueError, "classes has no effect with scores that have names"),
+        ({}, {"neighbors_key": "n", "n_neighbors": 5}, ValueError, "n_neighbors has no effect"),
+        ({}, {"neighbors_key": "n", "use_rep": "X_p"}, ValueError, "use_rep has no effect"),
+        ({}, {"config": hdi.tl.RefineConfig(tol=0.1)}, ValueError, "tol has no effect with method"),
+        ({}, {"config": {"tol": 0.1}}, ValueError, "config must be a hdi.tl.RefineConfig"),
     ]:
         cells.uns["no_graph"] = {"resolution": 1.0}
         probabilities = change.get("probabilities", cells.obsm["p"].copy())

@@ -83,6 +83,7 @@ def test_bad_input_is_named(cells, tree):
         ({"clusters": ["a"]}, ValueError, "clusters has 1 entries for 290 cells"),
         ({"cells_per_cluster": 0}, ValueError, "cells_per_cluster must be .* got 0"),
         ({"taxonomy": None}, ValueError, "got no taxonomy"),
+        ({"clusters": ["a"] * 290, "seed": 1}, ValueError, "seed has no effect with clusters"),
     ]:
         with pytest.raises(error, match=message):
             hdi.tl.vote(cells, "p", **{"taxonomy": tree, **arguments})

@@ -226,7 +226,7 @@ def verdict(
     if not figures:
         summary = (
             "The query was not compared with the reference: "
-            "the model has no held-out cells, or the query no RNA."
+            "the model stores no held-out cells, or the query has no RNA."
         )
     low = {
         f"Its mean expression has correlation {similarity:.2f} with its labels; "

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from rich.table import Table
 from rich.text import Text
 
-from hdeepinsight._errors import one_column
+from hdeepinsight._errors import one_column, refuse_unused
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress as step
 from hdeepinsight.cli._console import UsageProblem, frame_table, in_options, note, refuse, show
@@ -23,12 +23,12 @@ _MAX_VALUES = 6
 #: Arguments in Python that have no option on the command line.
 _PYTHON_ONLY: Final = {
     *("self", "adata", "registry", "source_registry", "datamodule", "trainer_kwargs"),
-    *("datasplitter_kwargs", "plan_kwargs", "args", "kwargs"),
+    *("datasplitter_kwargs", "plan_kwargs", "args", "kwargs", "others"),
 }
 
 
 @command("layer", "use_raw")
-def info(target: Path, layer: str | None, use_raw: bool) -> None:
+def info(target: str, layer: str | None, use_raw: bool) -> None:
     """Describe a model or a data file.
 
     [b]hdeepinsight info my_model[/b]
@@ -36,16 +36,19 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
     Options
     -------
     target TARGET
-        Folder of a model, pbmc or immune for a bundled model, or a data file.
+        Folder of a model, pbmc or immune for a bundled model, hf://owner/name or another address
+        of a published model, or a data file.
     """
     with step(f"Reading {target}"):
         from hdeepinsight import hub
         from hdeepinsight.data import Modalities, inspect_input, open_store
 
-        if not target.exists():
-            target = hub.bundled_folders().get(str(target), target)
-        if target.is_dir() and not is_store(target) and not next(target.glob("*.mtx*"), None):
-            model = hub.load_model(target)
+        path = Path(target).expanduser()
+        if not path.exists() and ("://" in target or target in hub.bundled_folders()):
+            path = hub.resolve_model(target)
+        if path.is_dir() and not is_store(path) and not next(path.glob("*.mtx*"), None):
+            refuse_unused({"layer": layer, "use_raw": use_raw}, "for a model")
+            model = hub.load_model(path)
             style: dict[str, Any] = {"title_justify": "left", "title_style": "bold"}
             table = Table(title="recipe", show_header=False, **style)
             for name, value in model.recipe.items():
@@ -53,7 +56,7 @@ def info(target: Path, layer: str | None, use_raw: bool) -> None:
             tree = getattr(model, "taxonomy", None)
             shown = [repr(model), "", *([tree, ""] if tree is not None else []), table]
         else:
-            cells: Any = open_cells(target)
+            cells: Any = open_cells(path)
             shown, store = [], cells
             if mods := getattr(cells, "mod", {}):
                 parts = ", ".join(f"{name} ({mod.n_vars:,} columns)" for name, mod in mods.items())

@@ -496,6 +496,8 @@ def cell_positions(indices: Any, obs_names: pd.Index) -> Ints:
         found = f"The mask has {len(given):,} entries, but there are {n_obs:,} cells."
     elif is_mask and has_names and not own.equals(obs_names):
         found = "The index of the mask does not match the cells, or is in another order."
+    elif kind in "iu" and len(given) == n_obs > 2 and not (given >> 1).any():
+        found = "All positions are 0 or 1, as in a mask. Convert masks to Boolean."
     elif kind in "iu" and len(outside := given[(given < 0) | (given >= n_obs)]):
         found = f"{len(outside):,} positions are out of range: {examples(outside)}."
     elif kind not in "biuOUT":

@@ -166,8 +166,12 @@ def card_text(
     taxonomy, own = getattr(model, "taxonomy", None), model.adata
     n_cells, scored = None, {}
     if taxonomy is not None and own is not None:
-        held_out = model.validation_indices_
-        if held_out is not None and len(held_out):
+        n_found = len(model.train_indices_) + len(model.validation_indices_)
+        if n_found != (n_trained := model.recipe.get("n_cells", n_found)):
+            msg = f"The attached reference must have the {n_trained:,} cells that the model was"
+            hint = "Attach that one, or load the model with adata=False."
+            raise ValueError(f"{msg} trained on, got {n_found:,} of them. {hint}")
+        if model.held_out_ is not None and len(model.held_out_):
             scored["held-out cells of the reference"] = model.evaluate()
         n_cells = np.bincount(model.label_nodes(own), minlength=taxonomy.n_nodes)
     if taxonomy is not None:

@@ -162,6 +162,10 @@ class SharedModel:
     revision: str
     folder: Path
 
+    def __fspath__(self) -> str:
+        """Return the folder, for functions that take the folder of a model."""
+        return os.fspath(self.folder)
+
     @property
     def digest(self) -> str:
         """``"sha256:..."`` over all files, independent of the address."""
@@ -344,7 +348,8 @@ def _open_folder(place: Address, revision: str | None, max_bytes: int) -> Shared
         raise HubError(f"There is no folder {folder}. Check the name.")
     if not os.path.lexists(folder / CHECKSUMS_FILE):
         found = f"{folder} holds no published model, which has a {CHECKSUMS_FILE}"
-        raise HubError(f"{found}. Use load_model() for models that save() wrote.")
+        hint = "Folders that save() wrote need no download: use load_model()."
+        raise HubError(f"{found}. {hint}")
     listed = SharedModel(str(place), "", folder)._verify(max_bytes)
     digest = _checksums.check_revision(listed, revision, place, folder.name)
     return SharedModel(str(place), digest, folder)

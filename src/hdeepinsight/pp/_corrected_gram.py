@@ -308,7 +308,7 @@ def corrected_gram_pca(
     if mask_key is not None:
         if mask is not None:
             raise ValueError("At most one of mask and mask_key must be given, got both. Omit one.")
-        blocks = [block for _, block in reader(open_layer(adata, mask_key)[1])()]
+        blocks = [block for _, block in reader(open_layer(adata, mask_key, "mask_key")[1])()]
         mask = sp.vstack(blocks, "csr") if sp.issparse(blocks[0]) else np.vstack(blocks)
     store, matrix = open_layer(adata, layer)
     seen = matrix.peek(256)

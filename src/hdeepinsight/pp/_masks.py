@@ -15,7 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
 
 from hdeepinsight import graph
-from hdeepinsight._errors import batch_column, check_choice, check_number, examples, invalid
+from hdeepinsight._errors import (
+    batch_column,
+    check_choice,
+    check_number,
+    examples,
+    invalid,
+    refuse_unused,
+)
 from hdeepinsight.data import DataLike, RowMatrix, Store, open_store
 
 Mask: TypeAlias = "ArrayLike | sp.spmatrix | MissingEntries | DropoutMask | PanelMask"
@@ -164,9 +171,11 @@ def _check_shape(found: tuple[int, ...], shape: tuple[int, int]) -> None:
         raise invalid("The shape of the mask", found, f"{shape}, that of the values", hint)
 
 
-def open_layer(data: DataLike, layer: str | None) -> tuple[Store, RowMatrix]:
-    """Open a matrix of cells by features of any kind."""
-    store = replace(open_store(data).all_columns(), arguments={"layer": "layer"})
+def open_layer(
+    data: DataLike, layer: str | None, argument: str = "layer"
+) -> tuple[Store, RowMatrix]:
+    """Open a matrix of cells by features of any kind, selected by an argument of the caller."""
+    store = replace(open_store(data).all_columns(), arguments={"layer": argument})
     return store, store.matrix(layer, use_raw=False)
 
 
@@ -293,6 +302,8 @@ def estimate_dropout_mask(
     """
     check_number("threshold", threshold, 0, 1, hint="Omit it to use 0.85.")
     check_choice("method", method, get_args(Grouping), "Omit it to use 'leiden'.")
+    others = {"method": method != "leiden", "random_state": random_state != 0}
+    refuse_unused(others if groups_key is not None else {}, "with groups_key")
     store, matrix = open_layer(adata, layer)
 
     def dropouts(codes: NDArray[np.int64], n_groups: int) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.typing import ArrayLike
 
 from hdeepinsight import annotation
-from hdeepinsight._errors import check_integer, check_number, counted, one_column
+from hdeepinsight._errors import check_integer, check_number, counted, one_column, refuse_unused
 from hdeepinsight._keys import AUDIT_KEYS
 from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.data import AlignedQuery
@@ -132,6 +132,12 @@ def audit_labels(
     if n_given != 1:
         hint = "Pass labels_key for a single column, or labels_keys for one column per level."
         raise ValueError(f"Pass one of labels_key, labels_keys and nodes, got {n_given}. {hint}")
+    if nodes is not None:
+        if taxonomy is None:
+            raise ValueError("nodes must be nodes of a taxonomy, got none. Pass it as taxonomy.")
+        refuse_unused({"unlabeled": unlabeled != "Unknown"}, "with nodes")
+    if probabilities is not None:
+        refuse_unused({"layer": layer is not None, "seed": seed != 0}, "with probabilities")
     obs = adata.obs
     for key in keys:
         check_labels(one_column(obs, key), f"obs[{key!r}]", unlabeled=unlabeled)

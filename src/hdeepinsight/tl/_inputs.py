@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hdeepinsight import annotation
-from hdeepinsight._errors import check_choice, missing_column, one_column
+from hdeepinsight._errors import check_choice, missing_column, one_column, refuse_unused
 from hdeepinsight.data import AlignedQuery, InputError, Modalities, is_paired, open_paired
 from hdeepinsight.graph import batch_graphs, check_graph, knn_graph
 from hdeepinsight.taxonomy import Taxonomy
@@ -85,6 +85,8 @@ def class_scores(
             hint = "Pass one of these, a table, an array with `classes`, or an Annotation."
             raise missing_column(probabilities, stored, where="adata.obsm", hint=hint)
         probabilities = stored[probabilities]
+    is_named = isinstance(probabilities, pd.DataFrame | pd.Series)
+    refuse_unused({"classes": is_named and classes is not None}, "with scores that have names")
     if isinstance(probabilities, pd.Series):
         return _label_scores(probabilities, names, taxonomy)
     if not isinstance(probabilities, pd.DataFrame):
@@ -176,6 +178,8 @@ def cell_graphs(
     check_choice("weights", weights, get_args(GraphWeights))
     batch = None if batch_key is None else batches_of(adata, batch_key)
     if neighbors_key is not None:
+        others = {"n_neighbors": n_neighbors != 15, "use_rep": str(use_rep) != "X_pca"}
+        refuse_unused(others, "with neighbors_key")
         settings: Any = getattr(adata, "uns", {}).get(neighbors_key)
         stored = getattr(adata, "obsp", {})
         where = settings.get("connectivities_key") if hasattr(settings, "get") else None

@@ -18,7 +18,7 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
 from hdeepinsight import annotation
-from hdeepinsight._errors import check_choice, check_number, invalid
+from hdeepinsight._errors import check_choice, check_number, invalid, refuse_unused
 from hdeepinsight._palette import label_colors, tree_colors
 from hdeepinsight.annotation import Additions, Annotation
 from hdeepinsight.data import AlignedQuery
@@ -395,7 +395,7 @@ def refine(
     >>> int(((result.labels == "B") == is_b).sum())
     57
     """
-    _check_strength(method, lam)
+    config = _settings_of(method, lam, config)
     scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     graphs = cell_graphs(
         adata,
@@ -405,7 +405,7 @@ def refine(
         weights=weights,
         batch_key=batch_key,
     )
-    names, config = pd.Index(adata.obs_names), config or RefineConfig()
+    names = pd.Index(adata.obs_names)
     result = _refine_on(graphs, names, scores, method, lam, config)
     flips = result.diagnose()
     n_before, n_after = flips["kept"] + flips["lost"], flips["kept"] + flips["gained"]
@@ -470,8 +470,8 @@ def lambda_path(
     scores = class_scores(adata, probabilities, classes=classes, taxonomy=taxonomy)
     graphs, names, rows = cell_graphs(adata, **graph), pd.Index(adata.obs_names), []
     for lam in grid:
-        _check_strength(method, lam)
-        result = _refine_on(graphs, names, scores, method, lam, config or RefineConfig())
+        settings = _settings_of(method, lam, config)
+        result = _refine_on(graphs, names, scores, method, lam, settings)
         before, after = result.before.sum(axis=0), result.after.sum(axis=0)
         ratio = np.where(before >= 1, after / np.maximum(before, 1e-12), np.inf)
         rows.append(
@@ -486,13 +486,22 @@ def lambda_path(
     return pd.DataFrame(rows, index=pd.Index(list(grid), name="lam", dtype=float))
 
 
-def _check_strength(method: Method, lam: Strength) -> None:
+def _settings_of(method: Method, lam: Strength, config: RefineConfig | None) -> RefineConfig:
+    """Return the advanced settings; raise ``ValueError`` for those without effect."""
     check_choice("method", method, get_args(Method))
     if lam != "auto":
         check_number("lam", lam, hint="Pass 'auto' to estimate it.")
     elif method == "laplacian":
         hint = "Choose one with hdi.tl.lambda_path, or use method='local_prior'."
         raise invalid("lam", lam, "a number >= 0 with method='laplacian'", hint)
+    if not isinstance(config, RefineConfig | None):
+        raise invalid("config", config, "a hdi.tl.RefineConfig")
+    of_laplacian, usual = ("laplacian", "solver", "tol", "max_iter"), RefineConfig()
+    config = config or usual
+    others = of_laplacian if method == "local_prior" else ("n_rounds",)
+    changed = {name: getattr(config, name) != getattr(usual, name) for name in others}
+    refuse_unused(changed, f"with method={method!r}")
+    return config
 
 
 def _refine_on(

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import MiniBatchKMeans
 
 from hdeepinsight import annotation
-from hdeepinsight._errors import check_integer, invalid, one_column
+from hdeepinsight._errors import check_integer, invalid, one_column, refuse_unused
 from hdeepinsight.annotation import Annotation
 from hdeepinsight.data import AlignedQuery
 from hdeepinsight.taxonomy import Taxonomy
@@ -193,6 +193,8 @@ def vote(
         model = MiniBatchKMeans(n_clusters, n_init=3, random_state=seed)
         groups = np.asarray(model.fit_predict(points).astype(str))
     else:
+        others = {"use_rep": str(use_rep) != "X_pca", "cells_per_cluster": cells_per_cluster != 10}
+        refuse_unused({**others, "seed": seed != 0}, "with clusters")
         if isinstance(clusters, str):
             hint = "Pass the name of a column of clusters, or omit clusters."
             clusters = one_column(adata.obs, clusters, hint=hint)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import sparse
 
+import hdeepinsight as hdi
 from hdeepinsight import SCHDeepInsight
 from hdeepinsight.adaptation import AdaptationReport
 
@@ -82,6 +83,13 @@ def test_takes_the_folder_of_a_model(
     mapped.train(max_steps=2, guard=False)
     assert np.array_equal(probabilities(model, shifted), probabilities(model, shifted))
     assert mapped.adaptation.n_cells == shifted.n_obs
+    cells, bundled = hdi.datasets.demo().query, hdi.hub.download("pbmc")
+    for given in ("pbmc", bundled.address, bundled):
+        with pytest.warns(hdi.data.GeneCoverageWarning):
+            mapped = SCHDeepInsight.load_query_data(cells, given)
+        assert mapped.genes == tuple(
+            SCHDeepInsight.prepare_query_anndata(cells, given, return_reference_var_names=True)
+        )
 
 
 def test_weights_of_the_reference_stay_bit_by_bit(
@@ -303,7 +311,8 @@ def test_bad_input(model: SCHDeepInsight, shifted: ad.AnnData) -> None:
     for options, error, match in [
         ({"batch_key": "nowhere"}, KeyError, "nowhere"),
         ({"labels_key": "nowhere"}, KeyError, "nowhere"),
-        ({"reference_model": 3}, TypeError, "int"),
+        ({"reference_model": 3}, TypeError, "name, folder or address of one, got an object of int"),
+        ({"reference_model": "pbmcc"}, ValueError, "neither a folder nor one of immune, pbmc"),
     ]:
         with pytest.raises(error, match=match):
             SCHDeepInsight.load_query_data(

@@ -86,3 +86,5 @@ def test_corrections_for_something_else_are_refused(model, fit, reference, query
         says = "not computed with the normalisation"
     with pytest.raises(hdi.data.InputError, match=says):
         model.annotate(query, corrected=result)
+    with pytest.raises(ValueError, match=r"must be a result of hdi\.pp\.stacas, got 'AnnData'"):
+        model.annotate(query, corrected=query)

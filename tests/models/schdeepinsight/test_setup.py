@@ -128,7 +128,7 @@ def test_missing_labels_are_counted_in_the_repr(reference, capsys, tmp_path):
     other = reference[100:].copy()  # with all labels
     loaded = SCHDeepInsight.load(tmp_path / "trained", adata=other, prefix="own_")
     assert repr(loaded) == repr(model)
-    with pytest.raises(ModelFileError, match=r"It holds own_model.pt: load that with .*'own_'"):
+    with pytest.raises(ModelFileError, match=r"holds own_model.pt: pass prefix='own_' to load"):
         SCHDeepInsight.load(tmp_path / "trained")
 
 

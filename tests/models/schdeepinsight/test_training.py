@@ -157,15 +157,16 @@ def test_settings_out_of_range_are_refused(fit, reference):
         ({"batch_size": -1}, "batch_size must be an integer >= 1, got -1"),
         ({"validation_size": 1.5}, "validation_size must be a number from 0 to 1, got 1.5"),
         ({"validation_size": -0.1}, "validation_size must be a number from 0 to 1, got -0.1"),
-        ({"plan_kwargs": {"lr": 0}}, "lr must be a number > 0, got 0"),
-        ({"plan_kwargs": {"lr": float("nan")}}, "lr must be a number > 0, got nan"),
+        ({"plan_kwargs": {"lr": 0}}, "lr must be a finite number >= 1e-12, got 0"),
+        ({"plan_kwargs": {"lr": float("nan")}}, "lr must be a finite number >= 1e-12, got nan"),
+        ({"plan_kwargs": {"lr": True}}, "lr must be a finite number >= 1e-12, got True"),
         (
             {"plan_kwargs": {"weight_decay": -1}},
             "weight_decay must be a finite number >= 0",
         ),
         ({"early_stopping_patience": 0}, "early_stopping_patience must be an integer >= 1, got 0"),
         ({"early_stopping_patience": 3}, "no effect without early_stopping=True"),
-        ({"validation_size": 0, "limit_val_batches": 2}, "no effect, because no cells are held"),
+        ({"validation_size": 0, "limit_val_batches": 2}, "no effect because no cells are held"),
         ({"callbacks": [object()]}, "callbacks must be a Lightning callback, or a list of them"),
         ({"logger": "csv"}, "logger must be a Lightning logger, or a list of them"),
         ({"split_key": "donor"}, "no column 'donor'; it has 'lineage', 'cell_type', 'batch'"),
@@ -290,13 +291,17 @@ def test_checkpoints_of_every_epoch_can_be_loaded(fit, reference, query, tmp_pat
     checkpoint = SaveCheckpoint(
         dirpath=str(tmp_path), monitor="log_loss", save_top_k=-1, filename="{epoch}"
     )
-    fit(reference, train={"max_epochs": 3, "callbacks": [checkpoint]})
+    model = fit(reference, train={"max_epochs": 3, "callbacks": [checkpoint]})
     folders = sorted(path.name for path in tmp_path.iterdir())
     assert folders == ["epoch=0", "epoch=1", "epoch=2"]
     probabilities = [
         SCHDeepInsight.load(tmp_path / folder).predict_proba(query) for folder in folders
     ]
     assert not np.allclose(probabilities[0], probabilities[2])
+    first = SCHDeepInsight.load(tmp_path / "epoch=0", adata=reference)
+    assert repr(first) == repr(model)
+    assert first.validation_indices.tolist() == model.validation_indices.tolist()
+    assert first.evaluate().n_cells == model.evaluate().n_cells
 
 
 def test_half_precision_learns_the_same_types(fit, reference, query, truth):

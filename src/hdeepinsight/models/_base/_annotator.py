@@ -109,7 +109,7 @@ class Annotator(AnnotatingMixin):
 
     def train(self, *_: Any, plan_kwargs: Any = None, **options: Any) -> None:
         """Fit the adapter of a query model; see :meth:`CountModel.train`."""
-        self._fit_adapter(dict(plan_kwargs or {}), options)
+        self._fit_adapter(plan_kwargs or {}, options)
 
     @classmethod
     def _model_of(cls, given: Any) -> Any:

@@ -17,7 +17,7 @@ from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor
 
 from hdeepinsight import nn
-from hdeepinsight._errors import counted, examples, invalid
+from hdeepinsight._errors import counted, examples, invalid, refuse_unused
 from hdeepinsight.adaptation import QueryCells, reference_sums
 from hdeepinsight.annotation import Annotation, ReferenceBank, calibrate, check_level_names
 from hdeepinsight.data import align_genes, deal_out, draw_evenly, draw_some, is_paired
@@ -176,8 +176,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         **options: Any,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if split is None:
-            if audit is not False:
-                raise ValueError("audit has no effect with a datamodule. Omit it.")
+            refuse_unused({"audit": audit is not False}, "with a datamodule")
             codes = self._nodes(self._label_table())
             if self.module is None:
                 datamodule.setup("fit")
@@ -233,7 +232,6 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
             found = [self._read_loader(datamodule, part, codes) for part in ("val", "train")]
             held_out, train = (as_cells(counts[:, columns], nodes) for counts, nodes in found)
         self._fit_confidence(held_out, train)
-        super()._finish(plan, datamodule)
 
     def _read_loader(
         self, datamodule: Any, part: str, codes: np.ndarray

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -24,7 +26,14 @@ from scvi.model.base import BaseModelClass
 
 from hdeepinsight import data
 from hdeepinsight._archive import UNFIT, damaged, damaged_if_unfit, frame_from_plain
-from hdeepinsight._errors import batch_column, check_integer, check_keywords, counted
+from hdeepinsight._errors import (
+    batch_column,
+    check_choice,
+    check_integer,
+    check_keywords,
+    counted,
+    refuse_unused,
+)
 from hdeepinsight._keys import SAVE_KEYS
 from hdeepinsight._model_folder import REFERENCE_FILES, ModelFolder
 from hdeepinsight._progress import quiet_trainer
@@ -39,8 +48,12 @@ from hdeepinsight.models._base._training import LOADING, SPLITTING
 
 #: Attributes with hashes of held-out and of unused cells.
 HASHES = "held_out_", "left_out_"
-#: Arguments of ``DataSplitter`` that :meth:`CountModel.train` sets itself.
-RESERVED = {*LOADING, "distributed_sampler", "shuffle"}
+#: Arguments of ``DataSplitter`` that :meth:`CountModel.train` does not set itself.
+SPLITTER_OPTIONS = (
+    *("external_indexing", "num_workers", "drop_last", "pin_memory", "persistent_workers"),
+    *("prefetch_factor", "load_sparse_tensor", "multiprocessing_context", "timeout", "generator"),
+    *("worker_init_fn", "drop_dataset_tail", "in_order"),
+)
 #: Methods of scvi-tools' base class that do not apply to these models.
 NOT_SUPPORTED = {
     *("convert_legacy_save", "deregister_manager", "register_manager", "transfer_fields"),
@@ -116,6 +129,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             raise ValueError(f"{msg} {hint}")
         check_integer("seed", seed, 0, optional=True)
         if adata is not None:
+            refuse_unused({"registry": registry}, "with a reference")
             registration.registration_of(type(self), adata)  # raises for other objects
         super().__init__(adata, registry and {**registry, "model_name": type(self).__name__})
         self.seed = seed if seed is not None else int(settings.seed or 0)
@@ -188,6 +202,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if panel_key is None:
             del given["panel_key"]  # as in the files of earlier releases
         keys = as_label_keys(labels_key, labels_keys, required=cls._labels_required)
+        is_given = not keys and unlabeled_category != "Unknown"
+        refuse_unused({"unlabeled_category": is_given}, "without a label column")
         if labels_keys is not None:
             given["labels_keys"] = keys  # a list, which can be saved
         cls._set_up(given)
@@ -205,8 +221,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     @classmethod
     def _setup_of(cls, given: dict[str, Any], method: str) -> Setup:
         """Return the arguments of a set-up method; raise ``TypeError`` for those of others."""
-        others = given.pop("others", ())
-        known = [name for name in given if name not in ("cls", "adata", "mdata", "source_registry")]
+        others, own = given.pop("others", ()), {"adata", "mdata", "source_registry", "others"}
+        known = [name for name in signature(getattr(cls, method)).parameters if name not in own]
         hint = "Omit the others; the model does not account for further columns."
         if "batch_key" in known:
             hint = "Omit the others; join covariates, such as donor and assay, to one column"
@@ -399,7 +415,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         adata
             Query; it is not modified.
         reference_model
-            Trained model, or the folder of a saved one.
+            Trained model, or the name, folder or address of one (:func:`hdeepinsight.hub.pull`).
         return_reference_var_names
             Return only the names of the model's genes, as in scvi-tools.
         inplace
@@ -438,13 +454,16 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     @classmethod
     def _model_of(cls, given: Any) -> Self:
-        """Return a model, loaded if a folder is given."""
-        is_folder = isinstance(given, str | Path)
-        model = classes.load_model(given, expected=cls) if is_folder else given
-        if isinstance(model, cls):
-            return model
-        expected = f"a trained {cls.__name__} or the folder of a saved one"
-        raise TypeError(f"The reference model must be {expected}, got a {type(given).__name__}.")
+        """Return a model, loaded if its name, folder or address is given."""
+        if isinstance(given, str | os.PathLike):
+            from hdeepinsight.hub import resolve_model
+
+            given = classes.load_model(resolve_model(given), expected=cls)
+        if isinstance(given, cls):
+            return given
+        expected = f"a trained {cls.__name__}, or the name, folder or address of one"
+        msg = f"The reference model must be {expected}, got an object of {type(given).__name__}."
+        raise TypeError(f"{msg} Pass the query first and the model second.")
 
     def _opening(self) -> dict[str, Any]:
         """Return class-specific arguments of ``open_query``, such as gene weights."""
@@ -584,7 +603,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         >>> model.is_trained, len(model.validation_indices) > 0
         (True, True)
         """
-        given, plan_kwargs = dict(locals()), dict(plan_kwargs or {})
+        given, plan_kwargs = dict(locals()), training.as_options("plan_kwargs", plan_kwargs)
         if self.adapter_ is not None:
             self._train_adapter(given, plan_kwargs, trainer_kwargs)
             return
@@ -594,12 +613,13 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         patience = trainer_kwargs.get("early_stopping_patience")
         for name in ("max_epochs", "batch_size", "early_stopping_patience"):
             check_integer(name, (given | trainer_kwargs).get(name), optional=True)
-        loading = dict(datasplitter_kwargs or {})
-        if reserved := sorted(RESERVED & set(loading)):
-            msg = f"datasplitter_kwargs must not contain {', '.join(reserved)}, set by train()."
-            raise ValueError(f"{msg} Pass sizes to train(), and devices for several processes.")
-        if split_key is not None and not shuffle_set_split:
-            raise ValueError("shuffle_set_split=False has no effect with split_key. Omit one.")
+        for name in ("shuffle_set_split", "early_stopping"):
+            check_choice(name, given[name], (True, False))
+        loading = training.as_options("datasplitter_kwargs", datasplitter_kwargs)
+        hint = "Pass sizes to train(), and devices for several processes."
+        check_keywords("datasplitter_kwargs", loading, SPLITTER_OPTIONS, hint)
+        is_fixed = split_key is not None and not shuffle_set_split
+        refuse_unused({"shuffle_set_split": is_fixed}, "with split_key")
         split, share = None, 0.0
         if datamodule is not None:
             training.refuse_without_effect(given, LOADING, "with a datamodule")
@@ -642,15 +662,16 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             checkpoints = training.Checkpoints(checkpoint, self._fingerprint(started, split))
             options = checkpoints.added_to(options)
         options |= {"max_epochs": epochs, "accelerator": accelerator, "devices": devices}
-        self._run(plan, loaders, options)
-        self._record_recipe(n_train, n_val, settings)
+        self._run(plan, loaders, options, self._recipe_of(n_train, n_val, settings), split)
         self._finish(plan, datamodule)
         if checkpoints is not None:
             checkpoints.path.unlink(missing_ok=True)
 
-    def _record_recipe(self, n_train: int, n_held_out: int, settings: Mapping[str, Any]) -> None:
-        """Record the cells, settings and package versions of a training."""
-        self.recipe_ = {
+    def _recipe_of(
+        self, n_train: int, n_held_out: int, settings: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the cells, settings and package versions of a training."""
+        return {
             "n_cells": n_train + n_held_out,
             "n_held_out": n_held_out,
             "n_genes": len(self.genes),
@@ -660,11 +681,26 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             **{name: version(name) for name in RECORDED_PACKAGES},
         }
 
-    def _run(self, plan: Any, loaders: Any, options: Mapping[str, Any]) -> None:
-        """Run a training plan; if it fails, leave the model unchanged."""
+    def _run(
+        self,
+        plan: Any,
+        loaders: Any,
+        options: Mapping[str, Any],
+        recipe: dict[str, Any],
+        split: list[np.ndarray] | None = None,
+    ) -> None:
+        """Run a training plan; if it fails, leave the model unchanged.
+
+        The recipe and the hashes of the held-out and of the unused cells are stored first, because
+        callbacks may save the model.
+        """
         training.check_accelerator(options.get("accelerator"))
         unchanged = training.unchanged_if_interrupted(self)
         with quiet_trainer(), unchanged, training.seeded(self.seed):
+            self.recipe_ = recipe
+            if split is not None:
+                digests = self._cell_digests()
+                self.held_out_, self.left_out_ = (digests[part] for part in split[1:])
             runner = training.Runner(self, plan, loaders, **options)
             self.module.train()
             runner()
@@ -707,7 +743,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         sizes = train_size, validation_size
         split = data.split_three(labels, *sizes, rng, groups=groups, shuffle=shuffle_set_split)
         rest = 0.1 if train_size is None else 1 - train_size
-        return split, rest if validation_size is None else validation_size
+        share = rest if validation_size is None else validation_size
+        unused = not (shuffle_set_split or share) and len(split[0]) == len(labels)
+        refuse_unused({"shuffle_set_split": unused}, "because no cells are held out")
+        return split, share
 
     def _warn_of_seen_cells(self, held_out: np.ndarray) -> None:
         """Warn if an earlier training used cells that are now held out."""
@@ -745,10 +784,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         return digest.hexdigest()
 
     def _finish(self, plan: Any, datamodule: Any) -> None:
-        """Store the hashes of the held-out and of the unused cells."""
-        if datamodule is None:
-            digests, parts = self._cell_digests(), (self.validation_indices_, self.test_indices_)
-            self.held_out_, self.left_out_ = (digests[part] for part in parts)
+        """Complete a training; nothing to do by default."""
 
     def _cell_digests(self) -> np.ndarray:
         """Return a hash of each cell of the attached reference."""

@@ -17,7 +17,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from hdeepinsight._errors import check_integer
+from hdeepinsight._errors import check_integer, invalid
 from hdeepinsight._progress import tracked
 from hdeepinsight.adaptation import Adapter, QueryCells
 from hdeepinsight.annotation import Annotation, QueryComparison, assess_query, marker_predictor
@@ -67,6 +67,11 @@ class QueryReader:
         self.rows: Any = slice(0, opened.n_obs)
         self.shift: Callable[[Any], np.ndarray] | None = None
         if corrected is not None:
+            if not hasattr(corrected, "shift_for"):
+                hint = "Pass normalizer=model.normalizer to that function."
+                raise invalid(
+                    "corrected", type(corrected).__name__, "a result of hdi.pp.stacas", hint
+                )
             self.shift = corrected.shift_for(model.normalizer, opened.obs_names)
         self.measured, self.panel = opened.measured, None
         known = model.known_panels(opened.obs)

@@ -26,7 +26,7 @@ from scvi.train import Trainer, TrainRunner
 from scvi.train._logger import SimpleLogger
 
 from hdeepinsight._archive import dump, frame_from_plain, parse
-from hdeepinsight._errors import invalid
+from hdeepinsight._errors import invalid, refuse_unused
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress_visible
 from hdeepinsight.nn import one_at_a_time as one_at_a_time
@@ -41,7 +41,17 @@ LOADING = *SPLITTING, "batch_size", "datasplitter_kwargs"
 #: Options of loaders and trainer that change the result of a training.
 DECISIVE = {
     *("drop_last", "precision", "gradient_clip_val", "gradient_clip_algorithm", "max_steps"),
-    *("accumulate_grad_batches", "limit_train_batches", "overfit_batches"),
+    *("accumulate_grad_batches", "limit_train_batches"),
+}
+#: Trainer options that concern validations.
+VALIDATING = (
+    *("limit_val_batches", "check_val_every_n_epoch", "val_check_interval"),
+    "num_sanity_val_steps",
+)
+#: Trainer options that have an effect only with others.
+DEPENDENT = {
+    "gradient_clip_algorithm": "gradient_clip_val",
+    "checkpointing_monitor": "enable_checkpointing",
 }
 #: Minimum time between two checkpoints.
 MIN_SECONDS = 20.0
@@ -73,9 +83,13 @@ def trainer_options(
         **given,
         **({} if n_val else {"limit_val_batches": 0}),
     }
-    if not n_val and given.get("limit_val_batches"):
-        msg = "limit_val_batches has no effect, because no cells are held out. Omit it."
-        raise ValueError(msg)
+    unused = {name: given.get(name) for name in VALIDATING if not n_val}
+    refuse_unused(unused, "because no cells are held out")
+    for name, needed in DEPENDENT.items():
+        refuse_unused({name: given.get(name) and not given.get(needed)}, f"without {needed}")
+    if given.get("overfit_batches"):
+        hint = "Pass limit_train_batches to train on few mini-batches."
+        raise invalid("overfit_batches", given["overfit_batches"], "omitted", hint)
     for name, kind in (("callbacks", pl.Callback), ("logger", Logger)):
         if not all(isinstance(each, bool | kind) for each in _as_list(given.get(name))):
             expected = f"a Lightning {name.removesuffix('s')}, or a list of them"
@@ -95,14 +109,17 @@ def trainer_options(
             raise ValueError(msg)
         stopping = {"early_stopping_monitor": monitor, "early_stopping_patience": 12}
         options = {"early_stopping": True, **stopping, **options}
-        callbacks = [KeepBest(monitor), *callbacks]
+        how = options["early_stopping_monitor"], options.get("early_stopping_mode", "min")
+        callbacks = [KeepBest(*how), *callbacks]
         every = options["check_val_every_n_epoch"] or 1
         if every > epochs or options.get("limit_val_batches") == 0:
             msg = f"early_stopping requires validations, but there are none in {epochs} epochs."
             raise ValueError(f"{msg} Raise max_epochs, or omit the settings of the validation.")
-    elif without := [name for name in given if name.startswith("early_stopping")]:
+    else:
+        unused = {name: True for name in given if name.startswith("early_stopping")}
+        unused |= {name: given.get(name) for name in ("min_epochs", "min_steps") if not callbacks}
         where = "in this training" if "early_stopping" in given else "without early_stopping=True"
-        raise ValueError(f"{', '.join(without)} has no effect {where}. Omit it.")
+        refuse_unused(unused, where)
     own = options.pop("logger", None)
     if own:  # SimpleLogger keeps the history that scvi-tools reads
         own = CSVLogger(options.get("default_root_dir") or ".") if own is True else own
@@ -157,8 +174,14 @@ def refuse_without_effect(settings: Mapping[str, Any], names: Iterable[str], whe
     """Raise ``ValueError`` if one of the named settings differs from its default."""
     defaults = {"shuffle_set_split": True, "early_stopping": False}
     given = [name for name in names if settings[name] is not defaults.get(name)]
-    if given:
-        raise ValueError(f"train({', '.join(given)}=...) has no effect {where}. Omit it.")
+    refuse_unused({f"train({', '.join(given)}=...)": given}, where)
+
+
+def as_options(name: str, given: Any) -> dict[str, Any]:
+    """Return a copy of a dict of options, empty for ``None``; raise ``ValueError`` otherwise."""
+    if not isinstance(given, Mapping | None):
+        raise invalid(name, given, "a dict of options such as {'lr': 1e-3}")
+    return dict(given or {})
 
 
 def is_distributed(options: Mapping[str, Any], devices: Any) -> bool:
@@ -193,21 +216,23 @@ class Runner(TrainRunner):  # type: ignore[misc]
 
 
 class KeepBest(pl.Callback):
-    """Callback that restores the weights of the epoch with the lowest validation metric.
+    """Callback that restores the weights of the epoch with the best validation metric.
 
     Parameters
     ----------
     monitor
         Name of the logged metric.
+    mode
+        ``"min"`` if low values are good, else ``"max"``.
     """
 
-    def __init__(self, monitor: str = "log_loss") -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: str, mode: str = "min") -> None:
+        self.monitor, self.sign = monitor, -1.0 if mode == "max" else 1.0
         self.best: dict[str, Any] = {"value": math.inf, "epoch": None, "weights": {}}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Copy the weights if the metric improved."""
-        value = float(trainer.callback_metrics[self.monitor])
+        value = self.sign * float(trainer.callback_metrics.get(self.monitor, math.nan))
         if value < self.best["value"]:
             epoch = trainer.current_epoch
             weights = copy.deepcopy(pl_module.module.state_dict())

@@ -13,7 +13,14 @@ from anndata import AnnData
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
-from hdeepinsight._errors import check_choice, check_integer, check_keywords, check_number, invalid
+from hdeepinsight._errors import (
+    check_choice,
+    check_integer,
+    check_keywords,
+    check_number,
+    invalid,
+    refuse_unused,
+)
 from hdeepinsight.data import check_leakage, log_normalize
 from hdeepinsight.graph import knn_graph, leiden_communities
 from hdeepinsight.models._base import _training as training
@@ -244,7 +251,8 @@ class DPDCAN(UnlabeledMixin, CountModel):
             hint = "draws from all cells. Pass max_steps and expected_batch_size."
             raise TypeError(f"{msg} {hint}")
         check_choice("privacy", privacy, (*OF_MODE, None))
-        check_keywords("plan_kwargs", kwargs.get("plan_kwargs") or {}, ["lr"])
+        plan_kwargs = training.as_options("plan_kwargs", kwargs.get("plan_kwargs"))
+        check_keywords("plan_kwargs", plan_kwargs, ["lr"])
         if self.is_trained_:
             msg = "The model is already trained, and more training would exceed the budget. Create"
             raise ValueError(f"{msg} a new model.")
@@ -262,8 +270,12 @@ class DPDCAN(UnlabeledMixin, CountModel):
         report = None
         if privacy is None:
             budget_of = {"target_epsilon": target_epsilon, "noise_multiplier": noise_multiplier}
-            given = {**budget_of, "donor_key": donor_key}
-            training.refuse_without_effect(given, given, "without privacy")
+            refuse_unused(
+                {name: value is not None for name, value in budget_of.items()}
+                | {"donor_key": donor_key, "genes_are_public": genes_are_public}
+                | {"delta": delta != 1e-5, "max_grad_norm": max_grad_norm != 0.1},
+                "without privacy",
+            )
             noise_seed = self.seed if noise_seed is None else noise_seed
         else:
             if kwargs.get("checkpoint") is not None:

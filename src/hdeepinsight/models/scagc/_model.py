@@ -198,10 +198,11 @@ class SCAGC(UnlabeledMixin, CountModel):
             msg = "SCAGC.train() got max_epochs. Pass pretrain_epochs and cluster_epochs instead."
             raise TypeError(msg)
         training.check_names(trainer_kwargs)
-        check_keywords("plan_kwargs", plan_kwargs or {}, PlanOptions.__dataclass_fields__)
+        settings = training.as_options("plan_kwargs", plan_kwargs)
+        check_keywords("plan_kwargs", settings, PlanOptions.__dataclass_fields__)
         if training.is_distributed(trainer_kwargs, devices):
             raise invalid("devices", devices, "a single device", "Each step reads the whole graph.")
-        options = PlanOptions(**(plan_kwargs or {}))
+        options = PlanOptions(**settings)
         self._resolve_adata(None)
         self._check_reference()
         epochs = {"pretrain_epochs": pretrain_epochs, "cluster_epochs": cluster_epochs}
@@ -219,8 +220,7 @@ class SCAGC(UnlabeledMixin, CountModel):
                 blocks = means.fit_predict(cells.points)
             plan = AdaptiveGraphPlan(self.module, cells, self._first_centres, phases, options)
             settings = {"propagation": "blocks" if blocks.any() else "full", **vars(options)}
-            self._run(plan, CellBlocks(blocks), how)
-        self._record_recipe(n_cells, 0, settings | epochs)
+            self._run(plan, CellBlocks(blocks), how, self._recipe_of(n_cells, 0, settings | epochs))
 
     def _standardize(self) -> None:
         """Compute depth, means, standard deviations and principal components of the cells."""

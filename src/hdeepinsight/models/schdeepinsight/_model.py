@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from hdeepinsight._errors import check_integer
+from hdeepinsight._errors import check_integer, invalid, refuse_unused
 from hdeepinsight._keys import FIELD_KEYS
 from hdeepinsight._progress import progress
 from hdeepinsight.data import (
@@ -157,7 +157,17 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         check_integer("n_genes", n_genes, hint="Omit it to use 4096.")
         if n_members != "auto":
             check_integer("n_members", n_members, hint="Pass 'auto' to go by the reference.")
+        if isinstance(keep_genes, str):
+            raise invalid("keep_genes", keep_genes, "a list of genes")
+        if not isinstance(layout, dict):  # else it is a saved model with all its options
+            own = {"n_genes": n_genes != 4096, "keep_genes": keep_genes, "side": side}
+            refuse_unused(own if isinstance(layout, GeneLayout) else {}, "with a fitted layout")
+            is_fixed = backbone is None or backbone.startswith("efficientnet")
+            own = {"n_latent": is_fixed and n_latent != 128}
+            refuse_unused(own, f"with backbone={backbone!r}, whose size is fixed")
         super().__init__(adata, registry, seed=seed)
+        unused = proteins and adata is not None and not is_paired(adata)
+        refuse_unused({"proteins": unused}, "without a MuData")
         self._loader_genes = super().genes
         config = self._config = ModuleConfig.of(config)
         tree: Any = self._taxonomy_of(taxonomy)  # labels are required

@@ -345,7 +345,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         loaders = DataSplitter(manager, external_indexing=split, batch_size=batch_size)
         learner = copy.copy(self)  # keeps history and split of the pretraining separate
         learner.is_trained_ = False
-        learner._run(plan, loaders, options)
+        learner._run(plan, loaders, options, self.recipe_)
         # Without a head, the model needs no further training.
         self.is_trained_ = self.is_trained_ or self.taxonomy is None
         self.pretraining_ = {

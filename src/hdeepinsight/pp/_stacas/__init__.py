@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from hdeepinsight._errors import check_choice, one_column
+from hdeepinsight._errors import check_choice, invalid, one_column, refuse_unused
 from hdeepinsight.data import DataLike
 from hdeepinsight.graph import Exact
 from hdeepinsight.nn import ModelNormalizer
@@ -127,6 +127,16 @@ def stacas(
     if not n_references or (n_queries == 0 if mode == "project" else n_references + n_queries < 2):
         msg = f"Expected a reference and a query, got {n_references} and {n_queries}. Pass both, or"
         raise ValueError(f"{msg} two datasets with mode='integrate'.")
+    if not isinstance(config, StacasConfig | None):
+        raise invalid("config", config, "a hdi.pp.StacasConfig")
+    if labels_key is None or query_labels_key is None:
+        is_one = {"labels_key": n_references == 1, "query_labels_key": n_queries == 1}
+        is_one["query_labels_key"] |= mode == "project"
+        keys = {"labels_key": labels_key, "query_labels_key": query_labels_key}
+        alone = {name: key is not None and is_one[name] for name, key in keys.items()}
+        refuse_unused(alone, "without the labels that they are compared with")
+        unused = taxonomy is not None and labels_key is query_labels_key
+        refuse_unused({"taxonomy": unused}, "without label columns")
     datasets: list[reading.OpenedDataset] = []
     columns: list[pd.Series] = []
     roles = ("reference", labels_key, given[0]), ("query", query_labels_key, given[1])
