@@ -362,7 +362,7 @@ def test_invalid_input_is_refused(panels):
         hdi.pp.corrected_gram_pca(adata, layer="log")
     with pytest.raises(ValueError, match=r"layers\['no'\].*omit `mask_key="):
         hdi.pp.corrected_gram_pca(adata, mask_key="no")
-    with pytest.raises(ValueError, match="method, random_state has no effect with groups_key"):
+    with pytest.raises(ValueError, match="groups_key must be omitted with method or random_state"):
         hdi.pp.estimate_dropout_mask(adata, groups_key="kind", method="vote", random_state=1)
     seen = np.ones(adata.shape, dtype=bool)
     seen[2] = False

@@ -15,14 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
 
 from hdeepinsight import graph
-from hdeepinsight._errors import (
-    batch_column,
-    check_choice,
-    check_number,
-    examples,
-    invalid,
-    refuse_unused,
-)
+from hdeepinsight._errors import batch_column, check_choice, check_number, examples, invalid
 from hdeepinsight.data import DataLike, RowMatrix, Store, open_store
 
 Mask: TypeAlias = "ArrayLike | sp.spmatrix | MissingEntries | DropoutMask | PanelMask"
@@ -302,8 +295,9 @@ def estimate_dropout_mask(
     """
     check_number("threshold", threshold, 0, 1, hint="Omit it to use 0.85.")
     check_choice("method", method, get_args(Grouping), "Omit it to use 'leiden'.")
-    others = {"method": method != "leiden", "random_state": random_state != 0}
-    refuse_unused(others if groups_key is not None else {}, "with groups_key")
+    if groups_key is not None and (method != "leiden" or random_state):
+        hint = "They select how groups are computed."
+        raise invalid("groups_key", groups_key, "omitted with method or random_state", hint)
     store, matrix = open_layer(adata, layer)
 
     def dropouts(codes: NDArray[np.int64], n_groups: int) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor
 
 from hdeepinsight import nn
-from hdeepinsight._errors import counted, examples, invalid, refuse_unused
+from hdeepinsight._errors import counted, examples, invalid
 from hdeepinsight.adaptation import QueryCells, reference_sums
 from hdeepinsight.annotation import Annotation, ReferenceBank, calibrate, check_level_names
 from hdeepinsight.data import align_genes, deal_out, draw_evenly, draw_some, is_paired
@@ -176,7 +176,7 @@ class HierarchicalClassifierMixin(AnnotatingMixin):
         **options: Any,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if split is None:
-            refuse_unused({"audit": audit is not False}, "with a datamodule")
+            training.refuse_unused({"audit": audit is not False}, "with a datamodule")
             codes = self._nodes(self._label_table())
             if self.module is None:
                 datamodule.setup("fit")

@@ -26,14 +26,7 @@ from scvi.model.base import BaseModelClass
 
 from hdeepinsight import data
 from hdeepinsight._archive import UNFIT, damaged, damaged_if_unfit, frame_from_plain
-from hdeepinsight._errors import (
-    batch_column,
-    check_choice,
-    check_integer,
-    check_keywords,
-    counted,
-    refuse_unused,
-)
+from hdeepinsight._errors import batch_column, check_choice, check_integer, check_keywords, counted
 from hdeepinsight._keys import SAVE_KEYS
 from hdeepinsight._model_folder import REFERENCE_FILES, ModelFolder
 from hdeepinsight._progress import quiet_trainer
@@ -129,7 +122,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             raise ValueError(f"{msg} {hint}")
         check_integer("seed", seed, 0, optional=True)
         if adata is not None:
-            refuse_unused({"registry": registry}, "with a reference")
+            training.refuse_unused({"registry": registry}, "with a reference")
             registration.registration_of(type(self), adata)  # raises for other objects
         super().__init__(adata, registry and {**registry, "model_name": type(self).__name__})
         self.seed = seed if seed is not None else int(settings.seed or 0)
@@ -203,7 +196,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             del given["panel_key"]  # as in the files of earlier releases
         keys = as_label_keys(labels_key, labels_keys, required=cls._labels_required)
         is_given = not keys and unlabeled_category != "Unknown"
-        refuse_unused({"unlabeled_category": is_given}, "without a label column")
+        training.refuse_unused({"unlabeled_category": is_given}, "without a label column")
         if labels_keys is not None:
             given["labels_keys"] = keys  # a list, which can be saved
         cls._set_up(given)
@@ -513,7 +506,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Return the arrays that loaders provide in addition to the counts, from ``obs``."""
         return {}
 
-    @training.one_at_a_time()
+    @training.leaves_unchanged_if_interrupted
     def train(
         self,
         max_epochs: int | None = None,
@@ -619,7 +612,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         hint = "Pass sizes to train(), and devices for several processes."
         check_keywords("datasplitter_kwargs", loading, SPLITTER_OPTIONS, hint)
         is_fixed = split_key is not None and not shuffle_set_split
-        refuse_unused({"shuffle_set_split": is_fixed}, "with split_key")
+        training.refuse_unused({"shuffle_set_split": is_fixed}, "with split_key")
         split, share = None, 0.0
         if datamodule is not None:
             training.refuse_without_effect(given, LOADING, "with a datamodule")
@@ -662,16 +655,21 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             checkpoints = training.Checkpoints(checkpoint, self._fingerprint(started, split))
             options = checkpoints.added_to(options)
         options |= {"max_epochs": epochs, "accelerator": accelerator, "devices": devices}
-        self._run(plan, loaders, options, self._recipe_of(n_train, n_val, settings), split)
+        self._record_recipe(n_train, n_val, settings)
+        if split is not None:
+            digests = self._cell_digests()
+            self.held_out_, self.left_out_ = (digests[part] for part in split[1:])
+        self._run(plan, loaders, options)
         self._finish(plan, datamodule)
         if checkpoints is not None:
             checkpoints.path.unlink(missing_ok=True)
 
-    def _recipe_of(
-        self, n_train: int, n_held_out: int, settings: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return the cells, settings and package versions of a training."""
-        return {
+    def _record_recipe(self, n_train: int, n_held_out: int, settings: Mapping[str, Any]) -> None:
+        """Record the cells, settings and package versions of a training, before it starts.
+
+        Callbacks may save the model during the training.
+        """
+        self.recipe_ = {
             "n_cells": n_train + n_held_out,
             "n_held_out": n_held_out,
             "n_genes": len(self.genes),
@@ -681,26 +679,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             **{name: version(name) for name in RECORDED_PACKAGES},
         }
 
-    def _run(
-        self,
-        plan: Any,
-        loaders: Any,
-        options: Mapping[str, Any],
-        recipe: dict[str, Any],
-        split: list[np.ndarray] | None = None,
-    ) -> None:
-        """Run a training plan; if it fails, leave the model unchanged.
-
-        The recipe and the hashes of the held-out and of the unused cells are stored first, because
-        callbacks may save the model.
-        """
+    def _run(self, plan: Any, loaders: Any, options: Mapping[str, Any]) -> None:
+        """Run a training plan."""
         training.check_accelerator(options.get("accelerator"))
-        unchanged = training.unchanged_if_interrupted(self)
-        with quiet_trainer(), unchanged, training.seeded(self.seed):
-            self.recipe_ = recipe
-            if split is not None:
-                digests = self._cell_digests()
-                self.held_out_, self.left_out_ = (digests[part] for part in split[1:])
+        with quiet_trainer(), training.seeded(self.seed):
             runner = training.Runner(self, plan, loaders, **options)
             self.module.train()
             runner()
@@ -745,7 +727,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         rest = 0.1 if train_size is None else 1 - train_size
         share = rest if validation_size is None else validation_size
         unused = not (shuffle_set_split or share) and len(split[0]) == len(labels)
-        refuse_unused({"shuffle_set_split": unused}, "because no cells are held out")
+        training.refuse_unused({"shuffle_set_split": unused}, "because no cells are held out")
         return split, share
 
     def _warn_of_seen_cells(self, held_out: np.ndarray) -> None:

@@ -9,10 +9,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import lightning.pytorch as pl
 import pandas as pd
@@ -21,17 +22,18 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scvi.model._utils import use_distributed_sampler
-from scvi.model.base import BaseModelClass
 from scvi.train import Trainer, TrainRunner
 from scvi.train._logger import SimpleLogger
 
 from hdeepinsight._archive import dump, frame_from_plain, parse
-from hdeepinsight._errors import invalid, refuse_unused
+from hdeepinsight._errors import invalid
+from hdeepinsight._errors import refuse_unused as refuse_unused
 from hdeepinsight._io import atomic_write
 from hdeepinsight._progress import progress_visible
-from hdeepinsight.nn import one_at_a_time as one_at_a_time
+from hdeepinsight.nn import one_at_a_time
 from hdeepinsight.nn import seeded as seeded
 
+P = ParamSpec("P")
 CHECKPOINT_FILE = "training.ckpt"
 LOSS = "train_loss"
 VALIDATIONS = 50
@@ -363,7 +365,7 @@ class Checkpoints(pl.Callback):
 
 
 @contextmanager
-def unchanged_if_interrupted(model: BaseModelClass) -> Iterator[None]:
+def unchanged_if_interrupted(model: Any) -> Iterator[None]:
     """Restore weights and attributes of a model if its training is interrupted or fails.
 
     Lightning converts SIGINT and SIGTERM to a ``SystemExit``. This converts SIGINT back to a
@@ -371,14 +373,15 @@ def unchanged_if_interrupted(model: BaseModelClass) -> Iterator[None]:
     the job as completed.
     """
     before = {**vars(model), "history_": model.history_ and dict(model.history_)}
-    module = copy.deepcopy(model.module).eval()
+    module = copy.deepcopy(model.module)
     is_main = threading.current_thread() is threading.main_thread()
     handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except BaseException as error:
-        vars(model.module).update(vars(module))  # in place: other models may share it
         vars(model).update(before)
+        if module is not None:
+            vars(model.module).update(vars(module.eval()))  # in place: other models may share it
         if isinstance(error, SIGTERMException):
             signal.signal(signal.SIGTERM, handlers[signal.SIGTERM] or signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -390,6 +393,17 @@ def unchanged_if_interrupted(model: BaseModelClass) -> Iterator[None]:
         for kind, handler in handlers.items():
             if is_main and handler is not None:
                 signal.signal(kind, handler)
+
+
+def leaves_unchanged_if_interrupted(train: Callable[P, None]) -> Callable[P, None]:
+    """Decorate a method that trains: one at a time, and with :func:`unchanged_if_interrupted`."""
+
+    @wraps(train)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with one_at_a_time(), unchanged_if_interrupted(args[0]):
+            train(*args, **kwargs)
+
+    return run
 
 
 def _as_list(given: Any) -> list[Any]:

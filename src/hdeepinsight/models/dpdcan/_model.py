@@ -13,14 +13,7 @@ from anndata import AnnData
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
-from hdeepinsight._errors import (
-    check_choice,
-    check_integer,
-    check_keywords,
-    check_number,
-    invalid,
-    refuse_unused,
-)
+from hdeepinsight._errors import check_choice, check_integer, check_keywords, check_number, invalid
 from hdeepinsight.data import check_leakage, log_normalize
 from hdeepinsight.graph import knn_graph, leiden_communities
 from hdeepinsight.models._base import _training as training
@@ -270,7 +263,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
         report = None
         if privacy is None:
             budget_of = {"target_epsilon": target_epsilon, "noise_multiplier": noise_multiplier}
-            refuse_unused(
+            training.refuse_unused(
                 {name: value is not None for name, value in budget_of.items()}
                 | {"donor_key": donor_key, "genes_are_public": genes_are_public}
                 | {"delta": delta != 1e-5, "max_grad_norm": max_grad_norm != 0.1},
@@ -308,8 +301,7 @@ class DPDCAN(UnlabeledMixin, CountModel):
             ).with_ratio(self.module.network, batch)
         # Each epoch is one step.
         loading: Any = {"devices": 1, "validation_size": 0, "batch_size": batch}
-        with training.unchanged_if_interrupted(self):
-            super().train(max_steps, **loading, report=report, noise_seed=noise_seed, **kwargs)
+        super().train(max_steps, **loading, report=report, noise_seed=noise_seed, **kwargs)
         self.privacy_report_ = report and report.after(self.trainer.global_step)
 
     def _prepare(self, split: Any, datamodule: Any, **options: Any) -> Prepared:

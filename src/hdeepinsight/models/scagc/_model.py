@@ -146,6 +146,7 @@ class SCAGC(UnlabeledMixin, CountModel):
     def _batches(self) -> list[str]:
         return names_of(self.registry_, REGISTRY_KEYS.BATCH_KEY)
 
+    @training.leaves_unchanged_if_interrupted
     def train(  # type: ignore[override]
         self,
         *,
@@ -210,17 +211,17 @@ class SCAGC(UnlabeledMixin, CountModel):
         how = training.trainer_options(trainer_kwargs, sum(phases), 0, devices, monitor=None)
         how |= {"accelerator": accelerator, "devices": devices, "max_epochs": sum(phases)}
         self._embedded = None
-        with training.unchanged_if_interrupted(self):
-            self._standardize()
-            cells = self._cells(None)
-            n_cells = cells.counts.shape[0]
-            blocks = np.zeros(n_cells, dtype=int)
-            if propagation == "blocks" or (propagation == "auto" and n_cells > FULL_CELLS):
-                means = MiniBatchKMeans(-(-n_cells // BLOCK_CELLS), random_state=self.seed)
-                blocks = means.fit_predict(cells.points)
-            plan = AdaptiveGraphPlan(self.module, cells, self._first_centres, phases, options)
-            settings = {"propagation": "blocks" if blocks.any() else "full", **vars(options)}
-            self._run(plan, CellBlocks(blocks), how, self._recipe_of(n_cells, 0, settings | epochs))
+        self._standardize()
+        cells = self._cells(None)
+        n_cells = cells.counts.shape[0]
+        blocks = np.zeros(n_cells, dtype=int)
+        if propagation == "blocks" or (propagation == "auto" and n_cells > FULL_CELLS):
+            means = MiniBatchKMeans(-(-n_cells // BLOCK_CELLS), random_state=self.seed)
+            blocks = means.fit_predict(cells.points)
+        plan = AdaptiveGraphPlan(self.module, cells, self._first_centres, phases, options)
+        settings = {"propagation": "blocks" if blocks.any() else "full", **vars(options)}
+        self._record_recipe(n_cells, 0, settings | epochs)
+        self._run(plan, CellBlocks(blocks), how)
 
     def _standardize(self) -> None:
         """Compute depth, means, standard deviations and principal components of the cells."""

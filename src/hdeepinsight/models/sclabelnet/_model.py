@@ -268,6 +268,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         """
         return dict(self.pretraining_ or {})
 
+    @training.leaves_unchanged_if_interrupted
     def pretrain(
         self,
         adata: Any = None,
@@ -345,7 +346,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         loaders = DataSplitter(manager, external_indexing=split, batch_size=batch_size)
         learner = copy.copy(self)  # keeps history and split of the pretraining separate
         learner.is_trained_ = False
-        learner._run(plan, loaders, options, self.recipe_)
+        learner._run(plan, loaders, options)
         # Without a head, the model needs no further training.
         self.is_trained_ = self.is_trained_ or self.taxonomy is None
         self.pretraining_ = {
