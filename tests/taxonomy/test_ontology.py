@@ -34,6 +34,18 @@ consider: CL:0000624
 id: CL:0000003
 name: mistake
 is_obsolete: true
+
+[Term]
+id: CL:0000004
+name: older B cell
+is_obsolete: true
+replaced_by: CL:0000001
+
+[Term]
+id: CL:0000005
+name: circle
+is_obsolete: true
+replaced_by: CL:0000005
 """
 
 
@@ -94,6 +106,8 @@ def test_terms_that_are_not_current_name_what_to_use(obo):
         ("old B cell", r"obsolete.*replaced by CL:0000236 \(B cell\)"),
         ("CL:0000002", r"Consider CL:0000084 \(T cell\) or CL:0000624"),
         ("CL:0000003", "obsolete. Omit it"),
+        ("CL:0000004", r"obsolete.*replaced by CL:0000236 \(B cell\)"),
+        ("CL:0000005", "obsolete. Omit it"),
         ("CL:0009999", r"merged into CL:0000236 \(B cell\)"),
         ("CL:000236", "Similar terms: 'CL:0000236'"),
         ("b cells", "Similar terms: 'B cell'"),
@@ -113,6 +127,9 @@ def test_the_source_must_be_an_obo_file(obo, tmp_path):
         Taxonomy.from_cell_ontology(tmp_path / "other.obo", ["B cell"])
     with pytest.raises(ValueError, match="no terms"):
         Taxonomy.from_cell_ontology(obo, [])
+    obo.write_text(obo.read_text() + "\n[Term]\nid: CL:0000236\nname: other\n")
+    with pytest.raises(ValueError, match="CL:0000236 is the id of several terms"):
+        Taxonomy.from_cell_ontology(obo, ["B cell"])
 
 
 def test_without_pronto_the_error_says_how_to_install_it(obo, monkeypatch):

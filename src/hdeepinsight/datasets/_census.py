@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -11,9 +12,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from hdeepinsight._errors import invalid, need_extra
+from hdeepinsight._errors import counted, examples, invalid, need_extra
 from hdeepinsight._keys import ONTOLOGY_KEY
-from hdeepinsight.taxonomy import Taxonomy
+from hdeepinsight.taxonomy import Taxonomy, find_unlabeled
 
 _ROW, _GENE, _SYMBOL = "soma_joinid", "feature_id", "feature_name"
 _OBS: Final = (
@@ -171,4 +172,12 @@ def label_terms(terms: pd.Series, taxonomy: Taxonomy, *, unlabeled: str = "Unkno
     # Ids are in node order, so that a deeper node replaces its ancestor with the same id.
     ids = taxonomy.ontology_ids.items()
     nodes = {term: taxonomy.path_name(taxonomy.resolve(path)) for path, term in ids}
-    return terms.astype(object).map(lambda term: nodes.get(term, unlabeled))
+    found = terms.astype(object).map(nodes)
+    lost = terms[found.isna() & ~find_unlabeled(terms, unlabeled)]
+    if len(lost):
+        msg = f"{counted(len(lost), 'cell')} of {len(terms):,} get the label {unlabeled!r}, because"
+        names = examples(lost.unique())
+        hint = "Pass Cell Ontology ids, and a taxonomy that has them."
+        msg += f" their terms are not among the ids of the taxonomy: {names}. {hint}"
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    return found.fillna(unlabeled)

@@ -349,8 +349,9 @@ def encode_levels(
         found = f"none in {clipped(empty[0])}. Omit this column, or check its labels."
         raise ValueError(f"Every column must have labels, got {found}")
     if not 0 < len(set(names)) == len(names) <= self.max_depth or levels != sorted(levels):
-        expected = f"1 to {self.max_depth} distinct columns, coarse to fine, as the levels {order}"
-        raise invalid("frame", names, expected, "Select the label columns in this order.")
+        most = "one column" if self.max_depth == 1 else f"up to {self.max_depth} distinct columns"
+        expected = f"{most}, coarse to fine, as the levels {order}"
+        raise invalid("The labels", names, expected, "Select the label columns in this order.")
     rows, inverse, counts = _combinations(frame, unlabeled, self._candidates)
     expected = "The labels of a cell must form a path from coarse to fine, got combinations that "
     expected += "are not a path of the taxonomy. Correct them, or set labels to missing."

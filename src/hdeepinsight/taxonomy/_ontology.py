@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -150,7 +152,9 @@ def _read_obo(obo_path: str | os.PathLike[str]) -> Any:
             raise ValueError(f"it starts with {content[:20]!r}")
         if (n_terms := content.count(b"[Term]")) > MAX_TERMS:
             raise ValueError(f"{n_terms:,} terms, more than {MAX_TERMS:,}")
-        content.decode("utf-8")
+        ids = Counter(re.findall(r"^\[Term\]\s*^id: *(\S+)", content.decode("utf-8"), re.MULTILINE))
+        if twice := [name for name, n in ids.items() if n > 1]:
+            raise ValueError(f"{twice[0]} is the id of several terms")
         with warnings.catch_warnings():  # pronto warns about irrelevant matters of style
             warnings.simplefilter("ignore")
             # Depth 0 disables fetching; without an encoding, pronto would guess it.
@@ -183,7 +187,7 @@ def _find_terms(ontology: Any, terms: Iterable[str], source: str) -> dict[str, A
                 near = quoted(close_matches(name, known))
                 problem = f". {f'Similar terms: {near}' if near else 'Look it up in the ontology'}"
             case [term] if term.obsolete:
-                others = sorted(term.replaced_by or term.consider, key=lambda t: t.id)
+                others = sorted(_current(term), key=lambda t: t.id)
                 hint = "It was replaced by" if term.replaced_by else "Consider"
                 hint = f"{hint} {' or '.join(map(_shown, others))}" if others else "Omit it"
                 problem = f", which is obsolete. {hint}"
@@ -198,6 +202,16 @@ def _find_terms(ontology: Any, terms: Iterable[str], source: str) -> dict[str, A
         expected = f"ids or exact names of current terms of {source!r}"
         raise ValueError(f"Terms must be {expected}, got {clipped(name)}{problem}.")
     return found
+
+
+def _current(term: Any) -> set[Any]:
+    """Return the current terms that replace an obsolete one, directly or through others."""
+    found: set[Any] = {term}
+    seen: set[Any] = set()
+    while old := {each for each in found if each.obsolete} - seen:
+        seen |= old
+        found = (found - old).union(*(each.replaced_by or each.consider for each in old))
+    return found - seen
 
 
 def _shown(term: Any) -> str:
