@@ -242,6 +242,14 @@ def test_unknown_arguments_list_the_valid_ones(model, query, tmp_path):
     model.save(tmp_path / "model", save_kwargs=None)
     with pytest.raises(TypeError, match=r"no backup_url.*hub.pull"):
         SCHDeepInsight.load(tmp_path / "model", backup_url="https://example.org/model.pt")
+    with pytest.raises(ValueError, match="device must be 'auto' or the index of a processor"):
+        SCHDeepInsight.load(tmp_path / "model", device="cuda:0")
+    with pytest.raises(NotImplementedError, match=r"Use hdeepinsight\.models\.convert_model"):
+        SCHDeepInsight.convert_legacy_save(tmp_path / "model", tmp_path / "new")
+    with pytest.raises(TypeError, match=r"it takes layer, labels_key, .*panel_key"):
+        SCHDeepInsight.setup_anndata(query, labels_key="type", size_factor_key="n")
+    with pytest.raises(ValueError, match="unlabeled_category has no effect without a label"):
+        hdi.SCLabelNet.setup_anndata(query, unlabeled_category="none")
     loaded = SCHDeepInsight.load(tmp_path / "model", backup_url=None)
     usual = loaded.get_latent_representation(query)
     np.testing.assert_array_equal(loaded.get_latent_representation(query, batch_size=None), usual)
@@ -259,6 +267,11 @@ def test_unknown_arguments_list_the_valid_ones(model, query, tmp_path):
 def test_another_reference_can_be_attached(reference, labelled):
     model = built(reference)
     model.train(max_epochs=1, **QUIET)
+    with pytest.raises(TypeError, match="got an object of str"):
+        model.adata = "reference.h5ad"
+    model.adata = reference[:, :100].copy()
+    with pytest.raises(ValueError, match="lacks 20 of the model's 120 genes"):
+        model.train(max_epochs=1, **QUIET)
     model.adata = labelled
     batch = next(iter(model._make_data_loader(batch_size=3)))
     expected = labelled[:3, list(model.genes)].X.toarray()

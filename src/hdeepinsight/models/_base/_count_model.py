@@ -234,9 +234,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     @adata.setter
     def adata(self, adata: Any) -> None:
-        if adata is None:
-            msg = "adata must be an AnnData or MuData, got None. Load the model with adata=False"
-            raise ValueError(f"{msg} for one without a reference.")
+        if not isinstance(adata, AnnData | MuData):
+            msg = (
+                f"adata must be an AnnData or MuData, got an object of {type(adata).__name__}. Read"
+            )
+            raise TypeError(f"{msg} files first, or load the model with adata=False to omit it.")
         manager = self._manager_of(adata)
         self._adata, self._adata_manager = adata, manager
         self._find_parts()
@@ -260,6 +262,12 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def view_setup_args(cls, dir_path: str | Path, prefix: str | None = None) -> None:
         """Print the set-up arguments of a saved model; no code in its files is run."""
         AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
+
+    @classmethod
+    def convert_legacy_save(cls, *_: Any, **__: Any) -> None:
+        """Raise an error: models of earlier releases are converted by another function."""
+        msg = f"{cls.__name__} models were never saved in the format of scvi-tools before 0.15."
+        raise NotImplementedError(f"{msg} Use hdeepinsight.models.convert_model.")
 
     def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         """Do nothing: the manager is an attribute of the model."""
@@ -703,6 +711,12 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             x = own.layers[setup.layer] if has_layer else own.X
         obs, keys = setup.obs_of(own), setup.labels_keys
         registration.check_unchanged(self.adata_manager, obs, x, keys)
+        rna: Any = setup.modalities.rna_of(own) if data.is_paired(own) else own
+        lacking = ~data.align_genes(rna.var, self.genes, warn_coverage=0).measured
+        if lacking.any() and not self.adata_manager.adata.X[:, lacking].nnz:
+            msg = f"The attached reference lacks {lacking.sum():,} of the model's {len(lacking):,}"
+            hint = "which would be trained as zeros. Create a new model from it."
+            raise ValueError(f"{msg} genes, {hint}")
 
     def _split(
         self,

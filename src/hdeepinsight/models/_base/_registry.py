@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from anndata import AnnData, read_h5ad
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from mudata import MuData
 from scvi.model._utils import parse_device_args
 
 from hdeepinsight._archive import ModelFileError
+from hdeepinsight._errors import invalid
 from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
 from hdeepinsight._model_folder import ModelFolder
 from hdeepinsight.data import check_file, is_paired, open_paired
 from hdeepinsight.models._base._schema import RENAMED, check_payload, class_name
+from hdeepinsight.models._base._training import check_accelerator
 
 _classes: dict[str, type[Any]] = {}
 
@@ -128,14 +131,20 @@ def load_model(
             f"adata must be an AnnData or MuData, None for the reference that was saved with the "
             f"model, or False for none, got a {type(adata).__name__}. Read files first."
         )
-    *_, torch_device = parse_device_args(accelerator, device, "torch", validate_single_device=True)
+    check_accelerator(accelerator)
+    try:
+        *_, chosen = parse_device_args(accelerator, device, "torch", validate_single_device=True)
+    except (TypeError, MisconfigurationException) as error:
+        hint = "Omit it to use the best available device."
+        valid = "'auto' or the index of a processor of this machine"
+        raise invalid("device", device, valid, hint) from error
     place = ModelFolder(Path(folder), prefix or "")
     payload = place.read()
     cls = class_of(payload, place.path, expected)
     if adata is None or adata is True:
         adata = _saved_reference(place)
     model = cls._from_payload(payload, None if adata is False else adata, place.path)
-    model.to_device(torch_device)
+    model.to_device(chosen)
     model.module.eval()
     return model
 
