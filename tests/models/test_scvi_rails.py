@@ -583,7 +583,7 @@ def test_types_that_cannot_be_learnt_raise_a_warning(reference):
     with pytest.warns(UserWarning, match="All labels of the training cells are 'T'"):
         SCHDeepInsight(reference, layout="random").train(max_epochs=1, **QUIET)
     tree = hdi.Taxonomy.from_nested({"T": ["CD4", "CD8", "MAIT"]})
-    reference.obs["one"] = np.resize(["CD8", "CD4"], 300)
+    reference.obs["one"] = np.resize([b"CD8", b"CD4"], 300)  # as other languages write text
     SCHDeepInsight.setup_anndata(reference, labels_key="one")
     model = SCHDeepInsight(reference, taxonomy=tree, layout="random")
     with pytest.warns(

@@ -540,8 +540,8 @@ def column_nodes(
 
     nodes, find = np.zeros(len(obs), dtype=np.int64), taxonomy._candidates
     for key in keys:
-        labels = obs[key].astype(object)
-        found = labels.map({name: known_node(name, key) for name in labels.unique()})
+        codes, names = _distinct(obs[key])
+        found = np.asarray([*(known_node(name, key) for name in names), 0])[codes]
         nodes = np.where(found > 0, found, nodes)
     if not ignore_unknown:  # raises for labels that are neither names nor "no label"
         taxonomy.encode(obs[keys[0]][nodes == 0], unlabeled=unlabeled)
