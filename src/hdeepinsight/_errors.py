@@ -146,14 +146,7 @@ def check_keywords(
 
 
 def refuse_unused(given: Mapping[str, Any], where: str) -> None:
-    """Raise ``ValueError`` for arguments that were given, but have no effect.
-
-    Examples
-    --------
-    >>> refuse_unused({"side": 32, "keep_genes": ()}, "with a fitted layout")
-    Traceback (most recent call last):
-    ValueError: side has no effect with a fitted layout. Omit it.
-    """
+    """Raise ``ValueError`` for the arguments that were given, because they have no effect."""
     if names := ", ".join(name for name, is_given in given.items() if is_given):
         raise ValueError(f"{names} has no effect {where}. Omit it.")
 
