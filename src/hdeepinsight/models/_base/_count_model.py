@@ -863,7 +863,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             If the folder holds a model and ``overwrite`` is ``False``.
         OSError
             If the disk is full or not writable.
-        TypeError
+        ValueError
             If an argument has no effect.
 
         Examples
@@ -891,10 +891,8 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             msg = f"A model exists in {folder.path}. Pass overwrite=True to replace it, or another"
             raise FileExistsError(f"{msg} folder.")
         references = {}
-        given = [name for name, value in anndata_write_kwargs.items() if value]
         if not save_anndata:
-            known = ("dir_path", "prefix", "overwrite", "save_anndata")
-            check_keywords("save() without save_anndata", given, known)
+            training.refuse_unused(anndata_write_kwargs, "without save_anndata")
         else:
             reference: Any = self._resolve_adata(None)
             self._check_saving_cells()

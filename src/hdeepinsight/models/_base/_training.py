@@ -50,11 +50,6 @@ VALIDATING = (
     *("limit_val_batches", "check_val_every_n_epoch", "val_check_interval"),
     "num_sanity_val_steps",
 )
-#: Trainer options that have an effect only with others.
-DEPENDENT = {
-    "gradient_clip_algorithm": "gradient_clip_val",
-    "checkpointing_monitor": "enable_checkpointing",
-}
 #: Minimum time between two checkpoints.
 MIN_SECONDS = 20.0
 
@@ -87,7 +82,10 @@ def trainer_options(
     }
     unused = {name: given.get(name) for name in VALIDATING if not n_val}
     refuse_unused(unused, "because no cells are held out")
-    for name, needed in DEPENDENT.items():
+    for name, needed in (
+        ("gradient_clip_algorithm", "gradient_clip_val"),
+        ("checkpointing_monitor", "enable_checkpointing"),
+    ):
         refuse_unused({name: given.get(name) and not given.get(needed)}, f"without {needed}")
     if given.get("overfit_batches"):
         hint = "Pass limit_train_batches to train on few mini-batches."
@@ -103,20 +101,16 @@ def trainer_options(
         # Lightning averages the metrics of the processes in place.
         options.setdefault("inference_mode", False)
     if monitor is not None:
-        if not n_val:
-            msg = "early_stopping requires held-out cells, but none are held out. Raise"
-            raise ValueError(f"{msg} validation_size, or train without early stopping.")
-        if distributed:
-            msg = "early_stopping has no effect on several devices. Use one device, or omit it."
-            raise ValueError(msg)
+        refuse_unused({"early_stopping": distributed}, "on several devices")
         stopping = {"early_stopping_monitor": monitor, "early_stopping_patience": 12}
         options = {"early_stopping": True, **stopping, **options}
         how = options["early_stopping_monitor"], options.get("early_stopping_mode", "min")
         callbacks = [KeepBest(*how), *callbacks]
         every = options["check_val_every_n_epoch"] or 1
         if every > epochs or options.get("limit_val_batches") == 0:
-            msg = f"early_stopping requires validations, but there are none in {epochs} epochs."
-            raise ValueError(f"{msg} Raise max_epochs, or omit the settings of the validation.")
+            n_cells = f"{n_val:,} held-out cells and {epochs:,} epochs"
+            msg = f"early_stopping requires validations, but there are none with {n_cells}. Raise"
+            raise ValueError(f"{msg} validation_size or max_epochs, or train without it.")
     else:
         unused = {name: True for name in given if name.startswith("early_stopping")}
         unused |= {name: given.get(name) for name in ("min_epochs", "min_steps") if not callbacks}
