@@ -236,6 +236,7 @@ WRONG = [
     ({"groups": "level9"}, "level must be one of"),
     ({"groups": 0}, "root"),
     ({"calibration": None}, "no calibration.*calibrate"),
+    ({"calibration": 3}, "calibration must be a result of hdi.annotation.calibrate, got 3"),
 ]
 
 

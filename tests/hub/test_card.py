@@ -139,6 +139,8 @@ class Unsupervised:
 
 
 def test_model_without_a_taxonomy_is_published(card, home):
+    with pytest.raises(ValueError, match="scored_on has no effect for a model without cell types"):
+        hdi.hub.publish(Unsupervised(), home / "x", card=card, scored_on={"a": ad.AnnData()})
     published = hdi.hub.publish(Unsupervised(), home / "x", card=card)
     shared = hdi.hub.download(published.address)
     header = yaml.safe_load(shared.card.split("---")[1])

@@ -141,3 +141,5 @@ def test_load_model_arguments(shared_model, published_folder):
     for wrong in (3, None, type(shared_model), shared_model.adata):
         with pytest.raises(TypeError, match="The model must be a trained model, or the name"):
             load_model(wrong)
+    with pytest.raises(ValueError, match="accelerator has no effect on a model that is loaded"):
+        load_model(shared_model, accelerator="cpu")

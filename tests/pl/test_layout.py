@@ -120,7 +120,8 @@ def test_long_headings_stay_as_wide_as_their_image(layout):
 def test_bad_input_is_refused(layout):
     for draw, match in [
         (lambda x: pl.gene_layout(x, np.zeros(5)), r"\(12,\)"),
-        (lambda x: pl.gene_layout(x, highlight=["CD4"]), "'CD4'"),
+        (lambda x: pl.gene_layout(x, highlight=["CD4"]), "highlight must be genes of the layout"),
+        (lambda x: pl.gene_layout(x, cmap="magma"), "cmap has no effect without values"),
         (lambda x: pl.gene_images(x, {"T": [1.0]}), "image 'T'"),
     ]:
         with pytest.raises((ValueError, KeyError), match=match):

@@ -141,6 +141,8 @@ def test_invalid_counts_are_refused(tree):
     ]:
         with pytest.raises((ValueError, IndexError), match=says):
             pl.taxonomy(tree, counts)
+    with pytest.raises(ValueError, match="cmap has no effect without confidence"):
+        pl.taxonomy(tree, cmap="viridis")
 
 
 def test_a_confidence_of_one_plus_rounding_is_accepted(tree):

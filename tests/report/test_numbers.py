@@ -309,9 +309,13 @@ def test_unreadable_query_still_gives_a_report(full, page, query):
 
 def test_missing_column_raises(full, query, tmp_path):
     with pytest.raises(KeyError, match="no column 'sex'"):
-        report.write(full, tmp_path / "page.html", query=query, color_by=["sex"])
+        report.write(full, tmp_path / "page.html", query=query, color_by="sex")
     with pytest.raises(KeyError, match="no column 'sex'"):
         report.write(full, tmp_path / "page.html", query=query, clusters="sex")
+    with pytest.raises(KeyError, match="Pass the query, which has them"):
+        report.write(full, tmp_path / "page.html", clusters="sex")
+    with pytest.raises(ValueError, match="reference has no effect without a query"):
+        report.write(full, tmp_path / "page.html", reference=3)
 
 
 def test_verdict_comes_first(full, page):

@@ -457,6 +457,8 @@ def label_sets(
     if not 0.0 < alpha < 1.0:
         hint = "Use 0.1 for a coverage of 90 %."
         raise invalid("alpha", alpha, "a number between 0 and 1, both excluded", hint)
+    if not isinstance(calibration, Calibration):
+        raise invalid("calibration", calibration, "a result of hdi.annotation.calibrate")
     if taxonomy != calibration.taxonomy:
         raise ValueError(
             f"The calibration has another taxonomy ({calibration.taxonomy.n_leaves} types) than "

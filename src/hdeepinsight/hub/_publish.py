@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from hdeepinsight._errors import invalid
+from hdeepinsight._errors import invalid, refuse_unused
 from hdeepinsight._io import sha256
 from hdeepinsight._keys import REFERENCE_BUNDLE_KEY
 from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address
@@ -331,6 +331,8 @@ def publish(
         raise invalid("private", private, "omitted", f"Set the access of {address} there.")
     if not isinstance(scored_on or {}, Mapping):
         raise invalid("scored_on", type(scored_on).__name__, "a mapping like {'donor 9': adata}")
+    unused = scored_on and getattr(model, "taxonomy", None) is None
+    refuse_unused({"scored_on": unused}, "for a model without cell types")
     check_target(address, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="hdeepinsight-") as name:
         folder = Path(name)

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 import pandas as pd
 
 from hdeepinsight import models
-from hdeepinsight._errors import check_choice, check_number, need_extra
+from hdeepinsight._errors import check_choice, check_number, need_extra, refuse_unused
 from hdeepinsight._io import atomic_write, sha256
 from hdeepinsight.hub import _address, _checksums
 from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address, bundled_folders
@@ -534,6 +534,8 @@ def load_model(model: Any, *, with_types: bool = False, **options: Any) -> Any:
     """
     if isinstance(model, str | os.PathLike):
         model = models.load_model(resolve_model(model), **options)
+    else:
+        refuse_unused(options, "on a model that is loaded already")
     kind = type(model).__name__
     if isinstance(model, type) or not hasattr(model, "module"):
         expected = "a trained model, or the name, folder or address of one"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype
 
-from hdeepinsight._errors import check_choice, check_integer
+from hdeepinsight._errors import check_choice, check_integer, examples, invalid, refuse_unused
 from hdeepinsight._palette import MISSING, PALETTE, categorical_colors
 from hdeepinsight.annotation import check_same_cells
 from hdeepinsight.pl import _style
@@ -103,6 +103,11 @@ def embedding(
     name = str(getattr(color, "name", None) or "").replace("_", " ")
     title = _style.shortened(name, 60) if title is None else title
     is_number = is_float_dtype(color.dtype if hasattr(color, "dtype") else np.asarray(color).dtype)
+    own: dict[str, Any] = {"palette": palette, "legend_loc": legend_loc != "auto"}
+    if not is_number:
+        own = {"vmin": vmin is not None, "vmax": vmax is not None, "cmap": cmap != "magma_r"}
+        own["colorbar_label"] = colorbar_label
+    refuse_unused(own, "with numbers" if is_number else "with labels")
     if is_number:
         ink, beside = np.asarray(color, dtype=np.float64), 0.6
         is_known = np.isfinite(ink)
@@ -215,6 +220,8 @@ def _labels(
     """Return the codes of labels (-1 for missing ones), and their names and colours."""
     categories: pd.Categorical = pd.Categorical(labels).remove_unused_categories()
     names = list(map(str, categories.categories))
+    if lacking := [name for name in names if palette and name not in palette]:
+        raise invalid("palette", palette, f"a colour for each label, also {examples(lacking)}")
     colors = [palette[x] for x in names] if palette else categorical_colors(len(names))
     shown = [_style.shortened(name, _LONGEST) for name in names]
     return np.asarray(categories.codes), shown, colors

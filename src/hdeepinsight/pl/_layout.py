@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hdeepinsight._errors import check_integer
+from hdeepinsight._errors import check_integer, invalid, refuse_unused
 from hdeepinsight.pl._style import EMPTY, INK, MARK, add_halo, axes_or_new, plain, shortened
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def gene_layout(
             kept, chance = (layout.report[k] for k in ("neighbors_kept", "neighbors_kept_random"))
             title += f"\n{kept:.1%} of each gene's 10 neighbours kept, {chance:.1%} by chance"
     ax = axes_or_new(ax, (5.0 if values is None else 5.6, 5.2), "bare", title)
+    own = {"cmap": cmap != "viridis", "label": label}
+    refuse_unused(own if values is None else {}, "without values")
     if values is None:
         _draw(ax, layout, np.zeros(layout.n_genes), "Blues", -1.0, 1.0)
         between, side = np.arange(1, layout.side) - 0.5, layout.side
@@ -180,6 +182,8 @@ def _mark(ax: Axes, layout: GeneLayout, genes: Sequence[str], *, gap: float) -> 
     from matplotlib.patches import Rectangle
 
     place = dict(zip(layout.genes, layout.coordinates.tolist(), strict=True))
+    if lacking := [gene for gene in genes if gene not in place]:
+        raise invalid("highlight", lacking, "genes of the layout", "Omit others.")
     look: dict[str, Any] = {"va": "center", "fontsize": 8, "color": INK}
     look["arrowprops"] = {"arrowstyle": "-", "color": MARK, "lw": 0.8, "shrinkB": 2}
     for align, inward in (("left", 1), ("right", -1)):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from hdeepinsight._errors import refuse_unused
 from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.annotation import PROBABILITY_TOLERANCE, Annotation
 from hdeepinsight.pl import _style
@@ -75,6 +76,8 @@ def taxonomy(
     >>> [text.get_text() for text in ax.texts]
     ['T  1,200  0.98', 'B  7', 'CD4  1,200  0.90', 'CD8  0']
     """
+    unused = cmap != "magma_r" and confidence is None and not isinstance(taxonomy, Annotation)
+    refuse_unused({"cmap": unused}, "without confidence")
     if isinstance(taxonomy, Annotation):
         stops, n_nodes = taxonomy.stop_nodes, taxonomy.taxonomy.n_nodes
         counts = np.bincount(stops, minlength=n_nodes) if counts is None else counts

@@ -82,7 +82,8 @@ def collect(
     check_same_cells(result.obs_names, obs.index.to_series(), "query")
     named = [*color_by, clusters] if isinstance(clusters, str) else color_by
     if missing := [name for name in named if name not in obs]:
-        raise missing_column(missing[0], obs, where="The query's obs")
+        hint = "Pass the query, which has them." if query is None else ""
+        raise missing_column(missing[0], obs, where="The query's obs", hint=hint)
     if clusters is None:
         clusters = next((name for name in _CLUSTERS if name in obs), None)
     if isinstance(clusters, str):

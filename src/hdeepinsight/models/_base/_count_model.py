@@ -464,7 +464,9 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             return given
         expected = f"a trained {cls.__name__}, or the name, folder or address of one"
         msg = f"The reference model must be {expected}, got an object of {type(given).__name__}."
-        raise TypeError(f"{msg} Pass the query first and the model second.")
+        other = type(given).__name__ if hasattr(given, "load_query_data") else ""
+        hint = "Pass the query first and the model second."
+        raise TypeError(f"{msg} {f'Call the method of {other}.' if other else hint}")
 
     def _opening(self) -> dict[str, Any]:
         """Return class-specific arguments of ``open_query``, such as gene weights."""
