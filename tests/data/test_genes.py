@@ -333,9 +333,6 @@ def test_other_feature_types_match_nothing():
             assert (
                 f"2 columns are not genes ({other}) and are ignored." in alignment.report.messages
             )
-
-
-def test_types_of_genes_are_genes():
     for kinds in ["protein_coding", "protein coding", "lncRNA", "TR_V_gene"]:
         var = pd.DataFrame({"gene_biotype": ["misc_RNA", *[kinds] * 7]}, index=GENES)
         assert align_genes(var, GENES).measured.all()

@@ -108,6 +108,12 @@ def test_proteins_of_a_reference_are_sorted_and_once_each():
     names = ["IgG1", "CD4-2", "CD56_TotalSeqB", "CD4-1"]
     assert protein_names(modality(names)) == ["CD4", "CD56", "IgG1"]
     assert protein_names(modality(names[::-1])) == ["CD4", "CD56", "IgG1"]
+    numbered = modality(["0", "1", "2", "3"])
+    with pytest.raises(InputError, match=r"proteins are numbers \(0, 1, 2 and 1 more\)"):
+        protein_names(numbered)
+    numbered.var["features"] = names
+    assert protein_names(numbered) == ["CD4", "CD56", "IgG1"]
+    assert read_proteins(numbered, ["CD56"]).measured.all()
 
 
 def test_counts_come_in_the_order_of_the_model_and_clones_are_summed():

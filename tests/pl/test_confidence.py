@@ -145,8 +145,5 @@ def test_bad_input_of_novelty_is_refused(result):
     ]:
         with pytest.raises(ValueError, match=match):
             pl.novelty(result, **options)
-
-
-def test_an_annotation_without_novelty_is_refused(result):
     with pytest.raises(ValueError, match="got no lineage p value"):
         pl.novelty(dataclasses.replace(result, novelty=None))

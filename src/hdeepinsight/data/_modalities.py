@@ -23,7 +23,7 @@ from anndata import AnnData
 from hdeepinsight._errors import ARGUMENTS, InputError, check_keywords, examples
 from hdeepinsight.data._counts import open_counts
 from hdeepinsight.data._files import check_file
-from hdeepinsight.data._genes import GeneAlignment, alignment_of
+from hdeepinsight.data._genes import GeneAlignment, alignment_of, is_numbered
 from hdeepinsight.data._inspect import inspect_store
 from hdeepinsight.data._store import open_store
 
@@ -206,6 +206,11 @@ class ProteinCounts:
 def protein_names(adata: AnnData) -> list[str]:
     """Return the unique cleaned names of the proteins in a modality, sorted by canonical name.
 
+    Raises
+    ------
+    InputError
+        If the names are numbers, which cannot be matched to those of other datasets.
+
     Examples
     --------
     >>> import anndata as ad
@@ -216,7 +221,12 @@ def protein_names(adata: AnnData) -> list[str]:
     >>> protein_names(ad.AnnData(np.ones((2, 2)), var=var))
     ['CD3', 'CD56']
     """
-    by_key = {protein_key(name): clean_protein_name(name) for name in map(str, adata.var_names)}
+    names = open_store(adata).all_columns().genes(use_raw=False).index.astype(str).tolist()
+    if is_numbered(names):
+        found = f"The proteins are numbers ({examples(names)})."
+        valid = "Expected their names, by which the proteins of a query are matched."
+        raise InputError(found, valid, "Set var_names of the protein modality to protein names.")
+    by_key = {protein_key(name): clean_protein_name(name) for name in names}
     return [by_key[key] for key in sorted(by_key)]
 
 
@@ -297,13 +307,14 @@ def read_proteins(
     '2 of 3 proteins measured, in 2 of 2 cells.'
     """
     rows = np.arange(adata.n_obs) if rows is None else rows
-    alignment = align_proteins(list(map(str, adata.var_names)), proteins)
     store = replace(open_store(adata).all_columns(), arguments=arguments)
+    names = store.genes(use_raw=False).index.astype(str).tolist()
+    alignment = align_proteins(names, proteins)
     unusable, n = "", len(proteins)
     if not adata.n_obs or not adata.n_vars:
         unusable = f"The protein modality is empty ({adata.n_obs} × {adata.n_vars})."
     elif not alignment.measured.any():
-        own = f"{adata.n_vars} proteins ({examples(adata.var_names.tolist())})"
+        own = f"{adata.n_vars} proteins ({examples(names)})"
         unusable = f"None of the {own} is one of the model's {n} ({examples(list(proteins))})."
     elif inspect_store(store, layer, False).scale == "empty":
         unusable = "All values of the protein modality are zero."
