@@ -370,7 +370,7 @@ def _notes(report: InputReport, scan: Scan) -> Iterator[str]:
     is_whole, high = report.scale == "counts", scan.high
     # Counts with many zeros have ones, and more ones than twos if most of them are zero.
     filled = scan.n_nonzero / max(1, scan.n_rows * report.n_vars)
-    are_rare = filled < (0.5 if scan.n_ones else 0.9) and scan.n_ones < max(1, scan.n_twos)
+    are_rare = filled < (0.5 if scan.n_ones else 0.9) and scan.n_ones < max(1, 0.8 * scan.n_twos)
     n_filled = scan.n_rows - report.n_empty_cells
     notes = {
         f"The largest value is {high:.3g}. Counts above {LARGEST_EXACT:,} are read to seven "

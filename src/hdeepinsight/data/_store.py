@@ -381,13 +381,8 @@ def storable_columns(table: pd.DataFrame) -> pd.DataFrame:
     >>> storable_columns(pd.DataFrame({"_index": [1], "a/b": [2], "c": [3]})).columns.tolist()
     ['index', 'a|b', 'c']
     """
-    names = list(map(str, table))
-    for i, name in enumerate(names):
-        new = "index" if name == "_index" else name.replace("/", "|")
-        while new != name and new in (*names, table.index.name):
-            new += "_"
-        names[i] = new
-    return table.set_axis(names, axis=1)
+    rename = {"_index": "index"}
+    return table.rename(columns=lambda name: rename.get(name, str(name).replace("/", "|")))
 
 
 def make_storable(adata: ad.AnnData) -> None:
