@@ -659,6 +659,7 @@ def pad(adata: AnnData, alignment: GeneAlignment, names: Sequence[str]) -> AnnDa
     def aligned(matrix: Any) -> Any:
         return alignment.apply(matrix.tocsr() if hasattr(matrix, "tocsr") else np.asarray(matrix))
 
+    adata = adata.to_memory() if adata.isbacked else adata
     var = pd.DataFrame({"measured": alignment.measured}, index=pd.Index(names))
     padded = AnnData(
         X=None if adata.X is None else aligned(adata.X),

@@ -344,7 +344,9 @@ def test_a_query_model_cannot_be_a_reference_model(adapt: Callable, shifted: ad.
         SCHDeepInsight.load_query_data(shifted, adapt(shifted))
 
 
-def test_padding_keeps_everything_in_a_copy(model: SCHDeepInsight, shifted: ad.AnnData) -> None:
+def test_padding_keeps_everything_in_a_copy(
+    model: SCHDeepInsight, shifted: ad.AnnData, tmp_path: Path
+) -> None:
     query = shifted[:, ::-2].copy()
     query.raw = query.copy()
     query.layers["twice"] = query.X * 2
@@ -362,6 +364,9 @@ def test_padding_keeps_everything_in_a_copy(model: SCHDeepInsight, shifted: ad.A
     assert padded.raw.shape == query.raw.shape
     assert padded.obsm["X_pca"].shape == (query.n_obs, 2)
     assert (query.X != before.X).nnz == 0
+    query.write_h5ad(tmp_path / "query.h5ad")
+    backed = ad.read_h5ad(tmp_path / "query.h5ad", backed="r")
+    assert (SCHDeepInsight.prepare_query_anndata(backed, model).X != padded.X).nnz == 0
     names = SCHDeepInsight.prepare_query_anndata(query, model, return_reference_var_names=True)
     assert list(names) == list(model.layout.genes)
     with pytest.raises(ValueError, match="inplace must be False, got True"):

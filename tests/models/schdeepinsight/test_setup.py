@@ -53,12 +53,18 @@ def test_references_must_be_anndata(data):
         SCHDeepInsight.setup_anndata(data, labels_key="cell_type")
 
 
-def test_a_view_is_refused_and_not_copied(reference):
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_view_is_refused_and_not_copied(reference, tmp_path):
     view = reference[:200]
     with pytest.raises(ValueError, match=r"view of another AnnData.*Pass a copy"):
         SCHDeepInsight.setup_anndata(view, labels_key="cell_type")
     assert view.is_view
     assert not reference.uns
+    pytest.importorskip("xarray")
+    reference.write_h5ad(tmp_path / "reference.h5ad")
+    lazy = ad.experimental.read_lazy(tmp_path / "reference.h5ad")
+    with pytest.raises(ValueError, match=r"read lazily\. Pass reference\.to_memory\(\)"):
+        SCHDeepInsight.setup_anndata(lazy, labels_key="cell_type")
 
 
 def test_a_missing_layer_names_those_that_are_there(reference):

@@ -285,13 +285,16 @@ def read_counts(source: data.CountSource, genes: Sequence[str]) -> sparse.csr_ma
 
 
 def check_reference(reference: Any, kind: Any, other: str) -> None:
-    """Raise ``TypeError`` unless the reference is of a kind, or ``ValueError`` for a view."""
+    """Raise an error unless the reference is of a kind, and neither a view nor read lazily."""
     if not isinstance(reference, kind):
         msg = f"The reference must be of type {kind.__name__}, got {type(reference).__name__}."
         raise TypeError(f"{msg} Read files first; for other objects use {other}.")
     if reference.is_view:
         msg = f"The reference must not be a view, got a view of another {kind.__name__}."
         raise ValueError(f"{msg} Pass a copy: .copy().")
+    if hasattr(reference.obs, "to_memory"):
+        msg = "The reference must be in memory or backed, got one that is read lazily."
+        raise ValueError(f"{msg} Pass reference.to_memory(), or open it with backed='r'.")
 
 
 def _unique(names: pd.Index) -> pd.Index:

@@ -75,8 +75,9 @@ class Setup:
 
     def obs_of(self, data: Any, kind: str = "labels") -> pd.DataFrame:
         """Return the ``obs`` table of an AnnData, MuData or opened file."""
-        obs: pd.DataFrame = self.modalities.obs_of(data, kind) if is_paired(data) else data.obs
-        return obs
+        obs: Any = self.modalities.obs_of(data, kind) if is_paired(data) else data.obs
+        found: pd.DataFrame = obs.to_memory() if hasattr(obs, "to_memory") else obs
+        return found
 
 
 def resolve_cells(data: Any, attached: Any) -> Any:
