@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
+from torch.nn.functional import embedding_bag
 
 from hdeepinsight.nn import GenePanels, SparseCounts, thin_counts
 from hdeepinsight.taxonomy import Taxonomy
@@ -550,8 +551,8 @@ class MarkerEvidence:
                 continue
             # Squared distances, up to a constant per cell.
             far = np.square(others).sum(axis=1) - 2 * found.likelihoods[cells] @ others.T
-            near = np.partition(far, N_NEIGHBORS - 1, axis=1)[:, N_NEIGHBORS - 1 : N_NEIGHBORS]
-            pooled = (far <= near).astype(np.float32) @ counts
+            nearest = torch.from_numpy(far).topk(N_NEIGHBORS, largest=False, sorted=False).indices
+            pooled = embedding_bag(nearest, torch.from_numpy(counts), mode="sum").numpy()
             leaf, depth, pooled = found.leaf[cells], pooled[:, :1], pooled[:, 1:] + 1.0
             expected = (base[:, markers] * factor)[leaf] * depth
             less = np.log((expected + 1.0) / pooled[:, : len(markers)]).clip(min=0.0)

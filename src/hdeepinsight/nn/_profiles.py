@@ -295,24 +295,23 @@ class ProfileMatcher(nn.Module):
         """
         column = self.column.index_select(0, counts.genes)
         kept = _where((column >= 0) & (counts.values > 0))
-        cells, values = counts.cells[kept], counts.values[kept].double()
+        cells, values = (each.index_select(0, kept) for each in (counts.cells, counts.values))
         n_cells, n_genes = len(counts), len(self.genes)
         n_seen = cells.bincount(minlength=n_cells)
         starts = functional.pad(n_seen.cumsum(0), (1, 0))
-        span = float(values.max()) + 1 if len(values) else 1.0
-        key = cells * span + values
-        order = torch.from_numpy(key.numpy().argsort()) if key.is_cpu else key.argsort()
-        _, tied, size = torch.unique_consecutive(
-            key[order], return_inverse=True, return_counts=True
+        whole = values.int()  # which are numbered without sorting
+        distinct, number = (whole if bool((whole == values).all()) else values).unique(
+            return_inverse=True
         )
-        n_seen, cells = n_seen.double(), cells[order]
+        key = cells * len(distinct) + number
+        size = key.bincount(minlength=n_cells * len(distinct))
         # Twice the rank, minus that of the zeros of the cell.
-        place = 2 * size.cumsum(0)[tied] - size[tied] - 2 * starts[cells]
-        above = place + (n_genes - n_seen)[cells]
-        square = (above - n_seen[cells]).square()
-        length = torch.zeros_like(n_seen).index_add_(0, cells, square)
-        length = (length + (n_genes - n_seen) * n_seen.square()).sqrt().clamp_min(1e-9)
-        ranked = SparseCounts(starts.int(), column[kept[order]], above.float())
+        place = (2 * size.cumsum(0) - size).index_select(0, key)
+        above = place + (n_genes - n_seen - 2 * starts[:-1]).index_select(0, cells)
+        square = (above - n_seen.index_select(0, cells)).double().square()
+        length = torch.zeros_like(n_seen, dtype=torch.double).index_add_(0, cells, square)
+        length = (length + (n_genes - n_seen) * n_seen.double().square()).sqrt().clamp_min(1e-9)
+        ranked = SparseCounts(starts.int(), column.index_select(0, kept), above.float())
         return ranked.weighted_sums(self.profiles.T.contiguous()) / length.float().unsqueeze(1)
 
     def complete(self, network: Tensor, counts: Tensor | SparseCounts, measured: Tensor) -> Tensor:
