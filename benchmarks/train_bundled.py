@@ -2,7 +2,7 @@
 
 ``python benchmarks/train_bundled.py --data <folder> [--model pbmc] [--out <folder>]`` writes the
 published folder: model, card, checksums. The same files on the same stack give the same bytes: one
-thread, one seed. Sources are checked by SHA-256, and those that are unseen take no part in training
+thread, one seed, and the instructions that all processors with AVX2 have. Sources are checked by SHA-256, and those that are unseen take no part in training
 or in any choice. ``--judge STUDY`` trains the immune model without a study (``Zheng``, ``"10x PBMC
 4k"``, ``Kang``, ``Triana``, or ``none``), and prints its macro-F1 on that study beside those of the
 PBMC model and of balanced logistic regression.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import sys
 from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,14 @@ BUNDLED = Path(hdi.__file__).parent / "models" / "bundled"
 LABEL, STUDY, UNKNOWN = "label", "study", "Unknown"
 SEED = 0
 N_GENES = 2048
+#: Instructions that the libraries use; with those of newer processors, rounding differs.
+INSTRUCTIONS = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_CBWR": "COMPATIBLE",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
 LEVELS = ("lineage", "cell_type", "subtype")
 
 #: Cell Ontology terms of the nodes of all trees.
@@ -474,6 +483,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.data is None:
         parser.error("name the folder of the datasets: --data DIR, or set HDI_DATA")
+    if os.environ | INSTRUCTIONS != os.environ:  # libraries read them when they are loaded
+        os.execve(sys.executable, sys.orig_argv, os.environ | INSTRUCTIONS)
     if args.judge:
         judge(args.data, args.judge)
         return

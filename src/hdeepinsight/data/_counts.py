@@ -574,7 +574,8 @@ def select_genes(
         of_panel = dispersion_scores(partial(_aligned, own, alignment), len(names))
         scores += len(rows) / source.n_obs * np.where(of_panel < 0, 1.0, of_panel)
         is_usable += of_panel >= 0
-    scores = np.where(is_usable, scores, -1.0)
+    # Processors differ in the last digits, which must not decide between equal genes.
+    scores = np.where(is_usable, scores.round(9), -1.0)
     scores[np.isin(names, kept)] = 0.0
     ranked = np.argsort(-scores, kind="stable")[: max(n_genes - len(kept), 0)]
     genes = [*kept, *(names[i] for i in np.sort(ranked) if scores[i] > 0)]

@@ -653,7 +653,7 @@ class GeneAlignment:
             used = np.flatnonzero(target >= 0)
             rows, target = sp.csr_matrix(block[:, used]), target[used]
         # Renaming columns is much faster than a sparse product or fancy indexing.
-        renamed = target.take(rows.indices)
+        renamed = target[rows.indices]
         kept = np.flatnonzero(renamed >= 0)
         indptr = np.searchsorted(kept, rows.indptr)
         stored = (rows.data[kept].astype(np.float32, copy=False), renamed[kept], indptr)
