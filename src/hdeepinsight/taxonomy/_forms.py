@@ -93,7 +93,7 @@ def close_matches(name: object, known: Iterable[str], n: int = 3) -> list[str]:
 def clipped(value: object) -> str:
     """Quote a value for an error message, shortened if it is long."""
     text = repr(value[: 2 * _MAX_SHOWN] if isinstance(value, str) else value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 4]}...{text[-1]}"
 
 
 def quoted(names: Iterable[str], limit: int = 10) -> str:
