@@ -52,29 +52,32 @@ class ChunkedArray:
         self.stored, self.counter, self.cache, self.keep = stored, counter, cache, keep
         self.filters: list[int] = []
         self.last: tuple[int, Any] = (-1, None)
+        # Looked up once, because h5py asks the file each time.
+        self.name, self.dtype, self.length = stored.name, stored.dtype, stored.shape[0]
+        self.size = stored.chunks[0] if stored.chunks else self.length
         if isinstance(stored, h5py.Dataset):
             created = stored.id.get_create_plist()
             self.filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
         self.is_deflated = (
             deflate is not None
             and self.filters in ([_DEFLATE], [_SHUFFLE, _DEFLATE])
-            and stored.dtype.kind in "iuf"
-            and stored.dtype.isnative
+            and self.dtype.kind in "iuf"
+            and self.dtype.isnative
         )
 
     def __getitem__(self, span: slice) -> np.ndarray[Any, Any]:
         if isinstance(self.stored, h5py.Dataset) and not self.is_deflated:
             values: np.ndarray[Any, Any] = self.stored[span]  # HDF5 has a chunk cache
             return values
-        size = self.stored.chunks[0]
-        start, stop, _ = span.indices(self.stored.shape[0])
-        result = np.empty(max(0, stop - start), self.stored.dtype)
+        size = self.size
+        start, stop, _ = span.indices(self.length)
+        result = np.empty(max(0, stop - start), self.dtype)
         for first in range(start // size * size, stop, size):
             if self.last[0] != first:
-                key = self.stored.name, first
+                key = self.name, first
                 chunk = self.cache.pop(key, None)
                 if chunk is None:
-                    chunk = self._read_chunk(first, min(first + size, self.stored.shape[0]))
+                    chunk = self._read_chunk(first, min(first + size, self.length))
                 if self.keep and sum(kept.nbytes for kept in self.cache.values()) < MAX_CACHE:
                     with np.errstate(invalid="ignore"):  # such values compare unequal
                         small = map(chunk.astype, (np.uint8, np.uint16, chunk.dtype))
@@ -87,19 +90,19 @@ class ChunkedArray:
     def _read_chunk(self, first: int, last: int) -> Any:
         if not self.is_deflated:
             return self.stored[first:last]
-        dtype, size = self.stored.dtype, self.stored.chunks[0]
+        n_bytes = self.size * self.dtype.itemsize
         try:
             skipped, compressed = self.stored.id.read_direct_chunk((first,))
             self.counter["bytes"] += len(compressed)
-            content = deflate.zlib_decompress(compressed, size * dtype.itemsize)
+            content = deflate.zlib_decompress(compressed, n_bytes)
             raw = np.frombuffer(content, np.uint8)
-            if skipped or len(raw) != size * dtype.itemsize:
+            if skipped or len(raw) != n_bytes:
                 raise ValueError("a chunk of another size or without the filters")
         except (deflate.DeflateError, OSError, RuntimeError, ValueError):
             return self.stored[first:last]
         if _SHUFFLE in self.filters:  # the first bytes of all values, then the second bytes ...
-            raw = np.ascontiguousarray(raw.reshape(dtype.itemsize, size).T)
-        return raw.ravel().view(dtype)
+            raw = np.ascontiguousarray(raw.reshape(-1, self.size).T)
+        return raw.ravel().view(self.dtype)
 
 
 Block: TypeAlias = "np.ndarray[Any, Any] | sp.csr_matrix"
