@@ -310,7 +310,7 @@ class Bundle:
 # studies, naive, memory and regulatory CD4 T cells were told apart in 46 % of cases. So are
 # progenitors: the sorted CD34+ gate holds monocytes, and a model that had learned from it, audited
 # or not, took 6 to 8 % of the cells of five unlabelled PBMC runs for progenitors. Two networks of
-# half the features vary less between trainings than one (docs/experiments.md).
+# half the features know simulated cells of few markers better than one (docs/experiments.md).
 PBMC = Bundle(
     name="pbmc",
     tree={
