@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from importlib import import_module
+from os import PathLike
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -134,6 +135,13 @@ def check_key(name: str, value: object) -> None:
     """Raise ``ValueError`` unless the value can be a prefix of keys in AnnData."""
     if not isinstance(value, str) or not value.strip():
         raise invalid(name, value, "a name such as 'hdi'", "Omit it to use the default.")
+
+
+def refuse_path(data: object) -> None:
+    """Raise ``TypeError`` for a path, where an AnnData in memory or backed is needed."""
+    if isinstance(data, str | PathLike):
+        msg = f"Expected an AnnData, got the path {data}. Pass hdi.data.read_anndata(path)."
+        raise TypeError(msg)
 
 
 def check_keywords(

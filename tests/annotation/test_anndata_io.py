@@ -347,7 +347,7 @@ def test_an_earlier_result_is_replaced_as_a_whole(tmp_path, with_ids, ragged, an
     assert adata.obs["hdi_stop_label"].tolist() == second.labels["stop_label"].tolist()
 
 
-def test_an_error_in_the_middle_leaves_nothing_behind(two_levels, annotated):
+def test_an_error_in_the_middle_leaves_nothing_behind(two_levels, annotated, tmp_path):
     adata = cells(donor=["x"] * 60)
     first = annotated(two_levels, seed=1)
     first.to_adata(adata)
@@ -359,6 +359,10 @@ def test_an_error_in_the_middle_leaves_nothing_behind(two_levels, annotated):
     assert list(adata.obsm) == list(before.obsm)
     assert set(adata.uns) == set(before.uns)
     assert Annotation.from_adata(adata).labels.equals(first.labels)
+    saved(before, tmp_path / "cells.h5ad")
+    view = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")[:]
+    with pytest.raises(ValueError, match=r"view of a backed AnnData.*Pass adata\.to_memory\(\)"):
+        second.to_adata(view)
     adata.obsm["hdi_probabilities"] = adata.obsm["hdi_probabilities"].to_numpy()  # as R leaves it
     assert Annotation.from_adata(adata).labels.equals(first.labels)
 

@@ -118,6 +118,14 @@ def test_an_invalid_key_is_refused_before_computing(counts):
     for key in ["", " ", 3]:
         with pytest.raises(ValueError, match="key_added must be a name such as 'hdi', got"):
             hdi.tl.expression_pca(counts, key_added=key)
+    for call in (
+        hdi.tl.mde,
+        lambda path: hdi.tl.audit_labels(path, labels_key="louvain"),
+        lambda path: hdi.tl.read_scores(path, pd.DataFrame(), hdi.Taxonomy.from_nested(["T"])),
+        lambda path: hdi.tl.refine(path, np.ones((2, 2)), classes=["T", "B"]),
+    ):
+        with pytest.raises(TypeError, match=r"got the path cells\.h5ad\. Pass .*read_anndata"):
+            call("cells.h5ad")
 
 
 def test_blocks_are_not_modified(counts):

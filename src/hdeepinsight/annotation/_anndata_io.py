@@ -54,6 +54,9 @@ class Additions(NamedTuple):
             If a name is taken and ``overwrite`` is false, or the prefix is invalid.
         """
         check_key("key_added", key_added)
+        if adata.is_view and adata.isbacked:
+            msg = "A view of a backed AnnData cannot be written to. Pass adata.to_memory()."
+            raise ValueError(msg)
         key = storable(key_added)
         parts = {
             part: {storable(f"{key_added}_{name}"): value for name, value in entries.items()}
@@ -104,7 +107,7 @@ def recorded(key: str, stored: Any) -> set[str]:
     if record is None:
         return set()
     own = tuple(f"{part}/{key}_" for part in ("obs", "obsm", "uns"))
-    return {f"uns/{key}", *(at for at in map(str, record) if at.startswith(own))}
+    return {f"uns/{key}", *(at for at in map(str, np.asarray(record)) if at.startswith(own))}
 
 
 def storable(name: str) -> str:

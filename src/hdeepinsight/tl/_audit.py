@@ -13,7 +13,14 @@ from anndata import AnnData
 from numpy.typing import ArrayLike
 
 from hdeepinsight import annotation
-from hdeepinsight._errors import check_integer, check_number, counted, one_column, refuse_unused
+from hdeepinsight._errors import (
+    check_integer,
+    check_number,
+    counted,
+    one_column,
+    refuse_path,
+    refuse_unused,
+)
 from hdeepinsight._keys import AUDIT_KEYS
 from hdeepinsight._palette import MISSING, tree_colors
 from hdeepinsight.data import AlignedQuery
@@ -138,6 +145,7 @@ def audit_labels(
         refuse_unused({"unlabeled": unlabeled != "Unknown"}, "with nodes")
     if probabilities is not None:
         refuse_unused({"layer": layer is not None, "seed": seed != 0}, "with probabilities")
+    refuse_path(adata)
     obs = adata.obs
     for key in keys:
         check_labels(one_column(obs, key), f"obs[{key!r}]", unlabeled=unlabeled)

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hdeepinsight import annotation
-from hdeepinsight._errors import check_choice, missing_column, one_column, refuse_unused
+from hdeepinsight._errors import (
+    check_choice,
+    missing_column,
+    one_column,
+    refuse_path,
+    refuse_unused,
+)
 from hdeepinsight.data import AlignedQuery, InputError, Modalities, is_paired, open_paired
 from hdeepinsight.graph import batch_graphs, check_graph, knn_graph
 from hdeepinsight.taxonomy import Taxonomy
@@ -72,6 +78,7 @@ def class_scores(
     ValueError
         If there are no cells, cells, shapes or names do not match, or values are not finite.
     """
+    refuse_path(adata)
     names = pd.Index(adata.obs_names)
     if not len(names):
         hint = "Check how the cells were selected."

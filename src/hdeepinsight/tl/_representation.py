@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils import check_array
 from sklearn.utils.sparsefuncs import incr_mean_variance_axis
 
-from hdeepinsight._errors import check_integer, invalid, missing_column
+from hdeepinsight._errors import check_integer, invalid, missing_column, refuse_path
 from hdeepinsight.annotation import check_same_cells, target_of
 from hdeepinsight.data import (
     AlignedQuery,
@@ -242,6 +242,7 @@ def mde(
     by their package pymde: `preserve_neighbors` with the standardisation constraint. The
     initialisation with principal components, for reproducibility, is our design.
     """
+    refuse_path(data)
     if hasattr(data, "obsm"):
         if use_rep is None:
             expected = f"a key of adata.obsm, which has {list(data.obsm)}"

@@ -16,7 +16,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from hdeepinsight._errors import check_number, counted, examples, invalid, need_extra
+from hdeepinsight._errors import check_number, counted, examples, invalid, need_extra, refuse_path
 from hdeepinsight.annotation import Annotation, check_decoding, label_nodes
 from hdeepinsight.data import AlignedQuery
 from hdeepinsight.taxonomy import Taxonomy, term_members
@@ -107,6 +107,7 @@ def read_scores(
     >>> hdi.tl.read_scores(cells, logits, tree).labels["stop_label"].tolist()
     ['B', 'CD4']
     """
+    refuse_path(adata)
     check_decoding(threshold)
     if temperature is not None:
         check_number("temperature", temperature, 1e-6, hint="Pass 1 for logits, or omit it.")
