@@ -298,7 +298,7 @@ def test_uninformative_columns_of_a_query_raise_a_warning(model, query):
     query.obs["donor"], query.obs["cluster"] = [None] + ["a"] * (query.n_obs - 1), "7"
     with pytest.raises(ValueError, match="1 cell has no batch"):
         SCHDeepInsight.load_query_data(query, model, batch_key="donor")
-    with pytest.warns(UserWarning, match="no effect"):
+    with pytest.warns(UserWarning, match=r"0 of .* 'cluster', .* another one, which is ignored"):
         SCHDeepInsight.load_query_data(query, model, labels_key="cluster")
 
 
@@ -578,6 +578,10 @@ def test_arguments_of_another_type_raise_an_error(reference, given):
 
 
 def test_types_that_cannot_be_learnt_raise_a_warning(reference):
+    emptied = reference.copy()
+    emptied.X = emptied.X.multiply(np.arange(300)[:, None] >= 250).tocsr()
+    with pytest.warns(UserWarning, match=r"2\d\d of .* training cells have no counts"):
+        built(emptied).train(max_epochs=1, **QUIET)
     reference.obs["one"] = "T"
     SCHDeepInsight.setup_anndata(reference, labels_key="one")
     with pytest.warns(UserWarning, match="All labels of the training cells are 'T'"):

@@ -545,6 +545,8 @@ def load_model(model: Any, *, with_types: bool = False, **options: Any) -> Any:
         found = f"a {kind} that has learned without labels"
         hint = "Use its own methods, such as predict(), or train a classifier."
         raise TypeError(f"The model must have cell types, got {found}. {hint}")
+    if with_types and not getattr(model, "is_trained_", True):
+        raise ValueError(f"The model must be trained, got an untrained {kind}. Train it first.")
     return model
 
 

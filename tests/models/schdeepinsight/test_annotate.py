@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+import hdeepinsight as hdi
 from hdeepinsight import SCHDeepInsight, Taxonomy
 from hdeepinsight.data import GeneCoverageWarning, InputError
 
@@ -298,6 +299,10 @@ def test_an_untrained_model_does_not_annotate(reference, query):
     untrained = SCHDeepInsight(reference, layout="random")
     with pytest.raises(RuntimeError, match="train"):
         untrained.annotate(query)
+    with pytest.raises(RuntimeError, match="untrained"):
+        untrained.evaluate()
+    with pytest.raises(ValueError, match="must be trained, got an untrained SCHDeepInsight"):
+        hdi.annotate(query, untrained)
 
 
 def test_a_threshold_below_a_half_is_refused(model, query):

@@ -21,7 +21,7 @@ from hdeepinsight.data import SAMPLE_CELLS, cell_positions, draw_evenly, open_st
 from hdeepinsight.models._base._reader import QueryReader
 from hdeepinsight.models._base._setup import PANEL_KEY, as_label_keys
 from hdeepinsight.nn import GenePanels, LeafProfiles, ModelNormalizer, seeded
-from hdeepinsight.taxonomy import column_nodes
+from hdeepinsight.taxonomy import column_nodes, find_unlabeled
 
 if TYPE_CHECKING:
     from hdeepinsight.data import AlignedQuery, ScaleMode
@@ -522,6 +522,7 @@ class AnnotatingMixin(_Base):
         """
         known = dict.fromkeys(["labels_keys", "unlabeled_category"])
         check_keywords("evaluate()", kwargs, known | signature(self.annotate).parameters)
+        self._check_if_trained(warn=False)
         data = self._held_out() if adata is None else adata
         is_own = self._query is not None and data is self._query.data  # which is open already
         cells = self._with_obs(data)
@@ -597,7 +598,7 @@ class AnnotatingMixin(_Base):
             Trained model, or the name, folder or address of one (:func:`hdeepinsight.hub.pull`).
         labels_key
             Column, or columns from coarse to fine, with known labels of query cells. Labels that
-            are not in the taxonomy are ignored. By default no labels are used.
+            are not in the taxonomy are ignored, with a warning. By default no labels are used.
         batch_key
             Column of the query with the batch of each cell; each batch is adapted separately. By
             default all cells are one batch.
@@ -653,10 +654,17 @@ class AnnotatingMixin(_Base):
         check_keywords("load_query_data()", reading, READING)
         opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
-        nodes = model._nodes(opened.obs, labels_key or [], ignore_unknown=True)
-        if labels_key and not nodes.any():
-            msg = "labels_key has no effect: no query cell has a label of the taxonomy in"
-            warnings.warn(f"{msg} {labels_key!r}.", UserWarning, stacklevel=2)
+        keys = [] if labels_key is None else as_label_keys(None, labels_key)
+        nodes = model._nodes(opened.obs, keys, ignore_unknown=True)
+        named = [~find_unlabeled(opened.obs[key], model._setup.unlabeled) for key in keys]
+        n_lost = int((np.any(named, axis=0) & (nodes == 0)).sum())
+        if keys and (n_lost or not nodes.any()):
+            n_known, n_cells = np.count_nonzero(nodes), counted(len(nodes), "cell")
+            msg = f"{n_known:,} of {n_cells} have a label of the taxonomy in {labels_key!r}"
+            msg += (
+                f", {n_lost:,} another one, which is ignored. Rename these labels, or add synonyms."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=2)
         model._query = _Query(adata, reading, opened, nodes, model.module)
         return model
 

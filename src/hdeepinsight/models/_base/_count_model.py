@@ -636,6 +636,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             split, share = self._split(loading.pop("external_indexing", None), **how)
             n_train, n_val = len(split[0]), len(split[1])
             self._warn_of_seen_cells(split[1])
+            self._warn_of_empty_cells(split[0])
             batch_size = int(batch_size or np.clip(n_train // 8, *self._batch_size_bounds))
         usual = getattr(datamodule, "batch_size", None) or self._batch_size_bounds[1]
         size = int(batch_size or usual)
@@ -758,6 +759,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
                 UserWarning,
                 stacklevel=4,  # the caller of train
             )
+
+    def _warn_of_empty_cells(self, train: np.ndarray) -> None:
+        """Warn if many training cells have no counts."""
+        n_empty = int((self.adata_manager.adata.X[train].getnnz(axis=1) == 0).sum())
+        if n_empty > 0.1 * len(train):
+            msg = f"{n_empty:,} of {counted(len(train), 'training cell')} have no counts of the"
+            hint = "Remove them, or check how the reference was read."
+            warnings.warn(f"{msg} model's genes. {hint}", UserWarning, stacklevel=5)
 
     def _splitter(self, settings: Mapping[str, Any], **loading: Any) -> DataSplitter:
         """Return the data loaders; a subclass may record ``settings`` in the recipe."""

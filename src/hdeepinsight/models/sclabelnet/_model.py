@@ -327,6 +327,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
         check_integer("max_epochs", max_epochs)
         check_integer("batch_size", batch_size)
         training.check_names(trainer_kwargs)
+        options = training.as_options("plan_kwargs", plan_kwargs)
         if adata is None:
             self._resolve_adata(None)
             manager, measured = self.adata_manager, np.ones((1, len(self.genes)))
@@ -339,7 +340,7 @@ class SCLabelNet(HierarchicalClassifierMixin, CountModel):
             rng = np.random.default_rng(self.seed)
             split = split_three(np.ones(shell.n_obs), None, HELD_OUT, rng, groups=groups)
         rates = {"mask_rate": mask_rate, "replace_rate": replace_rate}
-        plan = PretrainingPlan(self.module, measured, **rates, **(plan_kwargs or {}))
+        plan = PretrainingPlan(self.module, measured, **rates, **options)
         n_val = len(split[1])
         options = training.trainer_options(trainer_kwargs, max_epochs, n_val, devices, monitor=None)
         options |= {"accelerator": accelerator, "devices": devices, "max_epochs": max_epochs}
