@@ -242,7 +242,7 @@ def test_unknown_arguments_list_the_valid_ones(model, query, tmp_path):
     model.save(tmp_path / "model", save_kwargs=None)
     with pytest.raises(TypeError, match=r"no backup_url.*hub.pull"):
         SCHDeepInsight.load(tmp_path / "model", backup_url="https://example.org/model.pt")
-    with pytest.raises(ValueError, match="device must be 'auto' or the index of a processor"):
+    with pytest.raises(ValueError, match="device must be 'auto' or the index of a device"):
         SCHDeepInsight.load(tmp_path / "model", device="cuda:0")
     with pytest.raises(NotImplementedError, match=r"Use hdeepinsight\.models\.convert_model"):
         SCHDeepInsight.convert_legacy_save(tmp_path / "model", tmp_path / "new")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from anndata import AnnData, read_h5ad
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from mudata import MuData
 from scvi.model._utils import parse_device_args
 
@@ -132,12 +131,9 @@ def load_model(
             f"model, or False for none, got a {type(adata).__name__}. Read files first."
         )
     check_accelerator(accelerator)
-    try:
-        *_, chosen = parse_device_args(accelerator, device, "torch", validate_single_device=True)
-    except (TypeError, MisconfigurationException) as error:
-        hint = "Omit it to use the best available device."
-        valid = "'auto' or the index of a processor of this machine"
-        raise invalid("device", device, valid, hint) from error
+    if device != "auto" and not isinstance(device, int):
+        raise invalid("device", device, "'auto' or the index of a device", "Omit it for the best.")
+    *_, chosen = parse_device_args(accelerator, device, "torch", validate_single_device=True)
     place = ModelFolder(Path(folder), prefix or "")
     payload = place.read()
     cls = class_of(payload, place.path, expected)
