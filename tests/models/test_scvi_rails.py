@@ -298,6 +298,16 @@ def test_uninformative_columns_of_a_query_raise_a_warning(model, query):
     query.obs["donor"], query.obs["cluster"] = [None] + ["a"] * (query.n_obs - 1), "7"
     with pytest.raises(ValueError, match="1 cell has no batch"):
         SCHDeepInsight.load_query_data(query, model, batch_key="donor")
+    with pytest.raises(TypeError, match="got unfrozen; it takes labels_key, batch_key, layer"):
+        SCHDeepInsight.load_query_data(query, model, unfrozen=True)
+    for call, options, says in [
+        (model.annotate_blocks, {"rows": [1, 2]}, "rows must be a range of cells"),
+        (model.evaluate, {"unlabeled_category": 3}, "unlabeled_category must be a single label"),
+        (model.label_nodes, {"labels_keys": 3}, "labels_keys must be one or more columns, got 3"),
+        (model.explain, {"seed": -1}, "seed must be an integer >= 0, got -1"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            call(query, **options)
     with pytest.warns(UserWarning, match=r"0 of .* 'cluster', .* another one, which is ignored"):
         SCHDeepInsight.load_query_data(query, model, labels_key="cluster")
 

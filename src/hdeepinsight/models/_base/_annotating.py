@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 
 from hdeepinsight import annotation
-from hdeepinsight._errors import check_keywords, counted, one_column
+from hdeepinsight._errors import check_keywords, counted, invalid, one_column
 from hdeepinsight.adaptation import AdaptationOptions, AdaptationReport, Adapter, QueryCells
 from hdeepinsight.data import SAMPLE_CELLS, cell_positions, draw_evenly, open_store
 from hdeepinsight.models._base._reader import QueryReader
@@ -275,6 +275,8 @@ class AnnotatingMixin(_Base):
         [210]
         """
         annotation.check_decoding(threshold, decoder, reject)
+        if not isinstance(rows, range | None):
+            raise invalid("rows", rows, "a range of cells")
         how: dict[str, Any] = {"decoder": decoder, "threshold": threshold, "reject": reject}
         return self.blocks(self._open_trained(query, None, **reading), **how).annotations(rows)
 
@@ -470,6 +472,8 @@ class AnnotatingMixin(_Base):
         >>> [model.taxonomy.label(int(node)) for node in nodes[[0, 4, 9]]]
         ['T', 'B', 'root']
         """
+        if not isinstance(unlabeled_category, str | None):
+            raise invalid("unlabeled_category", unlabeled_category, "a single label, as text")
         keys = self._setup.labels_keys if labels_keys is None else as_label_keys(None, labels_keys)
         obs = self._setup.obs_of(self._with_obs(adata))
         hint = "Pass the label columns as labels_keys."
@@ -651,7 +655,7 @@ class AnnotatingMixin(_Base):
             raise ValueError(f"{msg} Train and save the model again.")
         model.module = copy.deepcopy(model.module)
         model._adata = model._adata_manager = None
-        check_keywords("load_query_data()", reading, READING)
+        check_keywords("load_query_data()", reading, ("labels_key", "batch_key", *READING))
         opened = model.open(adata, **reading)
         model.adapter_ = Adapter.from_obs(opened.obs, batch_key)
         keys = [] if labels_key is None else as_label_keys(None, labels_key)

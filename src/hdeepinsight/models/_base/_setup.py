@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -105,7 +105,7 @@ def as_label_keys(
         msg = f"Exactly one of labels_key and labels_keys must be given, got {given}."
         raise ValueError(f"{msg} {hint} fine.")
     keys: Any = labels_keys if labels_key is None else labels_key
-    names = [keys] if isinstance(keys, str) else list(keys)
+    names = [keys] if isinstance(keys, str) else list(keys) if isinstance(keys, Iterable) else []
     if not names:
-        raise invalid("labels_keys", names, "one or more columns", "Name one column per level.")
+        raise invalid("labels_keys", keys, "one or more columns", "Name one column per level.")
     return names

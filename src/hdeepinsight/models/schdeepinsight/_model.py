@@ -419,6 +419,7 @@ class SCHDeepInsight(HierarchicalClassifierMixin, CountModel):
         """
         check_integer("n_background", n_background)
         check_integer("n_samples", n_samples)
+        check_integer("seed", seed, 0, optional=True)
         check_integer("batch_size", batch_size, optional=True)
         targets = Targets.of(self.taxonomy, nodes, against=against, level=level, kind=target)
         opened = self._open_trained(query, None, **reading)
