@@ -303,6 +303,7 @@ BAD = {
     "one column": ({}, {"labels_key": "cell_type"}, ValueError, "labels_key has no effect"),
     "other column": ({}, {"query_labels_key": "cell_type"}, ValueError, "query_labels_key has no"),
     "no columns": ({}, {"taxonomy": TREE}, ValueError, "taxonomy has no effect without label"),
+    "a model": ({}, {"normalizer": "pbmc"}, ValueError, "normalizer must be the normalizer of"),
     "another config": ({}, {"config": {}}, ValueError, "config must be a hdi.pp.StacasConfig"),
     "no such mode": ({}, {"mode": "both"}, ValueError, "mode must be one of 'project'"),
     "no such search": ({}, {"neighbors": "fast"}, ValueError, "neighbors must be .* got 'fast'"),

@@ -14,6 +14,7 @@ import pytest
 
 from hdeepinsight import report
 from hdeepinsight.annotation import Annotation, Verdict, evaluate_annotation
+from hdeepinsight.hub import load_annotator
 from hdeepinsight.taxonomy import Taxonomy
 
 BIBLIOGRAPHY = Path(__file__).parents[2] / "docs" / "references.bib"
@@ -315,7 +316,9 @@ def test_missing_column_raises(full, query, tmp_path):
     with pytest.raises(KeyError, match="Pass the query, which has them"):
         report.write(full, tmp_path / "page.html", clusters="sex")
     with pytest.raises(ValueError, match="reference has no effect without a query"):
-        report.write(full, tmp_path / "page.html", reference=3)
+        report.write(full, tmp_path / "page.html", reference=load_annotator("pbmc"))
+    with pytest.raises(ValueError, match="reference must be a trained model, got 'str'"):
+        report.write(full, tmp_path / "page.html", query=query, reference="pbmc")
 
 
 def test_verdict_comes_first(full, page):

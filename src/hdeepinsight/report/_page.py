@@ -21,7 +21,7 @@ from urllib.parse import quote
 import numpy as np
 
 from hdeepinsight import __version__, pl, tl
-from hdeepinsight._errors import counted, examples, refuse_unused
+from hdeepinsight._errors import counted, examples, invalid, refuse_unused
 from hdeepinsight._io import atomic_write, escape_controls
 from hdeepinsight.annotation import Annotation, check_same_cells, evaluate_annotation
 from hdeepinsight.report import _cells, _tables
@@ -147,6 +147,9 @@ def write(
         created = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
     title = title or f"Cell types of {counted(len(result), 'cell')}"
     head = {"title": title, "model": model, "version": __version__}
+    if reference is not None and not hasattr(reference, "genes"):
+        hint = "Load it with hdi.hub.load_model."
+        raise invalid("reference", type(reference).__name__, "a trained model", hint)
     refuse_unused({"reference": query is None and reference is not None}, "without a query")
     color_by = [color_by] if isinstance(color_by, str) else color_by
     cells, unread = _cells.collect(result, query, clusters, embedding, color_by), ""

@@ -127,6 +127,8 @@ def stacas(
     if not n_references or (n_queries == 0 if mode == "project" else n_references + n_queries < 2):
         msg = f"Expected a reference and a query, got {n_references} and {n_queries}. Pass both, or"
         raise ValueError(f"{msg} two datasets with mode='integrate'.")
+    if normalizer is not None and not hasattr(normalizer, "log_normalize"):
+        raise invalid("normalizer", type(normalizer).__name__, "the normalizer of a model")
     if not isinstance(config, StacasConfig | None):
         raise invalid("config", config, "a hdi.pp.StacasConfig")
     if labels_key is None or query_labels_key is None:
