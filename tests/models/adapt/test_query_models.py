@@ -153,7 +153,8 @@ def test_given_labels_are_used(adapt: Callable, shifted: ad.AnnData, truth: np.n
     labels[::7] = "a type that nobody knows"
     labels[1::7] = None
     query.obs["seen"] = labels
-    mapped = adapt(query, {"max_steps": 200}, labels_key="seen")
+    with pytest.warns(UserWarning, match=r"85 of 120 cells .*, 18 another one, which"):
+        mapped = adapt(query, {"max_steps": 200}, labels_key="seen")
     unlabelled = adapt(query, {"max_steps": 40})
     known = np.isin(labels.astype(str), list(wrong))
     n_ignored = len(labels[::7]) + len(labels[1::7])
