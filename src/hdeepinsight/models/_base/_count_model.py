@@ -762,7 +762,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _warn_of_empty_cells(self, train: np.ndarray) -> None:
         """Warn if many training cells have no counts."""
-        n_empty = int((self.adata_manager.adata.X[train].sum(axis=1) == 0).sum())
+        n_empty = int((np.diff(self.adata_manager.adata.X.indptr)[train] == 0).sum())
         if n_empty > 0.1 * len(train):
             msg = f"{n_empty:,} of {counted(len(train), 'training cell')} have no counts of the"
             hint = "Remove them, or check how the reference was read."
