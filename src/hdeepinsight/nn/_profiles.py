@@ -300,9 +300,8 @@ class ProfileMatcher(nn.Module):
         n_seen = cells.bincount(minlength=n_cells)
         starts = functional.pad(n_seen.cumsum(0), (1, 0))
         whole = values.int()  # which are numbered without sorting
-        distinct, number = (whole if bool((whole == values).all()) else values).unique(
-            return_inverse=True
-        )
+        ranked_by = whole if bool((whole == values).all()) else values
+        distinct, number = torch.unique(ranked_by, return_inverse=True)
         key = cells * len(distinct) + number
         size = key.bincount(minlength=n_cells * len(distinct))
         # Twice the rank, minus that of the zeros of the cell.
