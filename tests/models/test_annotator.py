@@ -81,6 +81,8 @@ def test_unsupported_methods_exist_on_the_model(reference, tmp_path):
     SCHDeepInsight.setup_anndata(reference, labels_keys=["lineage", "cell_type"])
     SCHDeepInsight(reference, layout="random", n_latent=16).save(tmp_path)
     assert Annotator.from_folder(tmp_path) is None  # not trained
-    assert type(hdi.hub.load_annotator(tmp_path)) is SCHDeepInsight
+    assert type(hdi.hub.load_model(tmp_path)) is SCHDeepInsight
+    with pytest.raises(ValueError, match="must be trained, got an untrained SCHDeepInsight"):
+        hdi.hub.load_annotator(tmp_path)
     with pytest.raises(ValueError, match="no reference attached"):
         hdi.hub.load_annotator("pbmc").annotate()

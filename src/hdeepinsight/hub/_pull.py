@@ -506,7 +506,7 @@ def load_model(model: Any, *, with_types: bool = False, **options: Any) -> Any:
     model
         Name, folder or address as in :func:`resolve_model`, or a model.
     with_types
-        Whether the model must have cell types.
+        Whether the model must have cell types and be trained.
     **options
         ``accelerator`` and ``device``, as in :func:`hdeepinsight.models.load_model`.
 
@@ -519,7 +519,8 @@ def load_model(model: Any, *, with_types: bool = False, **options: Any) -> Any:
     TypeError
         If it is neither a model nor a string or path, or lacks required cell types.
     ValueError
-        If the text is neither a folder nor an address.
+        If the text is neither a folder nor an address, the model must be trained but is not, or an
+        option has no effect.
     HubError
         If the model cannot be downloaded.
     ModelFileError
