@@ -258,6 +258,9 @@ def test_punctuation_is_ignored():
 
 
 def test_names_of_antibodies_are_not_made_genes():
+    report = align_genes([*GENES, f"{GENES[0]}-1"], GENES).report
+    assert report.messages[0].startswith(f"Columns that repeat a gene are not read: {GENES[0]}-1.")
+    assert (report.n_measured, report.n_extra) == (8, 1)
     names = [f"{gene}_TotalSeqB" for gene in GENES]
     with pytest.raises(GeneMatchError, match=r"0 of the model's 8 genes"):
         align_genes(names, GENES)

@@ -789,6 +789,12 @@ def align_genes(
     target, found, matched, hint = _match(names, as_required(model), fold_case)
     messages = [f"Gene names were taken from var[{column!r}], not from var"] * (column is not None)
     messages += [*renamed, *notes, *found]
+    first = without_number(names, names)
+    if repeats := names[(first != names) & first.isin(model) & ~names.isin(model)].tolist():
+        messages.append(
+            f"Columns that repeat a gene are not read: {examples(repeats)}. If the first of them "
+            "is an antibody, remove it, or mark it in var['feature_types']."
+        )
     same = matched[target >= 0].tolist()
     if _are_placeholders(_spaced(same, _MANY_NAMES), len(same)):
         messages.append(
