@@ -29,6 +29,19 @@ _MAX_MODEL_BYTES, _MAX_MANIFEST_BYTES = 2**32, 2**22
 Writers: TypeAlias = Mapping[str, Callable[[Path], object]]
 
 
+def bundled_folders() -> dict[str, Path]:
+    """Return the folders of the bundled models, by name.
+
+    Examples
+    --------
+    >>> import hdeepinsight as hdi
+    >>> sorted(hdi.hub.bundled_folders())
+    ['immune', 'pbmc']
+    """
+    bundled = Path(__file__).parent / "models" / "bundled"
+    return {path.parent.name: path.parent for path in sorted(bundled.glob(f"*/{MODEL_FILE}"))}
+
+
 def _manifest(parts: Mapping[str, Any]) -> bytes:
     """Return the bytes of the manifest with these sizes and checksums."""
     start = '{\n"format": "hdeepinsight.manifest",\n"container_version": 1,\n"parts": '

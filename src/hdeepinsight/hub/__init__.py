@@ -1,6 +1,6 @@
 """Publish and download models: Hugging Face hubs, S3 buckets, folders and the bundled model."""
 
-from hdeepinsight.hub._address import bundled_folders as bundled_folders
+from hdeepinsight._model_folder import bundled_folders as bundled_folders
 from hdeepinsight.hub._address import cache_folder as cache_folder
 from hdeepinsight.hub._errors import ChecksumError as ChecksumError
 from hdeepinsight.hub._errors import HubError as HubError

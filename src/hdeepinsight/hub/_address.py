@@ -13,7 +13,6 @@ from urllib.parse import unquote
 CARD_FILE: Final = "README.md"
 CHECKSUMS_FILE: Final = "checksums.sha256"
 
-_BUNDLED: Final = Path(__file__).parents[1] / "models" / "bundled"
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"(?:hf://)?({_PART}/{_PART})")
 _BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.*[^/])/*")
@@ -86,18 +85,6 @@ class Address:
         if self.kind == "folder":
             return Path(self.place).as_uri()
         return f"s3://{self.place}" if self.kind == "s3" else self.place
-
-
-def bundled_folders() -> dict[str, Path]:
-    """Return the folders of the bundled models, by name.
-
-    Examples
-    --------
-    >>> import hdeepinsight as hdi
-    >>> sorted(hdi.hub.bundled_folders())
-    ['immune', 'pbmc']
-    """
-    return {path.parent.name: path.parent for path in sorted(_BUNDLED.glob(f"*/{CHECKSUMS_FILE}"))}
 
 
 def cache_folder() -> Path:

@@ -17,8 +17,9 @@ import pandas as pd
 from hdeepinsight import models
 from hdeepinsight._errors import check_choice, check_number, need_extra, refuse_unused
 from hdeepinsight._io import atomic_write, sha256
+from hdeepinsight._model_folder import bundled_folders
 from hdeepinsight.hub import _address, _checksums
-from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address, bundled_folders
+from hdeepinsight.hub._address import CARD_FILE, CHECKSUMS_FILE, Address
 from hdeepinsight.hub._checksums import parse_checksums, read_text_file
 from hdeepinsight.hub._errors import ChecksumError, HubError, OfflineError, explained
 from hdeepinsight.hub._places import BucketPlace, HubPlace, Token, hub_api, resolve_mirror
@@ -483,7 +484,7 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     # Empty text, for example of an unset shell variable, would be the working directory.
     if is_path or (text and folder.is_dir()):
         return folder
-    names = _address.bundled_folders()
+    names = bundled_folders()
     try:
         is_on_hub = text not in names and Address.parse(text).kind == "hub"
     except ValueError as error:

@@ -84,7 +84,7 @@ def test_takes_the_folder_of_a_model(
     assert np.array_equal(probabilities(model, shifted), probabilities(model, shifted))
     assert mapped.adaptation.n_cells == shifted.n_obs
     cells, bundled = hdi.datasets.demo().query, hdi.hub.download("pbmc")
-    for given in ("pbmc", bundled.address, bundled):
+    for given in ("pbmc", str(bundled.folder), bundled.folder):
         with pytest.warns(hdi.data.GeneCoverageWarning):
             mapped = SCHDeepInsight.load_query_data(cells, given)
         assert mapped.genes == tuple(
@@ -312,8 +312,12 @@ def test_bad_input(model: SCHDeepInsight, shifted: ad.AnnData) -> None:
     for options, error, match in [
         ({"batch_key": "nowhere"}, KeyError, "nowhere"),
         ({"labels_key": "nowhere"}, KeyError, "nowhere"),
-        ({"reference_model": 3}, TypeError, "name, folder or address of one, got an object of int"),
-        ({"reference_model": "pbmcc"}, ValueError, "neither a folder nor one of immune, pbmc"),
+        (
+            {"reference_model": 3},
+            TypeError,
+            "folder of one, or a bundled name, got an object of int",
+        ),
+        ({"reference_model": "pbmcc"}, hdi.models.ModelFileError, "hub.pull downloads"),
     ]:
         with pytest.raises(error, match=match):
             SCHDeepInsight.load_query_data(

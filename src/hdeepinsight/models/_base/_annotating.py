@@ -599,7 +599,7 @@ class AnnotatingMixin(_Base):
         adata
             The query, as in :meth:`annotate`. It is not modified.
         reference_model
-            Trained model, or the name, folder or address of one (:func:`hdeepinsight.hub.pull`).
+            Trained model, the folder of one, or the name of a bundled one.
         labels_key
             Column, or columns from coarse to fine, with known labels of query cells. Labels that
             are not in the taxonomy are ignored, with a warning. By default no labels are used.

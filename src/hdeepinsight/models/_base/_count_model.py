@@ -28,7 +28,7 @@ from hdeepinsight import data
 from hdeepinsight._archive import UNFIT, damaged, damaged_if_unfit, frame_from_plain
 from hdeepinsight._errors import batch_column, check_choice, check_integer, check_keywords, counted
 from hdeepinsight._keys import SAVE_KEYS
-from hdeepinsight._model_folder import REFERENCE_FILES, ModelFolder
+from hdeepinsight._model_folder import REFERENCE_FILES, ModelFolder, bundled_folders
 from hdeepinsight._progress import quiet_trainer
 from hdeepinsight.models._base import _registration as registration
 from hdeepinsight.models._base import _registry as classes
@@ -416,7 +416,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         adata
             Query; it is not modified.
         reference_model
-            Trained model, or the name, folder or address of one (:func:`hdeepinsight.hub.pull`).
+            Trained model, the folder of one, or the name of a bundled one.
         return_reference_var_names
             Return only the names of the model's genes, as in scvi-tools.
         inplace
@@ -455,14 +455,14 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     @classmethod
     def _model_of(cls, given: Any) -> Self:
-        """Return a model, loaded if its name, folder or address is given."""
+        """Return a model, loaded if its folder, or the name of a bundled one, is given."""
         if isinstance(given, str | os.PathLike):
-            from hdeepinsight.hub import resolve_model
-
-            given = classes.load_model(resolve_model(given), expected=cls)
+            folder = Path(given).expanduser()
+            bundled = {} if folder.is_dir() else bundled_folders()
+            given = classes.load_model(bundled.get(str(given), folder), expected=cls)
         if isinstance(given, cls):
             return given
-        expected = f"a trained {cls.__name__}, or the name, folder or address of one"
+        expected = f"a trained {cls.__name__}, the folder of one, or a bundled name"
         msg = f"The reference model must be {expected}, got an object of {type(given).__name__}."
         other = type(given).__name__ if hasattr(given, "load_query_data") else ""
         hint = "Pass the query first and the model second."
