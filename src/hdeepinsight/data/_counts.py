@@ -83,8 +83,7 @@ class Inspection:
                     self.settle()
             yield rows, block
         if self.sampled is not None and matrix.rows is None and scan.n_rows == self.report.n_obs:
-            scan.sample = self.sampled.sample
-            self.settle(scan)
+            self.settle(scan.with_sample_of(self.sampled))
 
     def settle(self, scan: Scan | None = None) -> None:
         """Update the report by a scan of all values, which are read if it is not given.

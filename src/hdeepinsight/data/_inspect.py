@@ -380,8 +380,8 @@ def _notes(report: InputReport, scan: Scan) -> Iterator[str]:
         f"All values are 0 or 1, so counts may have been binarised. {_DOUBT}": (
             report.scale == "binary"
         ),
-        f"1 occurs {scan.n_ones:,} times and 2 occurs {scan.n_twos:,} times, but most positive "
-        f"counts are 1: these may be rounded logarithms, ranks or multiples. {_DOUBT}": (
+        f"1 occurs {scan.n_ones:,} times and 2 occurs {scan.n_twos:,} times in a sample, but most "
+        f"positive counts are 1: these may be rounded logarithms, ranks or multiples. {_DOUBT}": (
             is_whole and are_rare and scan.n_nonzero >= _MANY_VALUES
         ),
         f"All cells have nearly the same sum ({scan.low_sum:,.0f} to {scan.high_sum:,.0f}), so "

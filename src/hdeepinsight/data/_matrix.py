@@ -218,7 +218,7 @@ class RowMatrix:
             part = canonical(block)
             result.add(part)
             if len(sampled := np.arange(-rows.start % step, part.shape[0], step)):
-                result.sample.append(part[sampled])
+                result.keep(part[sampled])
         return result
 
     def scan_some(self) -> Scan | None:
@@ -232,7 +232,7 @@ class RowMatrix:
         result = Scan()
         self.counter["scans"] += 1
         for _, block in self.take(rows)._read(ROWS // 8, keep=True):
-            result.sample.append(canonical(block))
+            result.keep(canonical(block))
             result.add(result.sample[-1])
         return result
 
@@ -240,7 +240,7 @@ class RowMatrix:
         """Scan the first rows for a guess, without counting a pass."""
         result = Scan()
         if 0 not in self.shape:
-            result.sample.append(canonical(next(self._read(n_rows))[1]))
+            result.keep(canonical(next(self._read(n_rows))[1]))
             result.add(result.sample[0])
         return result
 
@@ -415,9 +415,9 @@ class Scan:
     """Exact statistics of the scanned values, and a sample of cells.
 
     ``n_rows`` is the number of scanned cells; ``low`` and ``high`` are the range of the finite
-    stored values; ``n_ones`` and ``n_twos`` count these values, and ``low_sum`` and ``high_sum``
-    are the range of the sums of non-empty cells, in whole numbers; ``decimals`` are the numbers of
-    decimals to which all scanned values are rounded; ``sample`` contains rows as CSR matrices.
+    stored values; ``decimals`` are the numbers of decimals to which all scanned values are rounded;
+    ``sample`` contains rows as CSR matrices. In these, ``n_ones`` and ``n_twos`` count the values 1
+    and 2, and ``low_sum`` and ``high_sum`` are the range of the sums of non-empty cells.
     """
 
     n_rows: int = 0
@@ -474,14 +474,7 @@ class Scan:
         if stored.dtype.kind == "f":
             whole = int(np.count_nonzero(stored == np.rint(stored)))
         self.n_whole += whole
-        if whole == len(stored):
-            self.n_ones += int(np.count_nonzero(stored == 1))
-            self.n_twos += int(np.count_nonzero(stored == 2))
-            starts = rows.indptr[:-1][np.diff(rows.indptr) > 0]
-            sums = np.add.reduceat(rows.data, starts, dtype=np.float64)
-            self.low_sum = min(self.low_sum, float(sums.min()))
-            self.high_sum = max(self.high_sum, float(sums.max()))
-        elif self.decimals:
+        if whole < len(stored) and self.decimals:
             # Rounded values are the single-precision numbers nearest to d decimals.
             exact, single = stored.astype(np.float64), stored.astype(np.float32)
             with np.errstate(over="ignore"):
@@ -490,6 +483,21 @@ class Scan:
                     for d in self.decimals
                     if (np.round(exact, d).astype(np.float32) == single).all()
                 )
+
+    def keep(self, rows: sp.csr_matrix) -> None:
+        """Add canonical rows to the sample."""
+        self.sample.append(rows)
+        self.n_ones += int(np.count_nonzero(rows.data == 1))
+        self.n_twos += int(np.count_nonzero(rows.data == 2))
+        sums = np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel()
+        sums = sums[sums > 0]
+        self.low_sum = min(self.low_sum, sums.min(initial=np.inf))
+        self.high_sum = max(self.high_sum, sums.max(initial=0.0))
+
+    def with_sample_of(self, other: Scan) -> Scan:
+        """Return the statistics with the sample of another scan."""
+        names = ("sample", "n_ones", "n_twos", "low_sum", "high_sum")
+        return replace(self, **{name: getattr(other, name) for name in names})
 
 
 def canonical(block: Block) -> sp.csr_matrix:
