@@ -155,8 +155,10 @@ def check_keywords(
 
 def refuse_unused(given: Mapping[str, Any], where: str) -> None:
     """Raise ``ValueError`` for the arguments that were given, because they have no effect."""
-    if names := ", ".join(name for name, is_given in given.items() if is_given):
-        raise ValueError(f"{names} has no effect {where}. Omit it.")
+    names = [name for name, is_given in given.items() if is_given]
+    if names:
+        verb, them = ("has", "it") if len(names) == 1 else ("have", "them")
+        raise ValueError(f"{', '.join(names)} {verb} no effect {where}. Omit {them}.")
 
 
 def missing_column(

@@ -316,7 +316,7 @@ def test_numbers_of_the_model_out_of_range_are_refused(reference):
     layout = hdi.image.GeneLayout.random(list(reference.var_names))
     for options, says in [
         ({"layout": layout, "n_genes": 50}, "n_genes has no effect with a fitted layout"),
-        ({"layout": layout, "keep_genes": ["G1"], "side": 32}, "keep_genes, side has no effect"),
+        ({"layout": layout, "keep_genes": ["G1"], "side": 32}, "keep_genes, side have no effect"),
         ({"keep_genes": "G1"}, "keep_genes must be a list of genes"),
         ({"backbone": "efficientnet_b0", "n_latent": 64}, "n_latent has no effect with backbone"),
         ({"proteins": layout}, "proteins has no effect without a MuData"),

@@ -137,7 +137,7 @@ def test_bad_input_is_refused(coords):
         (["T"] * 29, {}, "29 labels"),
         (["T"] * 30, {"legend_loc": "right"}, "legend_loc must be one of .* got 'right'"),
         (["T"] * 30, {"palette": {"B": "red"}}, "a colour for each label, also T"),
-        (["T"] * 30, {"vmin": 0, "cmap": "viridis"}, "vmin, cmap has no effect with labels"),
+        (["T"] * 30, {"vmin": 0, "cmap": "viridis"}, "vmin, cmap have no effect with labels"),
         ([0.5] * 30, {"palette": {"B": "red"}}, "palette has no effect with numbers"),
     ]:
         with pytest.raises((ValueError, KeyError), match=match):
