@@ -44,7 +44,7 @@ def test_annotated_mudata_has_the_labels_of_hdi_annotate(hdeepinsight, folder, t
     source = shutil.copy(folder / "query.h5mu", tmp_path / "query.h5mu")
     with h5py.File(source, "r+") as file:  # a column that anndata reads, but does not write
         table = file["mod/rna/var"]
-        table["gene"] = table[table.attrs["_index"]]
+        table.copy(table.attrs["_index"], "gene")
         table.attrs["column-order"] = [*table.attrs["column-order"], "_index"]
         table.attrs["_index"] = "gene"
     given = ["annotate", source, "--model", folder / "model", "--fast"]

@@ -386,7 +386,16 @@ def storable_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def make_storable(adata: ad.AnnData) -> None:
-    """Rename the columns of ``obs``, ``var`` and ``raw.var`` that files cannot store, in place."""
+    """Rename the columns of ``obs``, ``var`` and ``raw.var`` that files cannot store, in place.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adata = ad.AnnData(np.ones((1, 1)), obs=pd.DataFrame({"a/b": [2]}, index=["cell"]))
+    >>> make_storable(adata)
+    >>> adata.obs.columns.tolist()
+    ['a|b']
+    """
     adata.obs, adata.var = storable_columns(adata.obs), storable_columns(adata.var)
     if adata.raw is not None:
         adata.raw.var.columns = storable_columns(adata.raw.var).columns
