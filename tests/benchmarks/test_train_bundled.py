@@ -23,15 +23,12 @@ def bundle(request):
     return train_bundled.BUNDLES[request.param]
 
 
-def test_training_and_unseen_data_share_no_file_or_no_donor(bundle):
+def test_sources_are_named_and_unseen_ones_share_no_file_or_no_donor(bundle):
     for unseen in bundle.unseen:
         for source in bundle.training:
             assert source.file != unseen.file or set(unseen.donors) <= set(source.without)
             assert source.file != unseen.file or unseen.donors
     assert bundle.halved.name in {source.name for source in bundle.unseen}
-
-
-def test_every_source_says_where_it_is_from(bundle):
     for source in (*bundle.training, *bundle.unseen):
         assert len(source.sha256) == 64
         assert source.origin
