@@ -234,6 +234,8 @@ def without_number(names: pd.Index, others: Iterable[str]) -> pd.Index:
     ['CD4', 'NKX2-1']
     """
     known = set(others)
+    if not known:
+        return names
     found = [(name, _REPEATED.fullmatch(name)) for name in names]
     return pd.Index([m[1] if m and m[1] in known else name for name, m in found], dtype=object)
 

@@ -84,7 +84,7 @@ def test_takes_the_folder_of_a_model(
     assert np.array_equal(probabilities(model, shifted), probabilities(model, shifted))
     assert mapped.adaptation.n_cells == shifted.n_obs
     cells, bundled = hdi.datasets.demo().query, hdi.hub.download("pbmc")
-    for given in ("pbmc", str(bundled.folder), bundled.folder):
+    for given in ("pbmc", str(bundled.folder), bundled):
         with pytest.warns(hdi.data.GeneCoverageWarning):
             mapped = SCHDeepInsight.load_query_data(cells, given)
         assert mapped.genes == tuple(

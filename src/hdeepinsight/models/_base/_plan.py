@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 from torch.nn import Parameter
 from torch.optim.lr_scheduler import OneCycleLR
 
-from hdeepinsight._errors import check_number
+from hdeepinsight._errors import check_number, invalid
 from hdeepinsight.annotation import level_metrics
 from hdeepinsight.models._base._setup import PANEL_KEY
 from hdeepinsight.models._base._training import check_finite
@@ -65,7 +65,9 @@ class OneCyclePlan(TrainingPlan):  # type: ignore[misc]
         if others:
             msg = f"plan_kwargs must be lr or weight_decay, got {', '.join(others)}, which has no"
             raise TypeError(f"{msg} effect with a one-cycle learning rate. Omit it.")
-        check_number("lr", lr, 1e-12, hint="Omit it to use the default.")
+        is_number = isinstance(lr, int | float | np.number) and not isinstance(lr, bool)
+        if not (is_number and 0 < lr < np.inf):
+            raise invalid("lr", lr, "a number > 0", "Omit it to use the default.")
         check_number("weight_decay", weight_decay, hint="Pass 0 to switch it off.")
         super().__init__(module, optimizer="AdamW", lr=float(lr), weight_decay=float(weight_decay))
 

@@ -47,8 +47,10 @@ DECISIVE = {
 }
 #: Trainer options that concern validations.
 VALIDATING = (
-    *("limit_val_batches", "check_val_every_n_epoch", "val_check_interval"),
+    "check_val_every_n_epoch",
+    "limit_val_batches",
     "num_sanity_val_steps",
+    "val_check_interval",
 )
 #: Minimum time between two checkpoints.
 MIN_SECONDS = 20.0
