@@ -55,11 +55,11 @@ def test_annotating_imports_nothing_that_trains(tmp_path_factory):
 
 @pytest.mark.slow
 def test_own_modules_import_in_under_1_5_seconds():
-    code = "import hdeepinsight as hdi; hdi.hub, hdi.annotate, hdi.SCHDeepInsight"
+    code = "import hdeepinsight as hdi; hdi.hub, hdi.annotate, hdi.SCHDeepInsight, hdi.report"
     command = [sys.executable, "-X", "importtime", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     own = re.findall(r"^import time: +(\d+) \| +\d+ \| +hdeepinsight", done.stderr, re.MULTILINE)
-    assert len(own) >= 90
+    assert len(own) > 90
     assert sum(map(int, own)) < 1.5e6  # microseconds; what other packages take is not ours
 
 
